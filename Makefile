@@ -1,0 +1,72 @@
+# Everything happens in virtual environments made here; `make help` lists the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+VENV_OLDEST ?= .venv-oldest
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+# One thread for each test worker, so that the workers do not fight over the cores.
+TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MPLBACKEND=Agg
+PYTEST = -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help quickstart test test-oldest coverage lint types docs benchmark-equality clean distclean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo 'Variables: PYTHON=$(PYTHON) VENV=$(VENV) VENV_OLDEST=$(VENV_OLDEST) WORKERS=$(WORKERS) PYTEST_ARGS=$(PYTEST_ARGS)'
+
+quickstart: $(VENV)/.installed-plot  ## Install the package in .venv and run examples/quickstart.py
+	$(VENV)/bin/python examples/quickstart.py
+
+test: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Run the whole test suite
+	$(TEST_ENV) $(VENV)/bin/python $(PYTEST)
+
+test-oldest: $(VENV_OLDEST)/.installed  ## Run the whole test suite on the oldest supported versions
+	$(TEST_ENV) $(VENV_OLDEST)/bin/python $(PYTEST)
+
+coverage: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Run the test suite and report the lines it misses
+	$(TEST_ENV) $(VENV)/bin/python $(PYTEST) --cov --cov-report=term
+
+lint: $(VENV)/.installed-lint  ## Check style, format and the import layers
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports --no-logo
+
+types: $(VENV)/.installed-lint  ## Check the types
+	$(VENV)/bin/mypy
+
+docs: $(VENV)/.installed-lint  ## Check docstrings against signatures, and the links of the documentation
+	find sklearn_hfl -name '*.py' -exec $(VENV)/bin/numpydoc lint {} +
+	$(VENV)/bin/python tools/check_links.py
+
+benchmark-equality: $(VENV)/.installed-plot  ## Compare the error bars with the dense computation
+	$(VENV)/bin/python benchmarks/equality.py
+
+# A stamp file says that a step is done. Where the system's Python cannot put pip into a new
+# environment (Debian without python3-venv), the system's pip does it from outside.
+$(VENV)/.created $(VENV_OLDEST)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit("Expected Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(@D) || { \
+		$(PYTHON) -m venv --without-pip $(@D) && \
+		$(PYTHON) -m pip --python $(@D)/bin/python install --quiet pip; }
+	@touch $@
+
+$(VENV)/.installed-%: $(VENV)/.created constraints.txt pyproject.toml setup.cfg
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[$*]'
+	@touch $@
+
+$(VENV_OLDEST)/.installed: $(VENV_OLDEST)/.created constraints-oldest.txt pyproject.toml setup.cfg
+	$(VENV_OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[plot,test]'
+	@touch $@
+
+clean:  ## Remove caches and build products
+	rm -rf build dist *.egg-info .coverage .coverage.* htmlcov
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name '.venv*' -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+distclean: clean  ## Remove the virtual environments too
+	rm -rf $(VENV) $(VENV_OLDEST)

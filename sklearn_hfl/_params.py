@@ -1,0 +1,168 @@
+"""Constructor parameters: what each may be, and an error that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Rule", "any_of", "boolean", "factory", "integer", "one_of", "real", "reals", "validate"]
+
+
+class Rule:
+    """One condition on a parameter.
+
+    Parameters
+    ----------
+    expected : str
+        What is allowed, in words that finish "must be ...".
+    accepts : callable
+        Whether a value meets the condition.
+    """
+
+    def __init__(self, expected: str, accepts: Callable[[Any], bool]) -> None:
+        self.expected = expected
+        self.accepts = accepts
+
+
+def one_of(*allowed: str) -> Rule:
+    """Allow some words.
+
+    Parameters
+    ----------
+    *allowed : str
+        The words.
+
+    Returns
+    -------
+    Rule
+    """
+    words = ", ".join(repr(word) for word in allowed)
+    expected = f"one of {words}" if len(allowed) > 1 else words
+    return Rule(expected, lambda value: isinstance(value, str) and value in allowed)
+
+
+def boolean() -> Rule:
+    """Allow True and False.
+
+    Returns
+    -------
+    Rule
+    """
+    return Rule("True or False", lambda value: isinstance(value, (bool, np.bool_)))
+
+
+def integer(least: int) -> Rule:
+    """Allow integers from ``least``.
+
+    Parameters
+    ----------
+    least : int
+        Smallest allowed.
+
+    Returns
+    -------
+    Rule
+    """
+    return Rule(
+        f"an integer ≥ {least}",
+        lambda value: isinstance(value, Integral) and not isinstance(value, bool) and value >= least,
+    )
+
+
+def real(above: float, below: float = np.inf) -> Rule:
+    """Allow finite numbers in an open interval.
+
+    Parameters
+    ----------
+    above, below : float
+        Its ends.
+
+    Returns
+    -------
+    Rule
+    """
+    upper = "" if np.isinf(below) else f" and < {below:g}"
+    return Rule(
+        f"a finite number > {above:g}{upper}",
+        lambda value: isinstance(value, Real)
+        and not isinstance(value, bool)
+        and above < value < below,
+    )
+
+
+def reals(above: float) -> Rule:
+    """Allow a one-dimensional sequence of finite numbers.
+
+    Parameters
+    ----------
+    above : float
+        Each is larger than this.
+
+    Returns
+    -------
+    Rule
+    """
+    number = real(above)
+
+    def accepts(value: Any) -> bool:
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            return False
+        return np.ndim(value) == 1 and all(number.accepts(v) for v in value)
+
+    return Rule(f"a sequence of finite numbers > {above:g}", accepts)
+
+
+def factory() -> Rule:
+    """Allow None and callables.
+
+    Returns
+    -------
+    Rule
+    """
+    return Rule("None or a callable", lambda value: value is None or callable(value))
+
+
+def any_of(*rules: Rule) -> Rule:
+    """Allow what any of several rules allows.
+
+    Parameters
+    ----------
+    *rules : Rule
+        The rules.
+
+    Returns
+    -------
+    Rule
+    """
+    return Rule(
+        " or ".join(rule.expected for rule in rules),
+        lambda value: any(rule.accepts(value) for rule in rules),
+    )
+
+
+def validate(owner: str, params: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
+    """Check every parameter that has a rule.
+
+    Parameters
+    ----------
+    owner : str
+        Name of the estimator, for the message.
+    params : mapping of str to object
+        Values by name.
+    rules : mapping of str to Rule
+        Rules by name.
+
+    Raises
+    ------
+    ValueError
+        At the first parameter that breaks its rule: what was expected, what came.
+    """
+    for name, rule in rules.items():
+        if not rule.accepts(params[name]):
+            raise ValueError(
+                f"{owner}: {name} must be {rule.expected}, but got {params[name]!r}. "
+                f"Set it with {owner}({name}=...) or set_params."
+            )

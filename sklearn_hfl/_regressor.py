@@ -1,0 +1,533 @@
+"""Regressor: a neural network with error bars."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import RegressorMixin
+from sklearn.utils import Bunch, check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from sklearn_hfl._base import HFLBase
+from sklearn_hfl._params import Rule, any_of, boolean, one_of, real, reals
+from sklearn_hfl._validation import (
+    Array,
+    Standardizer,
+    check_features,
+    check_training_data,
+    to_numpy,
+)
+from sklearn_hfl.exceptions import HFLWarning
+from sklearn_hfl.optim.perturbed_optima import perturbed_optima
+from sklearn_hfl.posterior.functional import Prediction
+from sklearn_hfl.posterior.likelihood import GaussianLikelihood
+from sklearn_hfl.uncertainty.covariance import covariance
+from sklearn_hfl.uncertainty.predictive import Predictive, mixture
+
+__all__ = ["HFLRegressor"]
+
+# Standardised noise from which the evidence starts: half of the target's SD.
+START_NOISE_STD = 0.5
+PARTS = ("total", "epistemic", "aleatoric")
+
+
+class HFLRegressor(RegressorMixin, HFLBase):  # type: ignore[misc]
+    """Neural network regression with the standard deviation of every prediction.
+
+    A multi-layer perceptron is trained to its maximum a posteriori (MAP) weights.
+    The uncertainty of a prediction f(x) is its Laplace variance, found without a
+    Hessian from *perturbed optima*: the weights that minimise the same loss plus
+    or minus a small multiple of f(x) itself [1]_.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or sequence of int, default=(50,)
+        Widths of the hidden layers; () is linear regression.
+    activation : {"tanh", "relu", "silu", "gelu", "logistic"}, default="tanh"
+        Activation of the hidden layers.
+    module : callable, default=None
+        (n_features, n_outputs) -> torch.nn.Module, in place of the perceptron.
+        The module maps (n, n_features) to (n, n_outputs), each row by itself.
+    likelihood : {"gaussian"}, default="gaussian"
+        Distribution of y around the network's output.
+    prior_precision : "evidence" or float, default="evidence"
+        Precision of the Gaussian prior on weights and biases, in standardised
+        units. "evidence" learns one for each input feature of the first layer,
+        and one for the other weights and for the biases of each layer.
+    noise_std : "evidence", float or sequence of float, default="evidence"
+        Standard deviation of the noise in units of y, one for all outputs or one
+        each. "evidence" learns it; it is then at least a thousandth of y's.
+    normalize_X, normalize_y : bool, default=True
+        Standardise inputs and targets inside. Results come back in y's units.
+    variance : {"linearized", "network"}, default="linearized"
+        Whose perturbed optima are found: those of the network's linearisation at
+        the MAP (curvature: generalised Gauss-Newton; always defined), or those of
+        the network itself, as in the paper (curvature: exact Hessian; rows that
+        do not settle fall back to "linearized" and are counted in a warning).
+    std_rtol : float, default=0.01
+        Relative error to which each epistemic standard deviation is refined.
+    perturbation_scale : "auto" or float, default="auto"
+        For variance="network": how far the optimum is moved, in posterior
+        standard deviations. "auto" compares several scales row by row.
+    solver : {"newton-cg", "lbfgs", "adam"}, default="newton-cg"
+        Trainer. "adam" takes mini-batches, for data that outgrow full passes.
+    max_iter : int, default=1000
+        Most steps ("adam": passes over the data), the evidence's rounds included.
+    tol : float, default=0.01
+        Training ends when the loss fell by less than ``tol`` nats a step ("adam":
+        nats a row and pass) over ``n_iter_no_change`` steps. The loss is summed
+        over the data. Not used by variance="network", whose MAP is polished.
+    batch_size : "auto" or int, default="auto"
+        Rows of a mini-batch of "adam"; "auto" is min(200, n_samples).
+    learning_rate_init : float, default=0.001
+        Step size of "adam".
+    early_stopping : bool, default=False
+        With "adam", hold rows out and stop when their loss stops falling. The
+        held-out rows still count in the posterior's curvature.
+    validation_fraction : float, default=0.1
+        Share of the rows that ``early_stopping`` holds out.
+    n_iter_no_change : int, default=10
+        See ``tol``.
+    warm_start : bool, default=False
+        Start from the weights of the last fit, where their number still fits.
+    n_estimators : int, default=1
+        MAPs from so many random starts, each with its own Laplace posterior,
+        mixed with equal weights.
+    random_state : int, RandomState instance or None, default=None
+        Source of starting weights, shuffles and probes.
+    verbose : bool, default=False
+        Show progress bars.
+    n_jobs : int or None, default=None
+        joblib workers, over members when fitting and over chunks of queries.
+    device : str, default="cpu"
+        Torch device.
+    dtype : {"float64", "float32"}, default="float64"
+        Precision. "float32" halves the memory, and rounding then bounds the
+        error of each standard deviation.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Features seen in fit.
+    feature_names_in_ : ndarray of str
+        Their names, where X had any.
+    n_outputs_ : int
+        Outputs.
+    estimators_ : tuple of Member
+        Each member's MAP estimate, diagnostics and loss curve.
+    module_ : torch.nn.Module
+        Maps standardised X to the standardised mean; the member with the largest
+        evidence, as in all attributes below.
+    coefs_, intercepts_ : list of ndarray
+        Weights (n_in, n_out) and biases (n_out,) of each layer; not with ``module``.
+    n_iter_ : int
+        Training steps.
+    loss_ : float
+        Negative log posterior at the MAP: nats, summed over the data, for
+        standardised targets.
+    loss_curve_ : list of float
+        Loss at the start and after each step; the precisions change on the way.
+    noise_std_ : float or ndarray of shape (n_outputs,)
+        Noise in units of y (root mean square over members).
+    prior_precision_ : dict of str to float
+        Precision of each group of weights.
+    n_effective_parameters_ : float
+        Number of weights that the data determine, γ.
+    log_marginal_likelihood_ : float
+        Laplace's log evidence of the standardised targets, in nats.
+    converged_ : bool
+        Whether every member's MAP is stationary: closer to the optimum than a
+        tenth of the posterior's radius.
+    grad_norm_ : float
+        Norm of the loss's gradient.
+    diagnostics_ : dict
+        The numbers behind these, for each member.
+
+    See Also
+    --------
+    sklearn.gaussian_process.GaussianProcessRegressor : Exact posterior, cubic in
+        the number of rows.
+    sklearn.linear_model.BayesianRidge : What ``hidden_layer_sizes=()`` amounts to.
+
+    References
+    ----------
+    .. [1] J. McInerney, N. Kallus, "Hessian-Free Laplace in Bayesian Deep
+       Learning", arXiv:2403.10671; N. Kallus, J. McInerney, "The Implicit Delta
+       Method", arXiv:2211.06457.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_hfl import HFLRegressor
+    >>> X = np.linspace(-1, 1, 40)[:, None]
+    >>> y = np.sin(3 * X[:, 0]) + 0.1 * np.cos(50 * X[:, 0])
+    >>> model = HFLRegressor(hidden_layer_sizes=(10,), random_state=0).fit(X, y)
+    >>> mean, std = model.predict([[0.0], [4.0]], return_std="epistemic")
+    >>> bool(std[1] > 5 * std[0])
+    True
+    """
+
+    _rules: ClassVar[dict[str, Rule]] = {
+        **HFLBase._rules,
+        "likelihood": one_of("gaussian"),
+        "noise_std": any_of(one_of("evidence"), real(0), reals(0)),
+        "normalize_y": boolean(),
+    }
+
+    def __init__(
+        self,
+        *,
+        hidden_layer_sizes: int | Sequence[int] = (50,),
+        activation: str = "tanh",
+        module: Callable[[int, int], nn.Module] | None = None,
+        likelihood: str = "gaussian",
+        prior_precision: float | str = "evidence",
+        noise_std: float | Sequence[float] | str = "evidence",
+        normalize_X: bool = True,
+        normalize_y: bool = True,
+        variance: str = "linearized",
+        std_rtol: float = 0.01,
+        perturbation_scale: float | str = "auto",
+        solver: str = "newton-cg",
+        max_iter: int = 1000,
+        tol: float = 0.01,
+        batch_size: int | str = "auto",
+        learning_rate_init: float = 0.001,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        warm_start: bool = False,
+        n_estimators: int = 1,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool = False,
+        n_jobs: int | None = None,
+        device: str = "cpu",
+        dtype: str = "float64",
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.module = module
+        self.likelihood = likelihood
+        self.prior_precision = prior_precision
+        self.noise_std = noise_std
+        self.normalize_X = normalize_X
+        self.normalize_y = normalize_y
+        self.variance = variance
+        self.std_rtol = std_rtol
+        self.perturbation_scale = perturbation_scale
+        self.solver = solver
+        self.max_iter = max_iter
+        self.tol = tol
+        self.batch_size = batch_size
+        self.learning_rate_init = learning_rate_init
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.n_estimators = n_estimators
+        self.random_state = random_state
+        self.verbose = verbose
+        self.n_jobs = n_jobs
+        self.device = device
+        self.dtype = dtype
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.single_output = True
+        tags.target_tags.multi_output = True
+        return tags
+
+    # ---------------------------------------------------------------- fitting
+
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> HFLRegressor:
+        """Train to the MAP and learn the curvature around it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Inputs.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How many rows each row counts as; rows of weight 0 are left out.
+
+        Returns
+        -------
+        self : HFLRegressor
+            Fitted.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or an array is not as expected; nothing is then changed.
+        """
+        self._validate_params()
+        X, y, weight = check_training_data(self, X, y, sample_weight)
+        targets = y.reshape(len(y), -1)
+        n_outputs = targets.shape[1]
+        constant = np.ptp(targets, axis=0) == 0
+        x_scaler = Standardizer.from_data(X, weight, self.normalize_X)
+        y_scaler = Standardizer.from_data(targets, weight, self.normalize_y)
+        noise = self._start_noise(n_outputs, y_scaler.scale)
+        members = self._fit_members(
+            x_scaler.transform(X),
+            self._tensor(y_scaler.transform(targets)),
+            weight,
+            GaussianLikelihood(self._tensor(noise**-2)),
+            learn_noise=isinstance(self.noise_std, str),
+        )
+        self._x_scaler, self._y_scaler = x_scaler, y_scaler
+        self._one_dimensional = y.ndim == 1
+        self.n_outputs_ = n_outputs
+        if constant.any():
+            which = "y" if n_outputs == 1 else f"{constant.sum()} of {n_outputs} columns of y"
+            warnings.warn(
+                f"Constant target: {which} has a single value, from which no scale of noise or "
+                "signal can be learned. Predictions are that constant; their standard deviations "
+                "only say what the prior allows. Check y.",
+                HFLWarning,
+                stacklevel=2,
+            )
+        self._record(members)
+        squares = torch.stack(self._noise_variances()).mean(0)
+        noise_std = to_numpy(squares.sqrt()) * y_scaler.scale
+        self.noise_std_ = float(noise_std[0]) if self._one_dimensional else noise_std
+        return self
+
+    def _start_noise(self, n_outputs: int, scale: Array) -> Array:
+        if isinstance(self.noise_std, str):
+            return np.full(n_outputs, START_NOISE_STD)
+        noise = np.asarray(self.noise_std, dtype=float)
+        if noise.ndim and noise.shape != (n_outputs,):
+            raise ValueError(
+                f"HFLRegressor: noise_std must be one number or one for each of the {n_outputs} "
+                f"outputs of y, but got {noise.size}."
+            )
+        return np.broadcast_to(noise, (n_outputs,)) / scale
+
+    def _noise_variances(self) -> list[Tensor]:
+        """Standardised noise variance (K,) of each member."""
+        likelihoods = [m.estimate.log_posterior.likelihood for m in self.estimators_]
+        return [1 / each.noise_precision for each in likelihoods]
+
+    # ---------------------------------------------------------------- queries
+
+    def predict(
+        self, X: ArrayLike, return_std: bool | str = False, return_cov: bool = False
+    ) -> Any:
+        """Predict the mean, and with it a standard deviation or a covariance.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Queries.
+        return_std : bool or {"total", "epistemic", "aleatoric"}, default=False
+            True or "total": std of the predictive distribution of a new y, noise
+            *included*. "epistemic": std of the mean function alone.
+            "aleatoric": that of the noise alone.
+        return_cov : bool, default=False
+            Return the joint covariance of new y at all queries: epistemic, with
+            noise on the diagonal.
+
+        Returns
+        -------
+        mean : ndarray of shape (n,) or (n, n_outputs)
+            Posterior mean in units of y.
+        std : ndarray of shape (n,) or (n, n_outputs)
+            Only with ``return_std``.
+        cov : ndarray of shape (n, n) or (n, n, n_outputs)
+            Only with ``return_cov``; one matrix for each output.
+
+        Raises
+        ------
+        ValueError
+            If both are asked for, or ``return_std`` is none of its values.
+
+        Warns
+        -----
+        HFLWarning
+            With the number of standard deviations that missed ``std_rtol``.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_diabetes
+        >>> from sklearn_hfl import HFLRegressor
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> model = HFLRegressor(hidden_layer_sizes=(5,), random_state=0).fit(X[:100], y[:100])
+        >>> mean, std = model.predict(X[100:103], return_std=True)
+        >>> mean.shape, std.shape
+        ((3,), (3,))
+        """
+        check_is_fitted(self)
+        part = _which_part(return_std)
+        if part and return_cov:
+            raise ValueError(
+                "predict returns a std or a covariance, but both return_std and return_cov are "
+                "set. Take the std from the covariance: np.sqrt(np.diag(cov))."
+            )
+        queries = self._queries(X)
+        if return_cov:
+            mean, cov = self._joint(queries, noise=True)
+            return self._shaped(self._y_scaler.inverse(mean)), self._shaped(cov)
+        if not part:
+            mean = to_numpy(torch.stack(self._means(queries)).mean(0))
+            return self._shaped(self._y_scaler.inverse(mean))
+        moments = self._moments(queries)
+        mean = self._y_scaler.inverse(to_numpy(moments.mean))
+        return self._shaped(mean), self._shaped(self._stds(moments)[part])
+
+    def predict_uncertainty(self, X: ArrayLike) -> Bunch:
+        """Predict with every part of the uncertainty, and a verdict on each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Queries.
+
+        Returns
+        -------
+        Bunch
+            ``mean``, ``std``, ``epistemic_std``, ``aleatoric_std`` of shape (n,)
+            or (n, n_outputs) in units of y, std² = epistemic_std² + aleatoric_std²;
+            ``converged`` (n,): whether all of the row's epistemic stds met
+            ``std_rtol``; ``rel_error`` (n,): the largest bound of their relative
+            errors (an estimate where variance="network").
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_hfl import HFLRegressor
+        >>> X = np.linspace(0, 1, 30)[:, None]
+        >>> model = HFLRegressor(hidden_layer_sizes=(5,), random_state=0).fit(X, X[:, 0] ** 2)
+        >>> result = model.predict_uncertainty(X[:2])
+        >>> result.converged
+        array([ True,  True])
+        """
+        check_is_fitted(self)
+        moments = self._moments(self._queries(X))
+        stds = self._stds(moments)
+        return Bunch(
+            mean=self._shaped(self._y_scaler.inverse(to_numpy(moments.mean))),
+            std=self._shaped(stds["total"]),
+            epistemic_std=self._shaped(stds["epistemic"]),
+            aleatoric_std=self._shaped(stds["aleatoric"]),
+            converged=moments.converged.all(1).cpu().numpy(),
+            rel_error=to_numpy(moments.rel_error.amax(1)),
+        )
+
+    def sample_y(
+        self,
+        X: ArrayLike,
+        n_samples: int = 1,
+        random_state: int | np.random.RandomState | None = 0,
+        noise: bool = True,
+    ) -> Array:
+        """Draw joint samples from the predictive distribution.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Queries.
+        n_samples : int, default=1
+            Draws.
+        random_state : int, RandomState instance or None, default=0
+            Source of randomness.
+        noise : bool, default=True
+            Whether the draws are of new y, or of the mean function.
+
+        Returns
+        -------
+        ndarray of shape (n, n_samples) or (n, n_outputs, n_samples)
+            Draws in units of y; each comes from one member of the mixture.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_hfl import HFLRegressor
+        >>> X = np.linspace(0, 1, 30)[:, None]
+        >>> model = HFLRegressor(hidden_layer_sizes=(5,), random_state=0).fit(X, X[:, 0] ** 2)
+        >>> model.sample_y(X, n_samples=4).shape
+        (30, 4)
+        """
+        check_is_fitted(self)
+        rng = check_random_state(random_state)
+        queries = self._queries(X)
+        n_members = len(self.estimators_)
+        counts = rng.multinomial(n_samples, np.full(n_members, 1 / n_members))
+        draws = []
+        for i, count in enumerate(counts):
+            mean, cov = self._joint(queries, noise=noise, members=slice(i, i + 1))
+            location = self._y_scaler.inverse(mean)
+            each = [
+                rng.multivariate_normal(location[:, k], cov[..., k], size=count).T
+                for k in range(self.n_outputs_)
+            ]
+            draws.append(np.stack(each, axis=1))
+        samples = rng.permutation(np.concatenate(draws, axis=2).transpose(2, 0, 1))
+        samples = samples.transpose(1, 2, 0)
+        return samples[:, 0] if self._one_dimensional else samples
+
+    def _queries(self, X: Any) -> Tensor:
+        return self._tensor(self._x_scaler.transform(check_features(self, X)))
+
+    def _moments(self, X: Tensor) -> Predictive:
+        return mixture(self._means(X), self._variances(X), self._noise_variances())
+
+    def _stds(self, moments: Predictive) -> dict[str, Array]:
+        variances = {
+            "total": moments.epistemic + moments.aleatoric,
+            "epistemic": moments.epistemic,
+            "aleatoric": moments.aleatoric,
+        }
+        scale = self._y_scaler.scale
+        return {name: to_numpy(value.sqrt()) * scale for name, value in variances.items()}
+
+    def _joint(
+        self, X: Tensor, *, noise: bool, members: slice = slice(None)
+    ) -> tuple[Array, Array]:
+        """Standardised mean (n, K) and covariance (n, n, K) in squared units of y."""
+        n, k = len(X), self.n_outputs_
+        means = torch.stack(self._means(X)[members])
+        noises = torch.stack(self._noise_variances()[members])
+        total = X.new_zeros(n, n, k)
+        for member in self.estimators_[members]:
+            estimate = member.estimate
+            functional = Prediction(estimate.log_posterior.network, X)
+            optima = perturbed_optima(
+                estimate,
+                functional,
+                self.variance,
+                rtol=self.std_rtol,
+                perturbation_scale=self.perturbation_scale,
+            )
+            joint = covariance(functional, optima, self.std_rtol).reshape(n, k, n, k)
+            total += joint.diagonal(dim1=1, dim2=3) / len(means)
+        deviations = means - means.mean(0)
+        total += torch.einsum("mik,mjk->ijk", deviations, deviations) / len(means)
+        if noise:
+            total += torch.eye(n).to(X)[..., None] * noises.mean(0)
+        return to_numpy(means.mean(0)), to_numpy(total) * self._y_scaler.scale**2
+
+    def _shaped(self, values: Array) -> Array:
+        """Drop the last axis where y had one dimension."""
+        return values[..., 0] if self._one_dimensional else values
+
+
+def _which_part(return_std: Any) -> str:
+    """Name the part that ``return_std`` asks for, "" for none."""
+    if isinstance(return_std, str) and return_std in PARTS:
+        return return_std
+    if isinstance(return_std, (bool, np.bool_)):
+        return "total" if return_std else ""
+    raise ValueError(
+        f"return_std must be False, True or one of {', '.join(map(repr, PARTS))}, "
+        f"but got {return_std!r}."
+    )

@@ -1,0 +1,285 @@
+"""Validation: arrays from outside in, tensors inside, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_array
+from sklearn.utils.validation import validate_data
+from torch import Tensor, nn
+
+__all__ = [
+    "Standardizer",
+    "check_features",
+    "check_module",
+    "check_sample_weight",
+    "check_training_data",
+    "to_numpy",
+    "to_tensor",
+]
+
+Array = NDArray[np.float64]
+
+
+def check_features(estimator: Any, X: Any) -> Array:
+    """Validate the queries of a fitted estimator.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Knows the features seen in fit.
+    X : array-like of shape (n, n_features)
+        Queries.
+
+    Returns
+    -------
+    ndarray of shape (n, n_features)
+    """
+    with _text_explained():
+        return validate_data(estimator, X, dtype=np.float64, reset=False)  # type: ignore[no-any-return]
+
+
+def check_training_data(
+    estimator: Any, X: Any, y: Any, sample_weight: ArrayLike | None
+) -> tuple[Array, Array, Array]:
+    """Validate X, y and the weights, and leave out rows of weight zero.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Records the features.
+    X : array-like of shape (n, n_features)
+        Inputs.
+    y : array-like of shape (n,) or (n, n_outputs)
+        Targets.
+    sample_weight : array-like of shape (n,) or None
+        How many rows each row counts as.
+
+    Returns
+    -------
+    X, y, sample_weight : ndarray
+        Of float64, for the rows of positive weight.
+    """
+    with _text_explained():
+        X, y = validate_data(
+            estimator,
+            X,
+            y,
+            dtype=np.float64,
+            multi_output=True,
+            y_numeric=True,
+            ensure_min_samples=2,
+        )
+    weight = check_sample_weight(sample_weight, len(X))
+    used = weight > 0
+    return X[used], np.asarray(y, dtype=np.float64)[used], weight[used]
+
+
+def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
+    """Validate the weights of n rows.
+
+    Parameters
+    ----------
+    sample_weight : array-like of shape (n,) or None
+        Weights; None is one for each row.
+    n : int
+        Number of rows.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+
+    Raises
+    ------
+    ValueError
+        If there are not n weights, one is negative or not finite, or all are zero.
+    """
+    if sample_weight is None:
+        return np.ones(n)
+    weight: Array = check_array(
+        sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight"
+    )
+    if weight.shape != (n,):
+        raise ValueError(
+            f"sample_weight must have shape ({n},), one weight a row, but got {weight.shape}."
+        )
+    if (weight < 0).any():
+        raise ValueError(
+            f"sample_weight must be ≥ 0, but {(weight < 0).sum()} of {n} weights are negative. "
+            "Leave rows out by weight 0."
+        )
+    if not (weight > 0).any():
+        raise ValueError("sample_weight is zero for every row: nothing is left to fit.")
+    return weight
+
+
+class _text_explained:
+    """Say what to do about text, which NumPy reports by the first word that it cannot convert."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, ValueError) and "could not convert string" in str(error):
+            raise ValueError(
+                f"Expected numbers in every column, but {error}. Encode text columns first, "
+                "for example with sklearn.preprocessing.OneHotEncoder or TargetEncoder."
+            ) from error
+
+
+@dataclass(frozen=True)
+class Standardizer:
+    """x ↦ (x − mean) / scale for each column.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (n_columns,)
+        Mean of the training rows, or 0.
+    scale : ndarray of shape (n_columns,)
+        Their standard deviation, 1 for constant columns, or 1.
+    """
+
+    mean: Array
+    scale: Array
+
+    @classmethod
+    def from_data(cls, values: Array, weight: Array, enabled: bool) -> Standardizer:
+        """Learn mean and scale, or take 0 and 1.
+
+        Parameters
+        ----------
+        values : ndarray of shape (n, n_columns)
+            Training rows.
+        weight : ndarray of shape (n,)
+            Their weights.
+        enabled : bool
+            Whether to standardise at all.
+
+        Returns
+        -------
+        Standardizer
+        """
+        if not enabled:
+            n = values.shape[1]
+            return cls(np.zeros(n), np.ones(n))
+        scaler = StandardScaler().fit(values, sample_weight=weight)
+        return cls(scaler.mean_, scaler.scale_)
+
+    def transform(self, values: Array) -> Array:
+        """Standardise.
+
+        Parameters
+        ----------
+        values : ndarray of shape (n, n_columns)
+            In the user's units.
+
+        Returns
+        -------
+        ndarray of shape (n, n_columns)
+        """
+        return (values - self.mean) / self.scale
+
+    def inverse(self, values: Array) -> Array:
+        """Go back to the user's units.
+
+        Parameters
+        ----------
+        values : ndarray of shape (n, n_columns)
+            Standardised.
+
+        Returns
+        -------
+        ndarray of shape (n, n_columns)
+        """
+        return values * self.scale + self.mean
+
+
+def to_tensor(values: Array, dtype: str, device: str) -> Tensor:
+    """Copy an array to a tensor.
+
+    Parameters
+    ----------
+    values : ndarray
+        Any array.
+    dtype : {"float32", "float64"}
+        Precision of the tensor.
+    device : str
+        Where it lives.
+
+    Returns
+    -------
+    Tensor
+        It shares no memory with ``values``.
+    """
+    return torch.tensor(values, dtype=getattr(torch, dtype), device=device)
+
+
+def to_numpy(tensor: Tensor) -> Array:
+    """Copy a tensor to an array of float64.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Any tensor.
+
+    Returns
+    -------
+    ndarray
+    """
+    return tensor.detach().cpu().double().numpy().copy()
+
+
+# Layers whose output depends on the other rows, or on chance, have no posterior of one row.
+_FORBIDDEN = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+
+
+def check_module(module: Any, X: Tensor, n_outputs: int) -> nn.Module:
+    """Check what a ``module`` factory returned.
+
+    Parameters
+    ----------
+    module : object
+        Should be a torch module that maps (n, n_features) to (n, n_outputs).
+    X : Tensor of shape (n, n_features)
+        Rows to try it on.
+    n_outputs : int
+        Columns that its output must have.
+
+    Returns
+    -------
+    torch.nn.Module
+        The module, in the precision and on the device of X.
+
+    Raises
+    ------
+    TypeError
+        If it is not a torch module.
+    ValueError
+        If its output has another shape, or it holds batch norm or active dropout.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"module must be a callable (n_features, n_outputs) -> torch.nn.Module, "
+            f"but it returned {type(module).__name__}."
+        )
+    for layer in module.modules():
+        dropout = isinstance(layer, _FORBIDDEN[1]) and layer.p > 0
+        if isinstance(layer, _FORBIDDEN[0]) or dropout:
+            raise ValueError(
+                f"module holds {type(layer).__name__}: a prediction must depend on its own row "
+                "and the weights alone. Use LayerNorm in place of batch norm, and no dropout."
+            )
+    module = module.to(X)
+    with torch.no_grad():
+        shape = tuple(module(X[:2]).shape)
+    if shape != (len(X[:2]), n_outputs):
+        raise ValueError(
+            f"module must map (n, {X.shape[1]}) to (n, {n_outputs}), but {len(X[:2])} rows gave "
+            f"an output of shape {shape}."
+        )
+    return module

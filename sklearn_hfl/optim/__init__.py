@@ -1,0 +1,1 @@
+"""How optima are found: the MAP, and the perturbed optima around it."""

@@ -1,0 +1,177 @@
+"""Newton-CG: damped Gauss-Newton far from the MAP, Newton near it, products only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from sklearn_hfl.optim.solution import Callback, Trajectory, no_callback
+from sklearn_hfl.optim.subspace import Subspace, krylov_subspace
+from sklearn_hfl.posterior.curvature import GaussNewton
+from sklearn_hfl.posterior.log_posterior import LogPosterior
+
+__all__ = ["conjugate_gradients", "newton_cg"]
+
+# Below a Newton decrement of one posterior standard deviation the true Hessian
+# takes the place of Gauss-Newton: the latter alone stalls at decrements of 0.01
+# to 0.1 on concrete and yacht, the former ends below 1e-8 (docs/design/training.md).
+NEWTON_REGION = 1.0
+START_DAMPING = 1e2
+CG_MAX_ITER = 100
+# A direction that took more products than this is worth a new preconditioner.
+CG_PATIENCE = 20
+
+
+def newton_cg(
+    log_posterior: LogPosterior,
+    weights: Tensor,
+    *,
+    max_iter: int,
+    tol: float,
+    n_iter_no_change: int,
+    decrement_tol: float,
+    generator: Generator,
+    preconditioner: Subspace | None = None,
+    callback: Callback = no_callback,
+) -> Trajectory:
+    """Minimise L by Levenberg-Marquardt steps in whitened weights.
+
+    Each step solves (B + μI) d = −∇L by conjugate gradients, preconditioned by
+    a Krylov subspace of an earlier step; B is the Gauss-Newton matrix or, near
+    the optimum, the Hessian. μ follows the ratio of actual to predicted decrease
+    (Nielsen, Damping Parameter in Marquardt's Method, 1999).
+
+    Parameters
+    ----------
+    log_posterior : LogPosterior
+        L.
+    weights : Tensor of shape (P,)
+        Start.
+    max_iter : int
+        Most steps.
+    tol : float
+        End when L fell by less than ``tol`` nats a step over ``n_iter_no_change`` steps.
+    n_iter_no_change : int
+        See ``tol``.
+    decrement_tol : float
+        End when the Newton decrement, sqrt(∇Lᵀ A⁻¹ ∇L), is below this.
+    generator : torch.Generator
+        Source of the preconditioners' starts.
+    preconditioner : Subspace or None
+        Curvature known already, from other weights or precisions.
+    callback : callable
+        Called with the loss after each step.
+
+    Returns
+    -------
+    Trajectory
+    """
+    scale = log_posterior.prior.scale
+    loss = float(log_posterior.value(weights[None])[0])
+    curvature = GaussNewton(log_posterior, weights)
+    gradient = curvature.gradient()
+    subspace = preconditioner or Subspace.empty(weights)
+    damping, growth = START_DAMPING, 2.0
+    decrement, newton = float(torch.linalg.vector_norm(gradient)), False
+    curve = [loss]
+    for _ in range(max_iter):
+        if decrement <= decrement_tol or _stalled(curve, tol, n_iter_no_change):
+            break
+        undamped = _hessian(log_posterior, weights) if newton else curvature.product
+        direction, n_products, indefinite = conjugate_gradients(
+            lambda v, product=undamped, mu=damping: product(v) + mu * v,
+            -gradient,
+            lambda v, s=subspace, mu=damping: s.precondition(v[:, None], mu)[:, 0],
+            rtol=min(0.1, decrement**0.5),
+            max_iter=CG_MAX_ITER,
+        )
+        predicted = -float(gradient @ direction + 0.5 * direction @ undamped(direction))
+        trial = weights + scale * direction
+        trial_loss = float(log_posterior.value(trial[None])[0])
+        actual = loss - trial_loss
+        # Near the optimum the decrease drowns in the rounding of L; the model is then trusted.
+        rounding = 1e-12 * max(abs(loss), 1.0)
+        ratio = 1.0 if max(abs(actual), predicted) < rounding else actual / predicted
+        if predicted > 0 and ratio > 1e-4:
+            weights, loss = trial, trial_loss
+            curvature = GaussNewton(log_posterior, weights)
+            gradient = curvature.gradient()
+            damping *= max(0.2, 1 - (2 * min(ratio, 1.0) - 1) ** 3)
+            damping, growth = max(damping, 1e-6), 2.0
+        else:
+            damping, growth = max(damping, 1e-3) * growth, 2 * growth
+        if n_products > CG_PATIENCE:
+            subspace = krylov_subspace(curvature, generator, trace_rtol=1e-2)
+        scaled = subspace.precondition(gradient[:, None])[:, 0]
+        decrement = float(gradient @ scaled) ** 0.5
+        newton = decrement < NEWTON_REGION and not indefinite
+        curve.append(loss)
+        callback(loss)
+    return Trajectory(weights, tuple(curve))
+
+
+def conjugate_gradients(
+    product: Callable[[Tensor], Tensor],
+    b: Tensor,
+    precondition: Callable[[Tensor], Tensor],
+    *,
+    rtol: float,
+    max_iter: int,
+) -> tuple[Tensor, int, bool]:
+    """Solve B x = b, and stop at negative curvature.
+
+    Parameters
+    ----------
+    product : callable
+        v ↦ B v.
+    b : Tensor of shape (P,)
+        Right-hand side.
+    precondition : callable
+        v ↦ M⁻¹ v.
+    rtol : float
+        End when sqrt(rᵀM⁻¹r) has fallen by this factor.
+    max_iter : int
+        Most products.
+
+    Returns
+    -------
+    x : Tensor of shape (P,)
+        The last iterate; the first direction when B is negative along it already.
+    n_products : int
+        Products by B.
+    indefinite : bool
+        Whether a direction of curvature ≤ 0 was met.
+    """
+    x, r = torch.zeros_like(b), b
+    p = z = precondition(r)
+    rz = start = float(r @ z)
+    for n in range(max_iter):
+        if rz <= rtol**2 * start or rz == 0.0:
+            return x, n, False
+        Bp = product(p)
+        curvature = float(p @ Bp)
+        if curvature <= 0.0:
+            return (x if n else p), n + 1, True
+        step = rz / curvature
+        x, r = x + step * p, r - step * Bp
+        z = precondition(r)
+        rz, previous = float(r @ z), rz
+        p = z + (rz / previous) * p
+    return x, max_iter, False
+
+
+def _hessian(log_posterior: LogPosterior, weights: Tensor) -> Callable[[Tensor], Tensor]:
+    scale = log_posterior.prior.scale
+
+    def product(v: Tensor) -> Tensor:
+        return scale * log_posterior.hessian_product(weights, (scale * v)[:, None])[:, 0]
+
+    return product
+
+
+def _stalled(curve: list[float], tol: float, n_iter_no_change: int) -> bool:
+    if len(curve) <= n_iter_no_change:
+        return False
+    return curve[-1 - n_iter_no_change] - curve[-1] < tol * n_iter_no_change

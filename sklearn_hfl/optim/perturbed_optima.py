@@ -1,0 +1,289 @@
+"""Perturbed optima: the one primitive from which every uncertainty is made.
+
+For a functional g of the weights, θ^{±λ} = argmin L(θ) ∓ λ g(θ). As λ → 0 the
+central difference [g(θ^{+λ}) − g(θ^{−λ})] / 2λ tends to ∇gᵀH⁻¹∇g, the Laplace
+variance of g (McInerney & Kallus, arXiv:2403.10671, one-sided there).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sklearn_hfl.optim.lbfgs import lbfgs
+from sklearn_hfl.optim.map_estimate import MapEstimate
+from sklearn_hfl.optim.objective import PerturbedObjective
+from sklearn_hfl.optim.subspace import Galerkin, Subspace
+from sklearn_hfl.posterior.curvature import GaussNewton
+from sklearn_hfl.posterior.functional import Functional
+
+__all__ = ["LinearResponse", "NetworkResponse", "PerturbedOptima", "perturbed_optima"]
+
+# Most residuals that join the basis in one refinement.
+REFINEMENT_BLOCK = 64
+# ε of the network route, in posterior standard deviations. The error of the
+# central difference falls as ε², so each scale is checked against the one
+# before; below the last, rounding takes over (benchmarks/equality.py).
+PERTURBATION_SCALES = (0.1, 0.03, 0.01, 0.003)
+NETWORK_MAX_ITER = 100
+
+
+@dataclass(frozen=True)
+class LinearResponse:
+    """Perturbed optima of the network's linearisation: θ̂ ± λ α^-½ Δ, exact in λ.
+
+    Attributes
+    ----------
+    galerkin : Galerkin
+        Δ of A Δ = α^-½ ∇g, with its residual.
+    rounding : float
+        Relative rounding error of the variance.
+    """
+
+    galerkin: Galerkin
+    rounding: float
+
+    @property
+    def variance(self) -> Tensor:  # numpydoc ignore=RT01
+        """Middle (G,) of the certified interval [lower, lower + ‖r‖²] of ∇gᵀA⁻¹∇g."""
+        return self.galerkin.lower + 0.5 * self.galerkin.gap
+
+    @property
+    def rel_error(self) -> Tensor:  # numpydoc ignore=RT01
+        """Bound (G,) of the relative error of sqrt(variance)."""
+        lower, half_gap = self.galerkin.lower, 0.5 * self.galerkin.gap
+        ratio = torch.where(half_gap > 0, half_gap / lower, torch.zeros_like(lower))
+        return (1 + ratio).sqrt() - 1 + self.rounding
+
+
+@dataclass(frozen=True)
+class NetworkResponse:
+    """Perturbed optima of the network itself.
+
+    Attributes
+    ----------
+    plus, minus : Tensor of shape (G, P)
+        θ^{+λ} and θ^{−λ}, not whitened.
+    strength : Tensor of shape (G,)
+        λ.
+    variance : Tensor of shape (G,)
+        Central difference, extrapolated to λ = 0 where two scales allow it.
+    rel_error : Tensor of shape (G,)
+        Estimate of the relative error of sqrt(variance): how far two scales
+        disagree, and what the optimiser left. Infinite where nothing was found.
+    """
+
+    plus: Tensor
+    minus: Tensor
+    strength: Tensor
+    variance: Tensor
+    rel_error: Tensor
+
+
+@dataclass(frozen=True)
+class PerturbedOptima:
+    """θ^{±λ} of every functional, by the linearisation and, if asked, by the network.
+
+    Attributes
+    ----------
+    linear : LinearResponse
+        Always there: it sets λ, starts the network's refit and replaces it where it fails.
+    network : NetworkResponse or None
+        Only in mode "network".
+    """
+
+    linear: LinearResponse
+    network: NetworkResponse | None
+
+
+def perturbed_optima(
+    estimate: MapEstimate,
+    functional: Functional,
+    mode: str,
+    *,
+    rtol: float,
+    perturbation_scale: float | str = "auto",
+) -> PerturbedOptima:
+    """Find the optima of L(θ) ∓ λ g(θ) for each functional g.
+
+    Parameters
+    ----------
+    estimate : MapEstimate
+        θ̂, L and the subspace.
+    functional : Functional
+        G functionals.
+    mode : {"linearized", "network"}
+        Whether the network is replaced by its linearisation at θ̂.
+    rtol : float
+        Relative error to which each standard deviation is refined.
+    perturbation_scale : float or "auto"
+        How far the network's optimum is moved, in posterior standard deviations.
+        "auto" tries ``PERTURBATION_SCALES`` until two agree to ``rtol``; a
+        number is taken as it is, and errors of second order in it are not seen.
+
+    Returns
+    -------
+    PerturbedOptima
+    """
+    gradient = estimate.scale[:, None] * functional.gradient(estimate.weights)
+    linear = linear_response(estimate, gradient, rtol)
+    if mode == "linearized":
+        return PerturbedOptima(linear, None)
+    auto = isinstance(perturbation_scale, str)
+    scales = PERTURBATION_SCALES if auto else (float(perturbation_scale),)
+    return PerturbedOptima(linear, network_response(estimate, functional, linear, rtol, scales))
+
+
+def linear_response(estimate: MapEstimate, gradient: Tensor, rtol: float) -> LinearResponse:
+    """Solve A Δ = gradient to ``rtol``, adding residuals to the subspace until certified.
+
+    The fitted subspace answers most queries without a pass over the data; the
+    residuals of those that it does not are a block Krylov method, in which the
+    queries help each other.
+
+    Parameters
+    ----------
+    estimate : MapEstimate
+        A and the subspace to start from, which is not changed.
+    gradient : Tensor of shape (P, G)
+        Whitened right-hand sides.
+    rtol : float
+        Bound asked of the relative error of each standard deviation.
+
+    Returns
+    -------
+    LinearResponse
+    """
+    subspace = estimate.subspace
+    curvature: GaussNewton | None = None
+    response = _respond(subspace, gradient)
+    errors = response.rel_error
+    open_rows = torch.nonzero(errors > rtol)[:, 0]
+    residual = response.galerkin.residual[:, open_rows]
+    while len(open_rows):
+        curvature = curvature or estimate.curvature()
+        worst = errors[open_rows].argsort(descending=True)[:REFINEMENT_BLOCK]
+        larger = subspace.extended(residual[:, worst], curvature.product)
+        if larger.rank == subspace.rank:
+            break
+        subspace = larger
+        part = _respond(subspace, gradient[:, open_rows])
+        errors[open_rows] = part.rel_error
+        still = part.rel_error > rtol
+        open_rows, residual = open_rows[still], part.galerkin.residual[:, still]
+    if subspace is not estimate.subspace:
+        # One basis for all rows, so that variances and covariances agree.
+        response = _respond(subspace, gradient)
+    return response
+
+
+def _respond(subspace: Subspace, gradient: Tensor) -> LinearResponse:
+    # Cholesky solves lose cond(T) · eps; the least eigenvalue of T is 1 or more.
+    largest = float(subspace.gram.diagonal().max()) if subspace.rank else 1.0
+    rounding = 10 * torch.finfo(gradient.dtype).eps * largest
+    return LinearResponse(subspace.solve(gradient), rounding)
+
+
+def network_response(
+    estimate: MapEstimate,
+    functional: Functional,
+    linear: LinearResponse,
+    rtol: float,
+    scales: Sequence[float],
+) -> NetworkResponse:
+    """Re-optimise the network for each functional, at λ = ± ε / std.
+
+    Parameters
+    ----------
+    estimate : MapEstimate
+        θ̂ and L.
+    functional : Functional
+        G functionals.
+    linear : LinearResponse
+        Sets λ, and starts and preconditions the refit.
+    rtol : float
+        Relative error at which a row is done.
+    scales : sequence of float
+        ε, falling. With one, the row's error is what the optimiser left; with
+        several, how far two of them disagree is added.
+
+    Returns
+    -------
+    NetworkResponse
+    """
+    std = linear.variance.sqrt()
+    n = len(std)
+    center = estimate.weights / estimate.scale
+    best = NetworkResponse(
+        plus=estimate.weights.expand(n, -1).clone(),
+        minus=estimate.weights.expand(n, -1).clone(),
+        strength=torch.zeros_like(std),
+        variance=linear.variance.clone(),
+        rel_error=torch.where(std > 0, torch.inf, 0.0).to(std),
+    )
+    rows = torch.nonzero(std > 0)[:, 0]
+    start = linear.galerkin.step.mT[rows] / std[rows, None]
+    start = torch.stack([start, -start])
+    previous: Tensor | None = None
+    for i, scale in enumerate(scales):
+        strength = scale / std[rows]
+        optima, residual = _refit(estimate, functional, rows, strength, center + scale * start, scale * rtol)
+        weights = estimate.scale * optima
+        plus, minus = (functional.paired(w, rows) for w in weights)
+        variance = (plus - minus) / (2 * strength)
+        # A residual of r standard deviations moves g by at most r std on each side.
+        error = residual.sum(0) / (4 * scale)
+        value = variance
+        if previous is not None:
+            ratio = (scales[i - 1] / scale) ** 2
+            value = variance + (variance - previous) / (ratio - 1)
+            error = error + (previous.sqrt() / variance.sqrt() - 1).abs()
+        if previous is not None or len(scales) == 1:
+            error = torch.where((value > 0) & error.isfinite(), error, torch.inf)
+            better = error < best.rel_error[rows]
+            chosen = rows[better]
+            best.plus[chosen], best.minus[chosen] = weights[0][better], weights[1][better]
+            best.strength[chosen] = strength[better]
+            best.variance[chosen], best.rel_error[chosen] = value[better], error[better]
+        # Rows that slid far away at two scales will do so at the others.
+        hopeless = (residual.sum(0) > scale) if i else torch.zeros_like(rows, dtype=torch.bool)
+        keep = (best.rel_error[rows] > rtol) & ~hopeless
+        if not keep.any():
+            break
+        start = ((optima - center) / scale)[:, keep]
+        rows, previous = rows[keep], variance[keep]
+    return best
+
+
+def _refit(
+    estimate: MapEstimate,
+    functional: Functional,
+    rows: Tensor,
+    strength: Tensor,
+    start: Tensor,
+    tol: float,
+) -> tuple[Tensor, Tensor]:
+    """Optima (2, b, P) for + and − λ of the functionals ``rows``, with residuals (2, b)."""
+    log_posterior, weights = estimate.log_posterior, estimate.weights
+    value, gradient = log_posterior.value_and_gradient(weights[None])
+    objective = PerturbedObjective(
+        log_posterior,
+        center=weights / estimate.scale,
+        center_value=float(value[0]),
+        center_gradient=estimate.scale * gradient[0],
+        functional=functional,
+        member=rows.repeat(2),
+        strength=torch.cat([strength, -strength]),
+        subspace=estimate.subspace,
+    )
+    solution = lbfgs(
+        objective,
+        start.flatten(0, 1),
+        tol=strength.new_full((2 * len(rows),), tol),
+        max_iter=NETWORK_MAX_ITER,
+    )
+    residual = torch.where(solution.residual.isfinite(), solution.residual, torch.inf)
+    return solution.weights.unflatten(0, (2, -1)), residual.unflatten(0, (2, -1))

@@ -1,0 +1,203 @@
+"""Subspace: weight directions in which A is known, shared by every query.
+
+All vectors are whitened (u = α^½ θ), so that A = I + RᵀR has no eigenvalue
+below 1. That one fact turns residuals into certificates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from sklearn_hfl.posterior.curvature import GaussNewton
+
+__all__ = ["Galerkin", "Subspace", "krylov_subspace"]
+
+
+@dataclass(frozen=True)
+class Galerkin:
+    """The solution of A Δ = G within a subspace, and what it proves.
+
+    Attributes
+    ----------
+    coefficients : Tensor of shape (m, G)
+        T^-½ Vᵀ G for the Cholesky root of T, so that the variance found
+        within the subspace is their squared norm.
+    step : Tensor of shape (P, G)
+        Δ.
+    residual : Tensor of shape (P, G)
+        G − A Δ.
+    """
+
+    coefficients: Tensor
+    step: Tensor
+    residual: Tensor
+
+    @property
+    def lower(self) -> Tensor:
+        """Lower bound (G,) of gᵀA⁻¹g, by the variational principle."""
+        return self.coefficients.square().sum(0)
+
+    @property
+    def gap(self) -> Tensor:
+        """‖r‖² (G,): gᵀA⁻¹g ≤ lower + gap, because rᵀA⁻¹r ≤ rᵀr when A ⪰ I."""
+        return self.residual.square().sum(0)
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """An orthonormal basis V with its image A V.
+
+    Keeping the image costs as much memory as the basis, and makes the residual
+    of any query a product of small matrices: no pass over the data.
+
+    Parameters
+    ----------
+    basis : Tensor of shape (P, m)
+        V.
+    image : Tensor of shape (P, m)
+        A V.
+    gram : Tensor of shape (m, m)
+        T = VᵀAV.
+    factor : Tensor of shape (m, m)
+        Lower Cholesky factor of T.
+    """
+
+    basis: Tensor
+    image: Tensor
+    gram: Tensor
+    factor: Tensor
+
+    @classmethod
+    def empty(cls, like: Tensor) -> Subspace:
+        """Return the subspace without directions, for vectors such as ``like`` (P,)."""
+        none, small = like.new_zeros(like.shape[0], 0), like.new_zeros(0, 0)
+        return cls(none, none, small, small)
+
+    @property
+    def n_weights(self) -> int:
+        """P."""
+        return self.basis.shape[0]
+
+    @property
+    def rank(self) -> int:
+        """m."""
+        return self.basis.shape[1]
+
+    def complement(self, G: Tensor) -> Tensor:
+        """G − V Vᵀ G: the part of G (P, G) that the basis does not see."""
+        return G - self.basis @ (self.basis.mT @ G)
+
+    def solve(self, G: Tensor) -> Galerkin:
+        """Solve A Δ = G (P, G) within the subspace."""
+        root = torch.linalg.solve_triangular(self.factor, self.basis.mT @ G, upper=False)
+        c = torch.linalg.solve_triangular(self.factor.mT, root, upper=True)
+        return Galerkin(root, self.basis @ c, G - self.image @ c)
+
+    def precondition(self, G: Tensor, damping: float = 0.0) -> Tensor:
+        """Approximate (A + damping·I)⁻¹ G (P, G), taking A as I where V does not see."""
+        factor = self.factor
+        if damping:
+            factor = _cholesky(self.gram + damping * torch.eye(self.rank).to(self.gram))
+        projected = self.basis.mT @ G
+        inside = torch.cholesky_solve(projected, factor) - projected / (1 + damping)
+        return G / (1 + damping) + self.basis @ inside
+
+    def extended(self, directions: Tensor, product: Callable[[Tensor], Tensor]) -> Subspace:
+        """Add directions (P, b) to the basis, with one product by A.
+
+        Directions that the basis holds already, to rounding, are dropped.
+        """
+        new = self._orthonormalized(directions)
+        if new.shape[1] == 0:
+            return self
+        image = product(new)
+        basis = torch.cat([self.basis, new], dim=1)
+        cross, corner = self.basis.mT @ image, new.mT @ image
+        gram = torch.cat(
+            [
+                torch.cat([self.gram, cross], dim=1),
+                torch.cat([cross.mT, 0.5 * (corner + corner.mT)], dim=1),
+            ]
+        )
+        return Subspace(basis, torch.cat([self.image, image], dim=1), gram, _cholesky(gram))
+
+    def _orthonormalized(self, directions: Tensor) -> Tensor:
+        scale = torch.linalg.vector_norm(directions, dim=0)
+        new = directions[:, scale > 0] / scale[scale > 0]
+        room = self.n_weights - self.rank
+        # Twice is enough: one pass of Gram-Schmidt leaves rounding along V
+        # where a direction nearly lies in it, the second removes that.
+        for _ in range(2):
+            new = self.complement(new)
+            U, S, _ = torch.linalg.svd(new, full_matrices=False)
+            tiny = 1e3 * torch.finfo(new.dtype).eps
+            new = U[:, S > tiny][:, :room]
+        return new
+
+
+def _cholesky(gram: Tensor) -> Tensor:
+    """Lower Cholesky factor, with rounding of the diagonal forgiven.
+
+    T ⪰ I in exact arithmetic. Where its condition number passes 1/eps the factor
+    of a slightly larger T stands in; the bound of rounding in each standard
+    deviation then says that no digit is certain.
+    """
+    factor, info = torch.linalg.cholesky_ex(gram)
+    jitter = torch.finfo(gram.dtype).eps * float(gram.diagonal().max()) if len(gram) else 0.0
+    while int(info) and jitter < torch.inf:
+        factor, info = torch.linalg.cholesky_ex(gram + jitter * torch.eye(len(gram)).to(gram))
+        jitter *= 10
+    return factor
+
+
+def krylov_subspace(
+    curvature: GaussNewton,
+    generator: Generator,
+    *,
+    trace_rtol: float = 1e-3,
+    block_size: int = 64,
+) -> Subspace:
+    """Collect the directions that the data determine, by block Krylov iteration.
+
+    The first block is (A − I) S for random signs S in weight space: combinations
+    of training predictions whose coefficients R S are random, but do not depend
+    on how the rows are ordered, repeated or weighted. Each further block is what
+    A made of the last.
+
+    Parameters
+    ----------
+    curvature : GaussNewton
+        A.
+    generator : torch.Generator
+        Source of the signs.
+    trace_rtol : float
+        Stop when the trace of A − I that the basis has not seen, an upper
+        bound of the missing effective parameters and of twice the error of
+        the log evidence, is below this share of the effective parameters found.
+    block_size : int
+        Columns a step.
+
+    Returns
+    -------
+    Subspace
+    """
+    subspace = Subspace.empty(curvature.weights)
+    total = curvature.excess_trace()
+    columns = min(block_size, curvature.n_weights)
+    signs = torch.randint(0, 2, (curvature.n_weights, columns), generator=generator)
+    signs = (2.0 * signs - 1.0).to(curvature.weights)
+    block = curvature.product(signs) - signs
+    while True:
+        before = subspace.rank
+        subspace = subspace.extended(block, curvature.product)
+        eye = torch.eye(subspace.rank).to(subspace.gram)
+        missing = total - float(torch.trace(subspace.gram - eye))
+        found = subspace.rank - float(torch.trace(torch.cholesky_inverse(subspace.factor)))
+        exhausted = subspace.rank in (before, subspace.n_weights)
+        if exhausted or missing <= trace_rtol * max(found, 1.0):
+            return subspace
+        block = subspace.complement(subspace.image[:, before:])

@@ -1,0 +1,1 @@
+"""What is optimised: network, likelihood and prior, joined in the log posterior."""

@@ -1,0 +1,102 @@
+"""Log posterior: the one function whose optima the package is about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sklearn_hfl.posterior.likelihood import Likelihood
+from sklearn_hfl.posterior.network import Network
+from sklearn_hfl.posterior.prior import GaussianPrior
+
+__all__ = ["LogPosterior"]
+
+
+@dataclass(frozen=True)
+class LogPosterior:
+    """Negative log posterior L(θ) = Σₙ wₙ ℓ(yₙ, f(xₙ; θ)) + ½ Σᵢ αᵢ θᵢ², a sum, in nats.
+
+    Parameters
+    ----------
+    network : Network
+        f.
+    likelihood : Likelihood
+        ℓ = −log p(y | f), its constants included.
+    prior : GaussianPrior
+        α; its constants are left out: they cancel in the evidence.
+    X : Tensor of shape (N, D)
+        Inputs.
+    y : Tensor of shape (N, K)
+        Targets.
+    sample_weight : Tensor of shape (N,)
+        w; a row of weight 2 counts as two rows.
+    memory_limit : float
+        Bytes that one pass may use beside its arguments; data are taken in
+        blocks to meet it.
+    """
+
+    network: Network
+    likelihood: Likelihood
+    prior: GaussianPrior
+    X: Tensor
+    y: Tensor
+    sample_weight: Tensor
+    memory_limit: float = 1e9
+
+    @property
+    def n_weights(self) -> int:
+        """P."""
+        return self.network.n_weights
+
+    def select(self, rows: Tensor) -> LogPosterior:
+        """Return L of some of the rows, by mask or index."""
+        part = {name: getattr(self, name)[rows] for name in ("X", "y", "sample_weight")}
+        return replace(self, **part)
+
+    def blocks(self, numbers_per_row: int) -> Iterator[slice]:
+        """Slices of the rows such that a block needs at most ``memory_limit`` bytes."""
+        n = self.X.shape[0]
+        size = max(1, int(self.memory_limit / (numbers_per_row * self.X.element_size())))
+        for start in range(0, n, size):
+            yield slice(start, min(start + size, n))
+
+    def _data_loss(self, weights: Tensor, rows: slice) -> Tensor:
+        outputs = self.network.forward(weights, self.X[rows])
+        return self.likelihood.loss(outputs, self.y[rows], self.sample_weight[rows])
+
+    def value(self, weights: Tensor) -> Tensor:
+        """L of each row of weights (B, P), as (B,)."""
+        with torch.no_grad():
+            total = self.prior.energy(weights)
+            for rows in self.blocks(weights.shape[0] * self.network.width):
+                total = total + self._data_loss(weights, rows)
+        return total
+
+    def value_and_gradient(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """L (B,) and ∇L (B, P) of each row of weights (B, P)."""
+        value = self.prior.energy(weights)
+        gradient = self.prior.precision * weights
+        w = weights.detach().requires_grad_()
+        for rows in self.blocks(weights.shape[0] * self.network.width):
+            with torch.enable_grad():
+                loss = self._data_loss(w, rows)
+                (part,) = torch.autograd.grad(loss.sum(), w)
+            value = value + loss.detach()
+            gradient = gradient + part
+        return value, gradient
+
+    def hessian_product(self, weights: Tensor, V: Tensor) -> Tensor:
+        """H V for the Hessian H of L at weights (P,) and columns V (P, m)."""
+        product = self.prior.precision[:, None] * V
+        columns = V.mT
+        for rows in self.blocks(4 * V.shape[1] * self.network.width):
+            with torch.enable_grad():
+                w = weights.detach().expand(V.shape[1], -1).clone().requires_grad_()
+                loss = self._data_loss(w, rows)
+                (gradient,) = torch.autograd.grad(loss.sum(), w, create_graph=True)
+                (part,) = torch.autograd.grad((gradient * columns).sum(), w)
+            product = product + part.mT
+        return product

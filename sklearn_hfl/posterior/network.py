@@ -1,0 +1,223 @@
+"""Network: outputs and their Jacobian as functions of one flat weight vector."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, vmap
+
+from sklearn_hfl.posterior.packing import Packing
+
+__all__ = ["ACTIVATIONS", "MLP", "ModuleNetwork", "Network"]
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "logistic": nn.Sigmoid,
+}
+
+
+class Network(Protocol):
+    """A map from weights and inputs to outputs. P weights, D inputs, K outputs."""
+
+    @property
+    def n_weights(self) -> int:
+        """P."""
+
+    @property
+    def n_outputs(self) -> int:
+        """K."""
+
+    @property
+    def width(self) -> int:
+        """Numbers that one forward pass keeps for each row: what sizes chunks."""
+
+    def forward(self, weights: Tensor, X: Tensor) -> Tensor:
+        """Outputs (B, N, K) of weight vectors (B, P) at X (N, D) or (B, N, D)."""
+
+    def jacobian(self, weights: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs (N, K) and their derivatives (N, K, P) at one weight vector (P,)."""
+
+    def group_labels(self) -> tuple[Tensor, tuple[str, ...]]:
+        """The group (P,) of each weight, and the groups' names."""
+
+    def to_module(self, weights: Tensor) -> nn.Module:
+        """A torch module of its own that computes ``forward`` at ``weights``."""
+
+
+@dataclass(frozen=True)
+class MLP:
+    """A multi-layer perceptron with linear outputs.
+
+    Parameters
+    ----------
+    layer_sizes : tuple of int
+        (D, width of each hidden layer, K). Without hidden layers the network
+        is linear, and its Laplace posterior is exact.
+    activation : str
+        One of ``ACTIVATIONS``.
+
+    Notes
+    -----
+    Layer l maps a to act(W a + b); the flat vector holds W (out, in) and
+    b (out) of each layer in turn.
+    """
+
+    layer_sizes: tuple[int, ...]
+    activation: str = "tanh"
+
+    @cached_property
+    def packing(self) -> Packing:
+        """Shapes W, b, W, b, ... of the layers."""
+        shapes: list[tuple[int, ...]] = []
+        for n_in, n_out in zip(self.layer_sizes[:-1], self.layer_sizes[1:], strict=True):
+            shapes += [(n_out, n_in), (n_out,)]
+        return Packing(tuple(shapes))
+
+    @cached_property
+    def _activation(self) -> nn.Module:
+        return ACTIVATIONS[self.activation]()
+
+    @property
+    def n_weights(self) -> int:
+        return self.packing.n_weights
+
+    @property
+    def n_outputs(self) -> int:
+        return self.layer_sizes[-1]
+
+    @property
+    def width(self) -> int:
+        # Each hidden unit keeps its pre-activation, its activation and their gradients.
+        return self.layer_sizes[0] + 4 * sum(self.layer_sizes[1:])
+
+    def _layers(self, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
+        tensors = self.packing.unpack(weights)
+        return list(zip(tensors[::2], tensors[1::2], strict=True))
+
+    def forward(self, weights: Tensor, X: Tensor) -> Tensor:
+        layers = self._layers(weights)
+        a = X
+        for layer, (W, b) in enumerate(layers):
+            if layer:
+                a = self._activation(a)
+            a = torch.matmul(a, W.mT) + b[..., None, :]
+        return a
+
+    def jacobian(self, weights: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
+        layers = self._layers(weights)
+        inputs, slopes = [X], []
+        for W, b in layers[:-1]:
+            with torch.enable_grad():
+                z = (inputs[-1] @ W.mT + b).detach().requires_grad_()
+                a = self._activation(z)
+                (slope,) = torch.autograd.grad(a.sum(), z)
+            inputs.append(a.detach())
+            slopes.append(slope)
+        W, b = layers[-1]
+        outputs = inputs[-1] @ W.mT + b
+        n, k = outputs.shape
+        jacobian = X.new_empty(n, k, self.n_weights)
+        # Backwards: delta (N, K, out) is the derivative of the outputs by the
+        # pre-activations of a layer; dW = delta ⊗ a and db = delta.
+        delta = torch.eye(k, dtype=X.dtype, device=X.device).expand(n, k, k)
+        end = self.n_weights
+        for layer in reversed(range(len(layers))):
+            W, b = layers[layer]
+            start_b, start = end - b.numel(), end - b.numel() - W.numel()
+            jacobian[..., start_b:end] = delta
+            torch.mul(
+                delta[..., :, None],
+                inputs[layer][:, None, None, :],
+                out=jacobian[..., start:start_b].view(n, k, *W.shape),
+            )
+            if layer:
+                delta = (delta @ W) * slopes[layer - 1][:, None, :]
+            end = start
+        return outputs, jacobian
+
+    def group_labels(self) -> tuple[Tensor, tuple[str, ...]]:
+        """Group first-layer weights by input feature, the others by layer and kind."""
+        labels, names = [], [f"layer 0 feature {d}" for d in range(self.layer_sizes[0])]
+        for layer, (n_out, n_in) in enumerate(self.packing.shapes[::2]):
+            if layer == 0:
+                labels.append(torch.arange(n_in).expand(n_out, n_in).reshape(-1))
+            else:
+                labels.append(torch.full((n_out * n_in,), len(names)))
+                names.append(f"layer {layer} weights")
+            labels.append(torch.full((n_out,), len(names)))
+            names.append(f"layer {layer} biases")
+        return torch.cat(labels), tuple(names)
+
+    def to_module(self, weights: Tensor) -> nn.Sequential:
+        modules: list[nn.Module] = []
+        for layer, (W, b) in enumerate(self._layers(weights)):
+            if layer:
+                modules.append(ACTIVATIONS[self.activation]())
+            linear = nn.utils.skip_init(nn.Linear, W.shape[1], W.shape[0])
+            linear.weight = nn.Parameter(W.detach().clone())
+            linear.bias = nn.Parameter(b.detach().clone())
+            modules.append(linear)
+        return nn.Sequential(*modules)
+
+
+class ModuleNetwork:
+    """Any torch module, driven through ``torch.func``.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Maps (N, D) to (N, K); its own parameters only give shapes.
+    n_outputs : int
+        K.
+    """
+
+    def __init__(self, module: nn.Module, n_outputs: int) -> None:
+        self.module = copy.deepcopy(module)
+        self.n_outputs = n_outputs
+        named = dict(self.module.named_parameters())
+        self.names = tuple(named)
+        self.packing = Packing(tuple(tuple(p.shape) for p in named.values()))
+        # Activations are unknown; one per weight and row of a unit is a safe guess.
+        self.width = 4 * sum(shape[0] if shape else 1 for shape in self.packing.shapes)
+
+    @property
+    def n_weights(self) -> int:
+        return self.packing.n_weights
+
+    def _call(self, weights: Tensor, X: Tensor) -> Tensor:
+        named = dict(zip(self.names, self.packing.unpack(weights), strict=True))
+        return functional_call(self.module, named, (X,))  # type: ignore[no-any-return]
+
+    def forward(self, weights: Tensor, X: Tensor) -> Tensor:
+        in_dims = (0, 0 if X.ndim == 3 else None)
+        return vmap(self._call, in_dims=in_dims, randomness="error")(weights, X)  # type: ignore[no-any-return]
+
+    def jacobian(self, weights: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
+        def row(w: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+            output = self._call(w, x[None])[0]
+            return output, output
+
+        derivative, outputs = vmap(jacrev(row, has_aux=True), in_dims=(None, 0))(weights, X)
+        return outputs.detach(), derivative.detach()
+
+    def group_labels(self) -> tuple[Tensor, tuple[str, ...]]:
+        """Group by parameter tensor."""
+        sizes = torch.tensor([s.numel() for s in map(torch.Size, self.packing.shapes)])
+        return torch.repeat_interleave(torch.arange(len(sizes)), sizes), self.names
+
+    def to_module(self, weights: Tensor) -> nn.Module:
+        module = copy.deepcopy(self.module).to(weights)
+        with torch.no_grad():
+            tensors = self.packing.unpack(weights)
+            for parameter, tensor in zip(module.parameters(), tensors, strict=True):
+                parameter.copy_(tensor)
+        return module

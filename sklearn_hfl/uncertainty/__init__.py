@@ -1,0 +1,1 @@
+"""Quantities made from perturbed optima: variances, covariances, the evidence."""
