@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import asdict, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,8 +12,15 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 from torch import Tensor
-from tqdm import tqdm
 
+from sklearn_hfl._members import (
+    Member,
+    Route,
+    fit_member,
+    member_variances,
+    warm_started,
+    with_data,
+)
 from sklearn_hfl._params import (
     Rule,
     any_of,
@@ -28,52 +34,23 @@ from sklearn_hfl._params import (
 )
 from sklearn_hfl._validation import Array, check_module, to_tensor
 from sklearn_hfl.exceptions import HFLWarning
-from sklearn_hfl.optim.map_estimate import MapEstimate
-from sklearn_hfl.optim.perturbed_optima import perturbed_optima
-from sklearn_hfl.optim.subspace import krylov_subspace
 from sklearn_hfl.optim.training import Trainer
-from sklearn_hfl.posterior.curvature import GaussNewton
-from sklearn_hfl.posterior.functional import Prediction
-from sklearn_hfl.posterior.initialization import initial_weights
+from sklearn_hfl.posterior.initialization import initial_weights, strong_precision
 from sklearn_hfl.posterior.likelihood import Likelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import ACTIVATIONS, MLP, ModuleNetwork, Network
 from sklearn_hfl.posterior.prior import GaussianPrior
-from sklearn_hfl.uncertainty.diagnostics import Diagnostics, diagnose
-from sklearn_hfl.uncertainty.evidence import EvidenceOptions, maximize_evidence
-from sklearn_hfl.uncertainty.variance import Variance, variance
+from sklearn_hfl.uncertainty.evidence import EvidenceOptions
+from sklearn_hfl.uncertainty.variance import Variance
 
-__all__ = ["HFLBase", "Member"]
+__all__ = ["HFLBase"]
 
-# Evidence starts from here: weights of order one, and most of the target taken as
-# noise, so that the first rounds do not chase an over-fitted mode.
-START_PRIOR_PRECISION = 1.0
 # The network route differences optima of L itself, so its MAP is polished to this
 # many posterior standard deviations; the other routes need no more than ``tol``.
 POLISHED_DECREMENT = 1e-8
-MOST_QUERIES = 1024
 
 
-@dataclass(frozen=True)
-class Member:
-    """One MAP with its own Laplace posterior.
-
-    Attributes
-    ----------
-    estimate : MapEstimate
-        Weights, log posterior and subspace.
-    diagnostics : Diagnostics
-        Facts of the fit.
-    loss_curve : tuple of float
-        L on the way, in nats.
-    """
-
-    estimate: MapEstimate
-    diagnostics: Diagnostics
-    loss_curve: tuple[float, ...]
-
-
-class HFLBase(BaseEstimator):  # type: ignore[misc]
+class HFLBase(BaseEstimator):
     """Fit members and answer queries; the subclasses give likelihood and meaning."""
 
     _rules: ClassVar[dict[str, Rule]] = {
@@ -135,28 +112,32 @@ class HFLBase(BaseEstimator):  # type: ignore[misc]
             generator = torch.Generator().manual_seed(int(seed))
             network, weights = self._start(inputs, y.shape[1], generator)
             labels, names = network.group_labels()
-            alpha = self._fixed_prior_precision() or START_PRIOR_PRECISION
-            precision = inputs.new_full((len(names),), alpha)
-            prior = GaussianPrior(precision, labels.to(inputs.device), names)
+            alpha = self._fixed_prior_precision()
+            precision = (
+                strong_precision(network) if alpha is None else torch.full((len(names),), alpha)
+            )
+            prior = GaussianPrior(precision.to(inputs), labels.to(inputs.device), names)
             log_posterior = LogPosterior(network, likelihood, prior, inputs, y, weight)
             if i < len(warm):
-                log_posterior, weights = _warm(warm[i], log_posterior, weights)
+                log_posterior, weights = warm_started(warm[i], log_posterior, weights)
             jobs.append((log_posterior, weights, generator))
         trainer = self._trainer(jobs[0][2], inputs)
         options = EvidenceOptions(self._fixed_prior_precision() is None, learn_noise)
         results = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fit_member)(*job, trainer, options, bool(self.verbose)) for job in jobs
+            delayed(fit_member)(*job, trainer, options, bool(self.verbose)) for job in jobs
         )
         # Members share the data, also when other processes trained them.
         return tuple(
-            replace(member, estimate=_with_data(member.estimate, inputs, y, weight))
+            replace(member, estimate=with_data(member.estimate, inputs, y, weight))
             for member in results
         )
 
     def _fixed_prior_precision(self) -> float | None:
         return None if isinstance(self.prior_precision, str) else float(self.prior_precision)
 
-    def _start(self, X: Tensor, n_outputs: int, generator: torch.Generator) -> tuple[Network, Tensor]:
+    def _start(
+        self, X: Tensor, n_outputs: int, generator: torch.Generator
+    ) -> tuple[Network, Tensor]:
         if self.module is None:
             hidden = tuple(int(size) for size in np.atleast_1d(self.hidden_layer_sizes))
             mlp = MLP((X.shape[1], *hidden, n_outputs), self.activation)
@@ -199,7 +180,7 @@ class HFLBase(BaseEstimator):  # type: ignore[misc]
         self.estimators_ = members
         self.module_ = estimate.log_posterior.network.to_module(estimate.weights)
         if self.module is None:
-            linear = [m for m in self.module_ if isinstance(m, torch.nn.Linear)]
+            linear = [m for m in self.module_.modules() if isinstance(m, torch.nn.Linear)]
             self.coefs_ = [m.weight.detach().cpu().double().numpy().T.copy() for m in linear]
             self.intercepts_ = [m.bias.detach().cpu().double().numpy().copy() for m in linear]
         self.n_iter_ = len(best.loss_curve) - 1
@@ -233,39 +214,16 @@ class HFLBase(BaseEstimator):  # type: ignore[misc]
 
     # ---------------------------------------------------------------- queries
 
-    def _means(self, X: Tensor) -> list[Tensor]:
-        """MAP outputs (Q, K) of each member."""
-        means = []
-        for member in self.estimators_:
-            lp, weights = member.estimate.log_posterior, member.estimate.weights
-            size = max(1, int(lp.memory_limit / (lp.network.width * X.element_size())))
-            parts = [lp.network.forward(weights[None], part)[0] for part in X.split(size)]
-            means.append(torch.cat(parts))
-        return means
+    def _route(self) -> Route:
+        return Route(self.variance, self.std_rtol, self.perturbation_scale)
 
     def _variances(self, X: Tensor) -> list[Variance]:
-        """Variances of the Q·K outputs of each member, chunk by chunk, and warn of misses."""
-        chunks = X.split(self._chunk_size())
-        tasks = [(m.estimate, chunk) for m in self.estimators_ for chunk in chunks]
-        progress = tqdm(tasks, desc="standard deviations", disable=not self.verbose)
-        parts = Parallel(n_jobs=self.n_jobs)(
-            delayed(_variance)(
-                estimate, chunk, self.variance, self.std_rtol, self.perturbation_scale
-            )
-            for estimate, chunk in progress
+        """Variances of each member at X (Q, D), with a warning that counts the misses."""
+        variances = member_variances(
+            self.estimators_, X, self._route(), self.n_jobs, bool(self.verbose)
         )
-        n = len(chunks)
-        merged = [_concatenate(parts[i : i + n]) for i in range(0, len(parts), n)]
-        self._warn_of_misses(merged)
-        return merged
-
-    def _chunk_size(self) -> int:
-        """Queries that a chunk may hold, for peak memory to follow the limit."""
-        lp = self.estimators_[0].estimate.log_posterior
-        # Gradient, step and residual; the network route adds its pairs and L-BFGS histories.
-        vectors = 8 if self.variance == "linearized" else 60
-        per_query = vectors * lp.n_weights * lp.network.n_outputs * lp.X.element_size()
-        return max(1, min(MOST_QUERIES, int(lp.memory_limit / per_query)))
+        self._warn_of_misses(variances)
+        return variances
 
     def _warn_of_misses(self, variances: list[Variance]) -> None:
         missed = ~torch.stack([v.converged for v in variances]).all(0)
@@ -286,79 +244,3 @@ class HFLBase(BaseEstimator):  # type: ignore[misc]
                 "tells each row's error bound."
             )
         warnings.warn(text, HFLWarning, stacklevel=4)
-
-
-def _fit_member(
-    log_posterior: LogPosterior,
-    weights: Tensor,
-    generator: torch.Generator,
-    trainer: Trainer,
-    options: EvidenceOptions,
-    verbose: bool,
-) -> Member:
-    """Train one MAP: precisions by evidence first, then the weights at those precisions."""
-    start = float(log_posterior.value(weights[None])[0])
-    if not np.isfinite(start):
-        raise ValueError(
-            f"The loss at the starting weights is {start}: the data overflow "
-            f"{log_posterior.X.dtype}. Set normalize_X=True and normalize_y=True, or rescale."
-        )
-    curve: tuple[float, ...] = (start,)
-    with tqdm(total=trainer.max_iter, desc="fit", unit="step", disable=not verbose) as bar:
-        callback = _progress(bar)
-        if options.prior or options.noise:
-            log_posterior, weights, steps = maximize_evidence(
-                log_posterior, weights, trainer, options, generator, callback
-            )
-            curve += steps
-        left = trainer.max_iter - (len(curve) - 1)
-        if left > 0:
-            trajectory = replace(trainer, max_iter=left).train(
-                log_posterior, weights, generator, callback
-            )
-            weights = trajectory.weights
-            curve += trajectory.curve[1:]
-    subspace = krylov_subspace(GaussNewton(log_posterior, weights), generator)
-    estimate = MapEstimate(log_posterior, weights, subspace)
-    return Member(estimate, diagnose(estimate), curve)
-
-
-def _progress(bar: Any) -> Callable[[float], None]:
-    def callback(loss: float) -> None:
-        bar.update()
-        bar.set_postfix(loss=f"{loss:.6g}", refresh=False)
-
-    return callback
-
-
-def _warm(
-    member: Member, log_posterior: LogPosterior, weights: Tensor
-) -> tuple[LogPosterior, Tensor]:
-    """Weights and precisions of the last fit, where they still fit the problem."""
-    old = member.estimate
-    if old.weights.shape != weights.shape or old.log_posterior.prior.names != log_posterior.prior.names:
-        return log_posterior, weights
-    return log_posterior, old.weights.to(weights)
-
-
-def _with_data(estimate: MapEstimate, X: Tensor, y: Tensor, weight: Tensor) -> MapEstimate:
-    log_posterior = replace(estimate.log_posterior, X=X, y=y, sample_weight=weight)
-    return replace(estimate, log_posterior=log_posterior)
-
-
-def _variance(
-    estimate: MapEstimate, X: Tensor, mode: str, rtol: float, perturbation_scale: float | str
-) -> Variance:
-    functional = Prediction(estimate.log_posterior.network, X)
-    optima = perturbed_optima(
-        estimate, functional, mode, rtol=rtol, perturbation_scale=perturbation_scale
-    )
-    return variance(optima, rtol)
-
-
-def _concatenate(parts: list[Variance]) -> Variance:
-    return Variance(
-        torch.cat([p.value for p in parts]),
-        torch.cat([p.rel_error for p in parts]),
-        torch.cat([p.converged for p in parts]),
-    )

@@ -68,7 +68,7 @@ def integer(least: int) -> Rule:
     """
     return Rule(
         f"an integer ≥ {least}",
-        lambda value: isinstance(value, Integral) and not isinstance(value, bool) and value >= least,
+        lambda value: _is(value, Integral) and bool(value >= least),
     )
 
 
@@ -87,9 +87,7 @@ def real(above: float, below: float = np.inf) -> Rule:
     upper = "" if np.isinf(below) else f" and < {below:g}"
     return Rule(
         f"a finite number > {above:g}{upper}",
-        lambda value: isinstance(value, Real)
-        and not isinstance(value, bool)
-        and above < value < below,
+        lambda value: _is(value, Real) and bool(above < value < below),
     )
 
 
@@ -110,7 +108,8 @@ def reals(above: float) -> Rule:
     def accepts(value: Any) -> bool:
         if isinstance(value, str) or not isinstance(value, Iterable):
             return False
-        return np.ndim(value) == 1 and all(number.accepts(v) for v in value)
+        values = list(value)
+        return np.ndim(values) <= 1 and all(number.accepts(v) for v in values)
 
     return Rule(f"a sequence of finite numbers > {above:g}", accepts)
 
@@ -166,3 +165,8 @@ def validate(owner: str, params: Mapping[str, Any], rules: Mapping[str, Rule]) -
                 f"{owner}: {name} must be {rule.expected}, but got {params[name]!r}. "
                 f"Set it with {owner}({name}=...) or set_params."
             )
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Tell whether a number is of a kind; truth values are not numbers here."""
+    return isinstance(value, kind) and not isinstance(value, (bool, np.bool_))

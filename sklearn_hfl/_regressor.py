@@ -10,34 +10,22 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin
-from sklearn.utils import Bunch, check_random_state
-from sklearn.utils.validation import check_is_fitted
-from torch import Tensor, nn
+from torch import nn
 
 from sklearn_hfl._base import HFLBase
 from sklearn_hfl._params import Rule, any_of, boolean, one_of, real, reals
-from sklearn_hfl._validation import (
-    Array,
-    Standardizer,
-    check_features,
-    check_training_data,
-    to_numpy,
-)
+from sklearn_hfl._posterior_predictive import PosteriorPredictive
+from sklearn_hfl._validation import Array, Standardizer, check_training_data, to_numpy
 from sklearn_hfl.exceptions import HFLWarning
-from sklearn_hfl.optim.perturbed_optima import perturbed_optima
-from sklearn_hfl.posterior.functional import Prediction
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
-from sklearn_hfl.uncertainty.covariance import covariance
-from sklearn_hfl.uncertainty.predictive import Predictive, mixture
 
 __all__ = ["HFLRegressor"]
 
-# Standardised noise from which the evidence starts: half of the target's SD.
-START_NOISE_STD = 0.5
-PARTS = ("total", "epistemic", "aleatoric")
+# Standardised noise from which the evidence starts: all of the target is noise.
+START_NOISE_STD = 1.0
 
 
-class HFLRegressor(RegressorMixin, HFLBase):  # type: ignore[misc]
+class HFLRegressor(RegressorMixin, PosteriorPredictive):
     """Neural network regression with the standard deviation of every prediction.
 
     A multi-layer perceptron is trained to its maximum a posteriori (MAP) weights.
@@ -243,8 +231,6 @@ class HFLRegressor(RegressorMixin, HFLBase):  # type: ignore[misc]
         tags.target_tags.multi_output = True
         return tags
 
-    # ---------------------------------------------------------------- fitting
-
     def fit(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> HFLRegressor:
@@ -312,222 +298,3 @@ class HFLRegressor(RegressorMixin, HFLBase):  # type: ignore[misc]
                 f"outputs of y, but got {noise.size}."
             )
         return np.broadcast_to(noise, (n_outputs,)) / scale
-
-    def _noise_variances(self) -> list[Tensor]:
-        """Standardised noise variance (K,) of each member."""
-        likelihoods = [m.estimate.log_posterior.likelihood for m in self.estimators_]
-        return [1 / each.noise_precision for each in likelihoods]
-
-    # ---------------------------------------------------------------- queries
-
-    def predict(
-        self, X: ArrayLike, return_std: bool | str = False, return_cov: bool = False
-    ) -> Any:
-        """Predict the mean, and with it a standard deviation or a covariance.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_features)
-            Queries.
-        return_std : bool or {"total", "epistemic", "aleatoric"}, default=False
-            True or "total": std of the predictive distribution of a new y, noise
-            *included*. "epistemic": std of the mean function alone.
-            "aleatoric": that of the noise alone.
-        return_cov : bool, default=False
-            Return the joint covariance of new y at all queries: epistemic, with
-            noise on the diagonal.
-
-        Returns
-        -------
-        mean : ndarray of shape (n,) or (n, n_outputs)
-            Posterior mean in units of y.
-        std : ndarray of shape (n,) or (n, n_outputs)
-            Only with ``return_std``.
-        cov : ndarray of shape (n, n) or (n, n, n_outputs)
-            Only with ``return_cov``; one matrix for each output.
-
-        Raises
-        ------
-        ValueError
-            If both are asked for, or ``return_std`` is none of its values.
-
-        Warns
-        -----
-        HFLWarning
-            With the number of standard deviations that missed ``std_rtol``.
-
-        Examples
-        --------
-        >>> from sklearn.datasets import load_diabetes
-        >>> from sklearn_hfl import HFLRegressor
-        >>> X, y = load_diabetes(return_X_y=True)
-        >>> model = HFLRegressor(hidden_layer_sizes=(5,), random_state=0).fit(X[:100], y[:100])
-        >>> mean, std = model.predict(X[100:103], return_std=True)
-        >>> mean.shape, std.shape
-        ((3,), (3,))
-        """
-        check_is_fitted(self)
-        part = _which_part(return_std)
-        if part and return_cov:
-            raise ValueError(
-                "predict returns a std or a covariance, but both return_std and return_cov are "
-                "set. Take the std from the covariance: np.sqrt(np.diag(cov))."
-            )
-        queries = self._queries(X)
-        if return_cov:
-            mean, cov = self._joint(queries, noise=True)
-            return self._shaped(self._y_scaler.inverse(mean)), self._shaped(cov)
-        if not part:
-            mean = to_numpy(torch.stack(self._means(queries)).mean(0))
-            return self._shaped(self._y_scaler.inverse(mean))
-        moments = self._moments(queries)
-        mean = self._y_scaler.inverse(to_numpy(moments.mean))
-        return self._shaped(mean), self._shaped(self._stds(moments)[part])
-
-    def predict_uncertainty(self, X: ArrayLike) -> Bunch:
-        """Predict with every part of the uncertainty, and a verdict on each row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_features)
-            Queries.
-
-        Returns
-        -------
-        Bunch
-            ``mean``, ``std``, ``epistemic_std``, ``aleatoric_std`` of shape (n,)
-            or (n, n_outputs) in units of y, std² = epistemic_std² + aleatoric_std²;
-            ``converged`` (n,): whether all of the row's epistemic stds met
-            ``std_rtol``; ``rel_error`` (n,): the largest bound of their relative
-            errors (an estimate where variance="network").
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from sklearn_hfl import HFLRegressor
-        >>> X = np.linspace(0, 1, 30)[:, None]
-        >>> model = HFLRegressor(hidden_layer_sizes=(5,), random_state=0).fit(X, X[:, 0] ** 2)
-        >>> result = model.predict_uncertainty(X[:2])
-        >>> result.converged
-        array([ True,  True])
-        """
-        check_is_fitted(self)
-        moments = self._moments(self._queries(X))
-        stds = self._stds(moments)
-        return Bunch(
-            mean=self._shaped(self._y_scaler.inverse(to_numpy(moments.mean))),
-            std=self._shaped(stds["total"]),
-            epistemic_std=self._shaped(stds["epistemic"]),
-            aleatoric_std=self._shaped(stds["aleatoric"]),
-            converged=moments.converged.all(1).cpu().numpy(),
-            rel_error=to_numpy(moments.rel_error.amax(1)),
-        )
-
-    def sample_y(
-        self,
-        X: ArrayLike,
-        n_samples: int = 1,
-        random_state: int | np.random.RandomState | None = 0,
-        noise: bool = True,
-    ) -> Array:
-        """Draw joint samples from the predictive distribution.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_features)
-            Queries.
-        n_samples : int, default=1
-            Draws.
-        random_state : int, RandomState instance or None, default=0
-            Source of randomness.
-        noise : bool, default=True
-            Whether the draws are of new y, or of the mean function.
-
-        Returns
-        -------
-        ndarray of shape (n, n_samples) or (n, n_outputs, n_samples)
-            Draws in units of y; each comes from one member of the mixture.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from sklearn_hfl import HFLRegressor
-        >>> X = np.linspace(0, 1, 30)[:, None]
-        >>> model = HFLRegressor(hidden_layer_sizes=(5,), random_state=0).fit(X, X[:, 0] ** 2)
-        >>> model.sample_y(X, n_samples=4).shape
-        (30, 4)
-        """
-        check_is_fitted(self)
-        rng = check_random_state(random_state)
-        queries = self._queries(X)
-        n_members = len(self.estimators_)
-        counts = rng.multinomial(n_samples, np.full(n_members, 1 / n_members))
-        draws = []
-        for i, count in enumerate(counts):
-            mean, cov = self._joint(queries, noise=noise, members=slice(i, i + 1))
-            location = self._y_scaler.inverse(mean)
-            each = [
-                rng.multivariate_normal(location[:, k], cov[..., k], size=count).T
-                for k in range(self.n_outputs_)
-            ]
-            draws.append(np.stack(each, axis=1))
-        samples = rng.permutation(np.concatenate(draws, axis=2).transpose(2, 0, 1))
-        samples = samples.transpose(1, 2, 0)
-        return samples[:, 0] if self._one_dimensional else samples
-
-    def _queries(self, X: Any) -> Tensor:
-        return self._tensor(self._x_scaler.transform(check_features(self, X)))
-
-    def _moments(self, X: Tensor) -> Predictive:
-        return mixture(self._means(X), self._variances(X), self._noise_variances())
-
-    def _stds(self, moments: Predictive) -> dict[str, Array]:
-        variances = {
-            "total": moments.epistemic + moments.aleatoric,
-            "epistemic": moments.epistemic,
-            "aleatoric": moments.aleatoric,
-        }
-        scale = self._y_scaler.scale
-        return {name: to_numpy(value.sqrt()) * scale for name, value in variances.items()}
-
-    def _joint(
-        self, X: Tensor, *, noise: bool, members: slice = slice(None)
-    ) -> tuple[Array, Array]:
-        """Standardised mean (n, K) and covariance (n, n, K) in squared units of y."""
-        n, k = len(X), self.n_outputs_
-        means = torch.stack(self._means(X)[members])
-        noises = torch.stack(self._noise_variances()[members])
-        total = X.new_zeros(n, n, k)
-        for member in self.estimators_[members]:
-            estimate = member.estimate
-            functional = Prediction(estimate.log_posterior.network, X)
-            optima = perturbed_optima(
-                estimate,
-                functional,
-                self.variance,
-                rtol=self.std_rtol,
-                perturbation_scale=self.perturbation_scale,
-            )
-            joint = covariance(functional, optima, self.std_rtol).reshape(n, k, n, k)
-            total += joint.diagonal(dim1=1, dim2=3) / len(means)
-        deviations = means - means.mean(0)
-        total += torch.einsum("mik,mjk->ijk", deviations, deviations) / len(means)
-        if noise:
-            total += torch.eye(n).to(X)[..., None] * noises.mean(0)
-        return to_numpy(means.mean(0)), to_numpy(total) * self._y_scaler.scale**2
-
-    def _shaped(self, values: Array) -> Array:
-        """Drop the last axis where y had one dimension."""
-        return values[..., 0] if self._one_dimensional else values
-
-
-def _which_part(return_std: Any) -> str:
-    """Name the part that ``return_std`` asks for, "" for none."""
-    if isinstance(return_std, str) and return_std in PARTS:
-        return return_std
-    if isinstance(return_std, (bool, np.bool_)):
-        return "total" if return_std else ""
-    raise ValueError(
-        f"return_std must be False, True or one of {', '.join(map(repr, PARTS))}, "
-        f"but got {return_std!r}."
-    )

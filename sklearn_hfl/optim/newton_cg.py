@@ -81,9 +81,9 @@ def newton_cg(
             break
         undamped = _hessian(log_posterior, weights) if newton else curvature.product
         direction, n_products, indefinite = conjugate_gradients(
-            lambda v, product=undamped, mu=damping: product(v) + mu * v,
+            _shifted(undamped, damping),
             -gradient,
-            lambda v, s=subspace, mu=damping: s.precondition(v[:, None], mu)[:, 0],
+            subspace.preconditioner(damping),
             rtol=min(0.1, decrement**0.5),
             max_iter=CG_MAX_ITER,
         )
@@ -104,8 +104,7 @@ def newton_cg(
             damping, growth = max(damping, 1e-3) * growth, 2 * growth
         if n_products > CG_PATIENCE:
             subspace = krylov_subspace(curvature, generator, trace_rtol=1e-2)
-        scaled = subspace.precondition(gradient[:, None])[:, 0]
-        decrement = float(gradient @ scaled) ** 0.5
+        decrement = float(gradient @ subspace.preconditioner()(gradient)) ** 0.5
         newton = decrement < NEWTON_REGION and not indefinite
         curve.append(loss)
         callback(loss)
@@ -160,6 +159,10 @@ def conjugate_gradients(
         rz, previous = float(r @ z), rz
         p = z + (rz / previous) * p
     return x, max_iter, False
+
+
+def _shifted(product: Callable[[Tensor], Tensor], shift: float) -> Callable[[Tensor], Tensor]:
+    return lambda v: product(v) + shift * v
 
 
 def _hessian(log_posterior: LogPosterior, weights: Tensor) -> Callable[[Tensor], Tensor]:

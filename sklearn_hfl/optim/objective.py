@@ -93,14 +93,13 @@ class PerturbedObjective:
         return value - strength * g, gradient
 
     def precondition(self, G: Tensor) -> Tensor:
-        return self.subspace.precondition(G.mT).mT
+        return self.subspace.preconditioner()(G.mT).mT
 
 
 def paired_value_and_gradient(
     functional: Functional, weights: Tensor, index: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """g number index[b] at row b of weights (B, P): values (B,) and gradients (B, P)."""
-
+    """G number index[b] at row b of weights (B, P): values (B,) and gradients (B, P)."""
     with torch.enable_grad():
         w = weights.detach().requires_grad_()
         value = functional.paired(w, index)

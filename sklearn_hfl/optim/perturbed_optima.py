@@ -230,7 +230,9 @@ def network_response(
     previous: Tensor | None = None
     for i, scale in enumerate(scales):
         strength = scale / std[rows]
-        optima, residual = _refit(estimate, functional, rows, strength, center + scale * start, scale * rtol)
+        optima, residual = _refit(
+            estimate, functional, rows, strength, center + scale * start, scale * rtol
+        )
         weights = estimate.scale * optima
         plus, minus = (functional.paired(w, rows) for w in weights)
         variance = (plus - minus) / (2 * strength)

@@ -84,7 +84,7 @@ class Subspace:
 
     @property
     def rank(self) -> int:
-        """m."""
+        """M."""
         return self.basis.shape[1]
 
     def complement(self, G: Tensor) -> Tensor:
@@ -97,14 +97,18 @@ class Subspace:
         c = torch.linalg.solve_triangular(self.factor.mT, root, upper=True)
         return Galerkin(root, self.basis @ c, G - self.image @ c)
 
-    def precondition(self, G: Tensor, damping: float = 0.0) -> Tensor:
-        """Approximate (A + damping·I)⁻¹ G (P, G), taking A as I where V does not see."""
+    def preconditioner(self, damping: float = 0.0) -> Callable[[Tensor], Tensor]:
+        """(A + damping·I)⁻¹ for vectors (P,) or columns (P, G), with A taken as I off the basis."""
         factor = self.factor
         if damping:
             factor = _cholesky(self.gram + damping * torch.eye(self.rank).to(self.gram))
-        projected = self.basis.mT @ G
-        inside = torch.cholesky_solve(projected, factor) - projected / (1 + damping)
-        return G / (1 + damping) + self.basis @ inside
+
+        def apply(G: Tensor) -> Tensor:
+            projected = (self.basis.mT @ G).reshape(self.rank, -1)
+            inside = torch.cholesky_solve(projected, factor) - projected / (1 + damping)
+            return G / (1 + damping) + (self.basis @ inside).reshape(G.shape)
+
+        return apply
 
     def extended(self, directions: Tensor, product: Callable[[Tensor], Tensor]) -> Subspace:
         """Add directions (P, b) to the basis, with one product by A.
@@ -135,7 +139,7 @@ class Subspace:
             new = self.complement(new)
             U, S, _ = torch.linalg.svd(new, full_matrices=False)
             tiny = 1e3 * torch.finfo(new.dtype).eps
-            new = U[:, S > tiny][:, :room]
+            new = U[:, tiny < S][:, :room]
         return new
 
 

@@ -26,7 +26,7 @@ class Functional(Protocol):
         """All g, (B, G), at each row of weights (B, P)."""
 
     def paired(self, weights: Tensor, index: Tensor) -> Tensor:
-        """g number index[b] at row b of weights (B, P), as (B,)."""
+        """G number index[b] at row b of weights (B, P), as (B,)."""
 
     def gradient(self, weights: Tensor) -> Tensor:
         """∇g, (P, G), at one weight vector (P,)."""

@@ -14,6 +14,10 @@ __all__ = ["GaussianLikelihood", "Likelihood"]
 class Likelihood(Protocol):
     """p(y | f) of independent rows, each with a weight w. N rows, K outputs."""
 
+    @property
+    def noise_variance(self) -> Tensor:
+        """Variance (K,) of y around f."""
+
     def loss(self, outputs: Tensor, y: Tensor, w: Tensor) -> Tensor:
         """−Σ wₙ log p(yₙ | fₙ) in nats, (B,), for outputs (B, N, K)."""
 
@@ -35,6 +39,10 @@ class GaussianLikelihood:
     """
 
     noise_precision: Tensor
+
+    @property
+    def noise_variance(self) -> Tensor:
+        return 1 / self.noise_precision
 
     def loss(self, outputs: Tensor, y: Tensor, w: Tensor) -> Tensor:
         beta = self.noise_precision

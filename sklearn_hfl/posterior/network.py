@@ -29,6 +29,10 @@ class Network(Protocol):
     """A map from weights and inputs to outputs. P weights, D inputs, K outputs."""
 
     @property
+    def packing(self) -> Packing:
+        """Shapes of the weight tensors."""
+
+    @property
     def n_weights(self) -> int:
         """P."""
 
@@ -195,11 +199,11 @@ class ModuleNetwork:
 
     def _call(self, weights: Tensor, X: Tensor) -> Tensor:
         named = dict(zip(self.names, self.packing.unpack(weights), strict=True))
-        return functional_call(self.module, named, (X,))  # type: ignore[no-any-return]
+        return functional_call(self.module, named, (X,))
 
     def forward(self, weights: Tensor, X: Tensor) -> Tensor:
         in_dims = (0, 0 if X.ndim == 3 else None)
-        return vmap(self._call, in_dims=in_dims, randomness="error")(weights, X)  # type: ignore[no-any-return]
+        return vmap(self._call, in_dims=in_dims, randomness="error")(weights, X)
 
     def jacobian(self, weights: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
         def row(w: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -134,9 +134,7 @@ def maximize_evidence(
         )
         weights = trajectory.weights
         curve += trajectory.curve[1:]
-        subspace = krylov_subspace(
-            GaussNewton(log_posterior, weights), generator, trace_rtol=1e-2
-        )
+        subspace = krylov_subspace(GaussNewton(log_posterior, weights), generator, trace_rtol=1e-2)
         log_posterior, change = _updated(log_posterior, weights, subspace, options)
         if change < options.rtol:
             break

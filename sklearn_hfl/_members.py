@@ -1,0 +1,209 @@
+"""Members: MAP estimates of one fit, and the answers that they give together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.parallel import Parallel, delayed
+from torch import Tensor
+from tqdm import tqdm
+
+from sklearn_hfl.optim.map_estimate import MapEstimate
+from sklearn_hfl.optim.perturbed_optima import PerturbedOptima, perturbed_optima
+from sklearn_hfl.optim.subspace import krylov_subspace
+from sklearn_hfl.optim.training import Trainer
+from sklearn_hfl.posterior.curvature import GaussNewton
+from sklearn_hfl.posterior.functional import Prediction
+from sklearn_hfl.posterior.log_posterior import LogPosterior
+from sklearn_hfl.uncertainty.covariance import covariance
+from sklearn_hfl.uncertainty.diagnostics import Diagnostics, diagnose
+from sklearn_hfl.uncertainty.evidence import EvidenceOptions, maximize_evidence
+from sklearn_hfl.uncertainty.variance import Variance, variance
+
+__all__ = [
+    "Member",
+    "Route",
+    "fit_member",
+    "joint_covariance",
+    "member_means",
+    "member_variances",
+    "warm_started",
+    "with_data",
+]
+
+# Queries answered together at most: larger blocks gain nothing in matrix products.
+MOST_QUERIES = 1024
+
+
+@dataclass(frozen=True)
+class Member:
+    """One MAP with its own Laplace posterior.
+
+    Attributes
+    ----------
+    estimate : MapEstimate
+        Weights, log posterior and subspace.
+    diagnostics : Diagnostics
+        Facts of the fit.
+    loss_curve : tuple of float
+        L on the way, in nats.
+    """
+
+    estimate: MapEstimate
+    diagnostics: Diagnostics
+    loss_curve: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Route:
+    """How standard deviations are found: see ``perturbed_optima``.
+
+    Attributes
+    ----------
+    mode : {"linearized", "network"}
+        Whose optima.
+    rtol : float
+        Relative error asked for.
+    perturbation_scale : float or "auto"
+        ε of the network's refit.
+    """
+
+    mode: str
+    rtol: float
+    perturbation_scale: float | str
+
+    def optima(self, estimate: MapEstimate, functional: Prediction) -> PerturbedOptima:
+        """Perturbed optima of predictions, found this way."""
+        return perturbed_optima(
+            estimate,
+            functional,
+            self.mode,
+            rtol=self.rtol,
+            perturbation_scale=self.perturbation_scale,
+        )
+
+
+def fit_member(
+    log_posterior: LogPosterior,
+    weights: Tensor,
+    generator: torch.Generator,
+    trainer: Trainer,
+    options: EvidenceOptions,
+    verbose: bool,
+) -> Member:
+    """Train one MAP: precisions by evidence first, then the weights at those precisions."""
+    start = float(log_posterior.value(weights[None])[0])
+    if not np.isfinite(start):
+        raise ValueError(
+            f"The loss at the starting weights is {start}: the data overflow "
+            f"{log_posterior.X.dtype}. Set normalize_X=True and normalize_y=True, or rescale."
+        )
+    curve: tuple[float, ...] = (start,)
+    with tqdm(total=trainer.max_iter, desc="fit", unit="step", disable=not verbose) as bar:
+        callback = _progress(bar)
+        if options.prior or options.noise:
+            log_posterior, weights, steps = maximize_evidence(
+                log_posterior, weights, trainer, options, generator, callback
+            )
+            curve += steps
+        left = trainer.max_iter - (len(curve) - 1)
+        if left > 0:
+            trajectory = replace(trainer, max_iter=left).train(
+                log_posterior, weights, generator, callback
+            )
+            weights = trajectory.weights
+            curve += trajectory.curve[1:]
+    subspace = krylov_subspace(GaussNewton(log_posterior, weights), generator)
+    estimate = MapEstimate(log_posterior, weights, subspace)
+    return Member(estimate, diagnose(estimate), curve)
+
+
+def _progress(bar: Any) -> Callable[[float], None]:
+    def callback(loss: float) -> None:
+        bar.update()
+        bar.set_postfix(loss=f"{loss:.6g}", refresh=False)
+
+    return callback
+
+
+def warm_started(
+    member: Member, log_posterior: LogPosterior, weights: Tensor
+) -> tuple[LogPosterior, Tensor]:
+    """Weights and precisions of the last fit, where they still fit the problem."""
+    old = member.estimate
+    if (
+        old.weights.shape != weights.shape
+        or old.log_posterior.prior.names != log_posterior.prior.names
+    ):
+        return log_posterior, weights
+    return log_posterior, old.weights.to(weights)
+
+
+def with_data(estimate: MapEstimate, X: Tensor, y: Tensor, weight: Tensor) -> MapEstimate:
+    log_posterior = replace(estimate.log_posterior, X=X, y=y, sample_weight=weight)
+    return replace(estimate, log_posterior=log_posterior)
+
+
+def member_means(members: Sequence[Member], X: Tensor) -> list[Tensor]:
+    """MAP outputs (Q, K) of each member at queries (Q, D)."""
+    means = []
+    for member in members:
+        lp, weights = member.estimate.log_posterior, member.estimate.weights
+        size = max(1, int(lp.memory_limit / (lp.network.width * X.element_size())))
+        parts = [lp.network.forward(weights[None], part)[0] for part in torch.split(X, size)]
+        means.append(torch.cat(parts))
+    return means
+
+
+def member_variances(
+    members: Sequence[Member], X: Tensor, route: Route, n_jobs: int | None, verbose: bool
+) -> list[Variance]:
+    """Variances of the Q·K outputs of each member at queries (Q, D), chunk by chunk."""
+    chunks = torch.split(X, _chunk_size(members[0].estimate.log_posterior, route.mode))
+    tasks = [(member.estimate, chunk) for member in members for chunk in chunks]
+    progress = tqdm(tasks, desc="standard deviations", disable=not verbose)
+    parts = Parallel(n_jobs=n_jobs)(
+        delayed(_variance)(estimate, chunk, route) for estimate, chunk in progress
+    )
+    n = len(chunks)
+    return [_concatenate(parts[i : i + n]) for i in range(0, len(parts), n)]
+
+
+def joint_covariance(members: Sequence[Member], X: Tensor, route: Route) -> Tensor:
+    """Epistemic covariance (Q, Q, K) of the mixture at queries (Q, D), an output at a time."""
+    means = torch.stack(member_means(members, X))
+    deviations = means - means.mean(0)
+    total = torch.einsum("mik,mjk->ijk", deviations, deviations)
+    q, k = means.shape[1:]
+    for member in members:
+        functional = Prediction(member.estimate.log_posterior.network, X)
+        optima = route.optima(member.estimate, functional)
+        joint = covariance(functional, optima, route.rtol).reshape(q, k, q, k)
+        total += joint.diagonal(dim1=1, dim2=3)
+    return total / len(members)
+
+
+def _chunk_size(log_posterior: LogPosterior, mode: str) -> int:
+    """Queries that a chunk may hold, for peak memory to follow the limit."""
+    # Gradient, step and residual; the network route adds its pairs and L-BFGS histories.
+    vectors = 8 if mode == "linearized" else 60
+    outputs = log_posterior.network.n_outputs
+    per_query = vectors * log_posterior.n_weights * outputs * log_posterior.X.element_size()
+    return max(1, min(MOST_QUERIES, int(log_posterior.memory_limit / per_query)))
+
+
+def _variance(estimate: MapEstimate, X: Tensor, route: Route) -> Variance:
+    functional = Prediction(estimate.log_posterior.network, X)
+    return variance(route.optima(estimate, functional), route.rtol)
+
+
+def _concatenate(parts: Sequence[Variance]) -> Variance:
+    return Variance(
+        torch.cat([p.value for p in parts]),
+        torch.cat([p.rel_error for p in parts]),
+        torch.cat([p.converged for p in parts]),
+    )
