@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +43,7 @@ def check_features(estimator: Any, X: Any) -> Array:
     ndarray of shape (n, n_features)
     """
     with _text_explained():
-        return validate_data(estimator, X, dtype=np.float64, reset=False)  # type: ignore[no-any-return]
+        return validate_data(estimator, X, dtype=np.float64, reset=False)
 
 
 def check_training_data(
@@ -118,18 +120,18 @@ def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
     return weight
 
 
-class _text_explained:
+@contextmanager
+def _text_explained() -> Iterator[None]:
     """Say what to do about text, which NumPy reports by the first word that it cannot convert."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, ValueError) and "could not convert string" in str(error):
-            raise ValueError(
-                f"Expected numbers in every column, but {error}. Encode text columns first, "
-                "for example with sklearn.preprocessing.OneHotEncoder or TargetEncoder."
-            ) from error
+    try:
+        yield
+    except ValueError as error:
+        if "could not convert string" not in str(error):
+            raise
+        raise ValueError(
+            f"Expected numbers in every column, but {error}. Encode text columns first, "
+            "for example with sklearn.preprocessing.OneHotEncoder or TargetEncoder."
+        ) from error
 
 
 @dataclass(frozen=True)

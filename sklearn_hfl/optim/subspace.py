@@ -104,9 +104,10 @@ class Subspace:
             factor = _cholesky(self.gram + damping * torch.eye(self.rank).to(self.gram))
 
         def apply(G: Tensor) -> Tensor:
-            projected = (self.basis.mT @ G).reshape(self.rank, -1)
+            columns = G.reshape(self.n_weights, -1)
+            projected = self.basis.mT @ columns
             inside = torch.cholesky_solve(projected, factor) - projected / (1 + damping)
-            return G / (1 + damping) + (self.basis @ inside).reshape(G.shape)
+            return (columns / (1 + damping) + self.basis @ inside).reshape(G.shape)
 
         return apply
 
