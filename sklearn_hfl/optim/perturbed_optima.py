@@ -27,7 +27,7 @@ REFINEMENT_BLOCK = 64
 # ε of the network route, in posterior standard deviations. The error of the
 # central difference falls as ε², so each scale is checked against the one
 # before; below the last, rounding takes over (benchmarks/equality.py).
-PERTURBATION_SCALES = (0.1, 0.03, 0.01, 0.003)
+PERTURBATION_SCALES = (0.1, 0.03, 0.01, 0.003, 0.001)
 NETWORK_MAX_ITER = 100
 
 
@@ -225,8 +225,9 @@ def network_response(
         rel_error=torch.where(std > 0, torch.inf, 0.0).to(std),
     )
     rows = torch.nonzero(std > 0)[:, 0]
-    start = linear.galerkin.step.mT[rows] / std[rows, None]
-    start = torch.stack([start, -start])
+    linear_start = linear.galerkin.step.mT / std[:, None]
+    linear_start = torch.stack([linear_start, -linear_start])
+    start = linear_start[:, rows]
     previous: Tensor | None = None
     for i, scale in enumerate(scales):
         strength = scale / std[rows]
@@ -250,12 +251,14 @@ def network_response(
             best.plus[chosen], best.minus[chosen] = weights[0][better], weights[1][better]
             best.strength[chosen] = strength[better]
             best.variance[chosen], best.rel_error[chosen] = value[better], error[better]
-        # Rows that slid far away at two scales will do so at the others.
-        hopeless = (residual.sum(0) > scale) if i else torch.zeros_like(rows, dtype=torch.bool)
-        keep = (best.rel_error[rows] > rtol) & ~hopeless
+        keep = best.rel_error[rows] > rtol
         if not keep.any():
             break
-        start = ((optima - center) / scale)[:, keep]
+        # The response is nearly linear, so the last one starts the next; rows that left
+        # their basin begin again from the linearisation.
+        ratio = (variance / linear.variance[rows])[:, None]
+        stayed = (residual.sum(0)[:, None] <= scale) & (ratio > 0.25) & (ratio < 4)
+        start = torch.where(stayed, (optima - center) / scale, linear_start[:, rows])[:, keep]
         rows, previous = rows[keep], variance[keep]
     return best
 
