@@ -68,8 +68,10 @@ def heading(text: str) -> None:
 def report(table: str, name: str, **numbers: object) -> None:
     ROWS.append({"table": table, "case": name, **numbers})
     shown = (
-        f"{key} {value:.1e}" if isinstance(value, float) and 0 < abs(value) < 0.01
-        else f"{key} {value:.3f}" if isinstance(value, float)
+        f"{key} {value:.1e}"
+        if isinstance(value, float) and 0 < abs(value) < 0.01
+        else f"{key} {value:.3f}"
+        if isinstance(value, float)
         else f"{key} {value}"
         for key, value in numbers.items()
     )

@@ -35,7 +35,7 @@ from sklearn_hfl._params import (
 from sklearn_hfl._validation import Array, check_module, to_tensor
 from sklearn_hfl.exceptions import HFLWarning
 from sklearn_hfl.optim.training import Trainer
-from sklearn_hfl.posterior.initialization import initial_weights, strong_precision
+from sklearn_hfl.posterior.initialization import initial_weights, scaled_precision
 from sklearn_hfl.posterior.likelihood import Likelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import ACTIVATIONS, MLP, ModuleNetwork, Network
@@ -114,7 +114,9 @@ class HFLBase(BaseEstimator):
             labels, names = network.group_labels()
             alpha = self._fixed_prior_precision()
             precision = (
-                strong_precision(network) if alpha is None else torch.full((len(names),), alpha)
+                scaled_precision(network, 1.0)
+                if alpha is None
+                else torch.full((len(names),), alpha)
             )
             prior = GaussianPrior(precision.to(inputs), labels.to(inputs.device), names)
             log_posterior = LogPosterior(network, likelihood, prior, inputs, y, weight)

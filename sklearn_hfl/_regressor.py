@@ -65,7 +65,7 @@ class HFLRegressor(RegressorMixin, PosteriorPredictive):
         standard deviations. "auto" compares several scales row by row.
     solver : {"newton-cg", "lbfgs", "adam"}, default="newton-cg"
         Trainer. "adam" takes mini-batches, for data that outgrow full passes.
-    max_iter : int, default=1000
+    max_iter : int, default=2000
         Most steps ("adam": passes over the data), the evidence's rounds included.
     tol : float, default=0.01
         Training ends when the loss fell by less than ``tol`` nats a step ("adam":
@@ -183,7 +183,7 @@ class HFLRegressor(RegressorMixin, PosteriorPredictive):
         std_rtol: float = 0.01,
         perturbation_scale: float | str = "auto",
         solver: str = "newton-cg",
-        max_iter: int = 1000,
+        max_iter: int = 2000,
         tol: float = 0.01,
         batch_size: int | str = "auto",
         learning_rate_init: float = 0.001,

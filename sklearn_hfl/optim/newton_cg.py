@@ -52,7 +52,8 @@ def newton_cg(
     max_iter : int
         Most steps.
     tol : float
-        End when L fell by less than ``tol`` nats a step over ``n_iter_no_change`` steps.
+        End when L fell by less than ``tol`` nats a step over ``n_iter_no_change`` steps,
+        once the decrement is below ``NEWTON_REGION``.
     n_iter_no_change : int
         See ``tol``.
     decrement_tol : float
@@ -77,7 +78,8 @@ def newton_cg(
     decrement, newton = float(torch.linalg.vector_norm(gradient)), False
     curve = [loss]
     for _ in range(max_iter):
-        if decrement <= decrement_tol or _stalled(curve, tol, n_iter_no_change):
+        stalled = decrement <= NEWTON_REGION and _stalled(curve, tol, n_iter_no_change)
+        if decrement <= decrement_tol or stalled:
             break
         undamped = _hessian(log_posterior, weights) if newton else curvature.product
         direction, n_products, indefinite = conjugate_gradients(

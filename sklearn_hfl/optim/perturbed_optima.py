@@ -256,8 +256,8 @@ def network_response(
             break
         # The response is nearly linear, so the last one starts the next; rows that left
         # their basin begin again from the linearisation.
-        ratio = (variance / linear.variance[rows])[:, None]
-        stayed = (residual.sum(0)[:, None] <= scale) & (ratio > 0.25) & (ratio < 4)
+        change = (variance / linear.variance[rows])[:, None]
+        stayed = (residual.sum(0)[:, None] <= scale) & (change > 0.25) & (change < 4)
         start = torch.where(stayed, (optima - center) / scale, linear_start[:, rows])[:, keep]
         rows, previous = rows[keep], variance[keep]
     return best

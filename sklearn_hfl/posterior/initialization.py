@@ -7,12 +7,8 @@ from torch import Generator, Tensor
 
 from sklearn_hfl.posterior.network import MLP, Network
 
-__all__ = ["initial_weights", "strong_precision"]
+__all__ = ["initial_weights", "scaled_precision"]
 
-# How much stronger than fan-in the evidence's first prior is. From this side the
-# updates reach larger evidence than from a weak prior on every data set tried
-# (docs/design/evidence.md): the latter first fit the noise, and stay there.
-STRENGTH = 10.0
 # The network starts near zero, where a strong prior expects it.
 OUTPUT_SCALE = 0.3
 
@@ -45,23 +41,25 @@ def initial_weights(network: MLP, generator: Generator) -> Tensor:
     return network.packing.pack(parts)
 
 
-def strong_precision(network: Network) -> Tensor:
-    """Prior precision from which the evidence starts, one a group.
+def scaled_precision(network: Network, strength: float) -> Tensor:
+    """Prior precision in proportion to each layer's fan-in, one a group.
 
     Parameters
     ----------
     network : Network
         Its tensors of two and more dimensions are weights, the others biases.
+    strength : float
+        At 1, layers keep unit scale under the prior.
 
     Returns
     -------
     Tensor of shape (n_groups,)
-        ``STRENGTH`` times the fan-in for groups of weights, 1 for biases.
+        ``strength`` times the fan-in for groups of weights, 1 for biases.
     """
     labels, names = network.group_labels()
-    strength = [
-        torch.full(shape, STRENGTH * shape[1:].numel() if len(shape) > 1 else 1.0)
+    each = [
+        torch.full(shape, strength * shape[1:].numel() if len(shape) > 1 else 1.0)
         for shape in map(torch.Size, network.packing.shapes)
     ]
     precision = torch.ones(len(names))
-    return precision.index_copy(0, labels, network.packing.pack(strength))
+    return precision.index_copy(0, labels, network.packing.pack(each))

@@ -11,6 +11,7 @@ from sklearn_hfl.optim.solution import Callback, no_callback
 from sklearn_hfl.optim.subspace import Subspace, krylov_subspace
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.curvature import GaussNewton
+from sklearn_hfl.posterior.initialization import scaled_precision
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
@@ -24,6 +25,11 @@ PRIOR_PRECISION_RANGE = (1e-2, 1e5)
 LEAST_NOISE_STD = 1e-3
 # No update changes a precision by more than this factor: the first ones are far from a MAP.
 LARGEST_STEP = 5.0
+# First priors, in multiples of the fan-in. From a strong one the updates reach larger
+# evidence than from a weak one, which first fits the noise and stays there (concrete
+# −550 against −690, docs/design/evidence.md); but deep networks can collapse under it.
+STRENGTHS = (10.0, 3.0, 1.0)
+COLLAPSED = 1.5
 MAX_ROUNDS = 40
 STEPS_PER_ROUND = 10
 
@@ -93,20 +99,19 @@ def maximize_evidence(
     generator: Generator,
     callback: Callback = no_callback,
 ) -> tuple[LogPosterior, Tensor, tuple[float, ...]]:
-    """Alternate training with MacKay's updates of the precisions.
+    """Find the precisions that make the data most probable, and weights near their MAP.
 
-    α_g = γ_g / ‖θ_g‖² for each group g and β = (N − γ/K) / Σ w (y − f)² for each
-    of K outputs (MacKay, Neural Computation 4, 1992), at weights that each round
-    improves by a few steps only.
+    Starts from the strongest prior of ``STRENGTHS`` under which the network does
+    not collapse to a constant, with the noise that the log posterior comes with.
 
     Parameters
     ----------
     log_posterior : LogPosterior
-        With the precisions to start from: a strong prior and much noise.
+        Its noise, and its prior where that is not learned, are where the search starts.
     weights : Tensor of shape (P,)
         Start.
     trainer : Trainer
-        Improves the weights; its ``max_iter`` bounds the steps of all rounds.
+        Improves the weights; its ``max_iter`` bounds the steps in all.
     options : EvidenceOptions
         What to learn.
     generator : torch.Generator
@@ -123,8 +128,40 @@ def maximize_evidence(
     curve : tuple of float
         Losses on the way; the precisions change between rounds, and L with them.
     """
+    if not options.prior:
+        return _alternate(log_posterior, weights, trainer, options, generator, callback)[:3]
+    curve: tuple[float, ...] = ()
+    for strength in STRENGTHS:
+        precision = scaled_precision(log_posterior.network, strength).to(weights)
+        start = replace(log_posterior, prior=log_posterior.prior.with_precision(precision))
+        left = replace(trainer, max_iter=trainer.max_iter - len(curve))
+        found, improved, steps, gamma = _alternate(
+            start, weights, left, options, generator, callback
+        )
+        curve += steps
+        # A network that is only its output bias has one effective parameter an output.
+        if gamma > COLLAPSED * log_posterior.y.shape[1] or len(curve) >= trainer.max_iter:
+            break
+    return found, improved, curve
+
+
+def _alternate(
+    log_posterior: LogPosterior,
+    weights: Tensor,
+    trainer: Trainer,
+    options: EvidenceOptions,
+    generator: Generator,
+    callback: Callback,
+) -> tuple[LogPosterior, Tensor, tuple[float, ...], float]:
+    """Alternate training with MacKay's updates of the precisions; γ comes last.
+
+    α_g = γ_g / ‖θ_g‖² for each group g and β = (N − γ/K) / Σ w (y − f)² for each
+    of K outputs (MacKay, Neural Computation 4, 1992), at weights that each round
+    improves by a few steps only.
+    """
     curve: list[float] = []
     subspace: Subspace | None = None
+    gamma = 0.0
     for _ in range(MAX_ROUNDS):
         steps = min(STEPS_PER_ROUND, trainer.max_iter - len(curve))
         if steps <= 0:
@@ -135,16 +172,17 @@ def maximize_evidence(
         weights = trajectory.weights
         curve += trajectory.curve[1:]
         subspace = krylov_subspace(GaussNewton(log_posterior, weights), generator, trace_rtol=1e-2)
-        log_posterior, change = _updated(log_posterior, weights, subspace, options)
+        determined = effective_parameters(subspace)
+        gamma = float(determined.sum())
+        log_posterior, change = _updated(log_posterior, weights, determined, options)
         if change < options.rtol:
             break
-    return log_posterior, weights, tuple(curve)
+    return log_posterior, weights, tuple(curve), gamma
 
 
 def _updated(
-    log_posterior: LogPosterior, weights: Tensor, subspace: Subspace, options: EvidenceOptions
+    log_posterior: LogPosterior, weights: Tensor, gamma: Tensor, options: EvidenceOptions
 ) -> tuple[LogPosterior, float]:
-    gamma = effective_parameters(subspace)
     change = 0.0
     prior, likelihood = log_posterior.prior, log_posterior.likelihood
     if options.prior:
