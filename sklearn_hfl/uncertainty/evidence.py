@@ -20,6 +20,9 @@ __all__ = ["EvidenceOptions", "effective_parameters", "log_evidence", "maximize_
 # Weak Gamma(a, b) hyperprior of each α, which keeps groups without evidence at α = a/b = 1.
 HYPERPRIOR = 0.005
 PRIOR_PRECISION_RANGE = (1e-2, 1e5)
+# The hyperprior of each β counts as one more row, with this residual in SDs of y: few
+# rows that the network can interpolate do not prove that there is no noise.
+PSEUDO_RESIDUAL = 0.1
 # A noise std below a thousandth of the target's SD makes the curvature's condition
 # number pass 1e11, and rounding shows in the standard deviations.
 LEAST_NOISE_STD = 1e-3
@@ -27,7 +30,8 @@ LEAST_NOISE_STD = 1e-3
 LARGEST_STEP = 5.0
 # First priors, in multiples of the fan-in. From a strong one the updates reach larger
 # evidence than from a weak one, which first fits the noise and stays there (concrete
-# −550 against −690, docs/design/evidence.md); but deep networks can collapse under it.
+# −550 against −690, docs/design/evidence.md). Two and more hidden layers can collapse
+# under it although there is signal; with one, a collapse says that there is none.
 STRENGTHS = (10.0, 3.0, 1.0)
 COLLAPSED = 1.5
 MAX_ROUNDS = 40
@@ -101,8 +105,8 @@ def maximize_evidence(
 ) -> tuple[LogPosterior, Tensor, tuple[float, ...]]:
     """Find the precisions that make the data most probable, and weights near their MAP.
 
-    Starts from the strongest prior of ``STRENGTHS`` under which the network does
-    not collapse to a constant, with the noise that the log posterior comes with.
+    Starts from a strong prior; for more than one hidden layer, from the strongest of
+    ``STRENGTHS`` under which the network does not collapse to a constant.
 
     Parameters
     ----------
@@ -131,7 +135,8 @@ def maximize_evidence(
     if not options.prior:
         return _alternate(log_posterior, weights, trainer, options, generator, callback)[:3]
     curve: tuple[float, ...] = ()
-    for strength in STRENGTHS:
+    deep = sum(len(shape) > 1 for shape in log_posterior.network.packing.shapes) > 2
+    for strength in STRENGTHS if deep else STRENGTHS[:1]:
         precision = scaled_precision(log_posterior.network, strength).to(weights)
         start = replace(log_posterior, prior=log_posterior.prior.with_precision(precision))
         left = replace(trainer, max_iter=trainer.max_iter - len(curve))
@@ -197,7 +202,7 @@ def _updated(
         total = log_posterior.sample_weight.sum()
         # γ cannot exceed the rows; at least a twentieth of them stays for the noise.
         left = (total - gamma.sum() / len(squares)).clamp(min=0.05 * float(total))
-        target = (left / squares).clamp(max=LEAST_NOISE_STD**-2)
+        target = ((left + 1) / (squares + PSEUDO_RESIDUAL**2)).clamp(max=LEAST_NOISE_STD**-2)
         beta = _limited(likelihood.noise_precision, target)
         change = max(change, _change(likelihood.noise_precision, beta))
         likelihood = likelihood.with_precision(beta)
