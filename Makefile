@@ -15,7 +15,7 @@ PYTEST = -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart test test-oldest coverage lint types docs benchmark-equality clean distclean
+.PHONY: help quickstart test test-oldest coverage lint types docs benchmark-equality benchmark-ablation clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,9 +44,17 @@ types: $(VENV)/.installed-lint  ## Check the types
 docs: $(VENV)/.installed-lint  ## Check docstrings against signatures, and the links of the documentation
 	$(VENV)/bin/numpydoc lint $(PUBLIC)
 	$(VENV)/bin/python tools/check_links.py
+	$(VENV)/bin/python tools/fill_tables.py --check
 
 benchmark-equality: $(VENV)/.installed-plot  ## Compare the error bars with the dense computation
-	$(VENV)/bin/python benchmarks/equality.py
+	$(VENV)/bin/python benchmarks/equality.py > benchmarks/results/equality.txt
+	$(VENV)/bin/python tools/fill_tables.py
+	cat benchmarks/results/equality.txt
+
+benchmark-ablation: $(VENV)/.installed-plot  ## Repeat the experiments behind the defaults
+	$(VENV)/bin/python benchmarks/ablation.py > benchmarks/results/ablation.txt
+	$(VENV)/bin/python tools/fill_tables.py
+	cat benchmarks/results/ablation.txt
 
 # A stamp file says that a step is done. Where the system's Python cannot put pip into a new
 # environment (Debian without python3-venv), the system's pip does it from outside.

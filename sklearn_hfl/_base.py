@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import ClassVar
 
@@ -75,7 +77,7 @@ class HFLBase(BaseEstimator):
         "dtype": one_of("float32", "float64"),
     }
 
-    def _validate_params(self) -> None:
+    def _check_params(self) -> None:
         validate(type(self).__name__, self.get_params(deep=False), self._rules)
         sizes = np.atleast_1d(np.asarray(self.hidden_layer_sizes, dtype=float))
         if (sizes != np.round(sizes)).any():
@@ -100,6 +102,17 @@ class HFLBase(BaseEstimator):
         return to_tensor(values, self.dtype, self.device)
 
     # ---------------------------------------------------------------- fitting
+
+    @contextmanager
+    def _unchanged_on_failure(self) -> Iterator[None]:
+        """Put every attribute back if fitting fails or is interrupted."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
 
     def _fit_members(
         self, X: Array, y: Tensor, sample_weight: Array, likelihood: Likelihood, learn_noise: bool
@@ -211,7 +224,7 @@ class HFLBase(BaseEstimator):
                 "approximation at these weights. Try a larger max_iter, a smaller tol, or "
                 "solver='newton-cg'.",
                 HFLWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     # ---------------------------------------------------------------- queries

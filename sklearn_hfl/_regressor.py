@@ -255,7 +255,12 @@ class HFLRegressor(RegressorMixin, PosteriorPredictive):
         ValueError
             If a parameter or an array is not as expected; nothing is then changed.
         """
-        self._validate_params()
+        self._check_params()
+        with self._unchanged_on_failure():
+            self._fit(X, y, sample_weight)
+        return self
+
+    def _fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None) -> None:
         X, y, weight = check_training_data(self, X, y, sample_weight)
         targets = y.reshape(len(y), -1)
         n_outputs = targets.shape[1]
@@ -280,13 +285,12 @@ class HFLRegressor(RegressorMixin, PosteriorPredictive):
                 "signal can be learned. Predictions are that constant; their standard deviations "
                 "only say what the prior allows. Check y.",
                 HFLWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         self._record(members)
         squares = torch.stack(self._noise_variances()).mean(0)
         noise_std = to_numpy(squares.sqrt()) * y_scaler.scale
         self.noise_std_ = float(noise_std[0]) if self._one_dimensional else noise_std
-        return self
 
     def _start_noise(self, n_outputs: int, scale: Array) -> Array:
         if isinstance(self.noise_std, str):

@@ -22,7 +22,7 @@ HYPERPRIOR = 0.005
 PRIOR_PRECISION_RANGE = (1e-2, 1e5)
 # The hyperprior of each β counts as one more row, with this residual in SDs of y: few
 # rows that the network can interpolate do not prove that there is no noise.
-PSEUDO_RESIDUAL = 0.1
+PSEUDO_RESIDUAL = 0.03
 # A noise std below a thousandth of the target's SD makes the curvature's condition
 # number pass 1e11, and rounding shows in the standard deviations.
 LEAST_NOISE_STD = 1e-3

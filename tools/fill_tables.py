@@ -1,0 +1,78 @@
+"""Copy measured tables from benchmarks/results into README.md and the design record.
+
+With --check, fail where a page differs from the results in place of writing it.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from pathlib import Path
+
+RESULTS = Path("benchmarks/results")
+
+
+def main() -> int:
+    stale = []
+    for page, name, table in (
+        ("README.md", "equality", equality_table()),
+        ("docs/design/evidence.md", "evidence", printed("ablation.txt", "Evidence")),
+        ("docs/design/training.md", "training", printed("ablation.txt", "Training")),
+    ):
+        path = Path(page)
+        text = path.read_text(encoding="utf-8")
+        pattern = rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)"
+        filled = re.sub(pattern, lambda m, t=table: m[1] + t + m[2], text, flags=re.DOTALL)
+        if filled != text:
+            stale.append(page)
+            if "--check" not in sys.argv:
+                path.write_text(filled, encoding="utf-8")
+    if stale and "--check" in sys.argv:
+        print(f"Not as benchmarks/results has it: {', '.join(stale)}. Run tools/fill_tables.py.")
+        return 1
+    return 0
+
+
+def printed(file: str, title: str) -> str:
+    """One table of a benchmark's output, as a code block."""
+    tables = (RESULTS / file).read_text(encoding="utf-8").split("\n\n")
+    (table,) = [t for t in tables if t.startswith(title)]
+    return f"```\n{table.strip()}\n```\n"
+
+
+def equality_table() -> str:
+    """The heart of the equality benchmark: worst errors, and whether bounds and checks held."""
+    with (RESULTS / "equality.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    lines = [
+        "| epistemic std compared | with | worst relative error | verdict |",
+        "|---|---|---|---|",
+    ]
+
+    def add(what: str, reference: str, worst: float, verdict: str) -> None:
+        lines.append(f"| {what} | {reference} | {worst:.0e} | {verdict} |")
+
+    def percent(value: str) -> str:
+        return f"{100 * float(value):.0f} %"
+
+    for row in rows:
+        case = row["case"]
+        if row["table"] == "one-dimensional":
+            settled = f"{percent(row['network_converged'])} of rows settled"
+            add(f"network, {case}, `std_rtol=1e-5`", "dense Hessian",
+                float(row["network_worst"]), settled)  # fmt: skip
+        elif row["table"] == "real data":
+            verdict = f"bound holds for {percent(row['bound_holds_0.01'])} of rows"
+            add(f"linearized, {case}, defaults", "dense GGN", float(row["worst_0.01"]), verdict)
+        elif row["table"] == "network on real data":
+            settled = f"{percent(row['settled'])} of rows settled"
+            add(f"network, {case} of y's SD", "dense Hessian",
+                float(row["to_hessian_worst"]), settled)  # fmt: skip
+        elif row["table"] == "linear":
+            add("linear network", "BayesianRidge", float(row["std"]), "closed form")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
