@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from numbers import Integral
 from typing import ClassVar
 
 import numpy as np
@@ -29,9 +30,11 @@ from sklearn_hfl._params import (
     boolean,
     factory,
     integer,
+    integers,
+    none,
     one_of,
+    random_state,
     real,
-    reals,
     validate,
 )
 from sklearn_hfl._validation import Array, check_module, to_tensor
@@ -52,11 +55,15 @@ __all__ = ["HFLBase"]
 POLISHED_DECREMENT = 1e-8
 
 
+def _negative(value: object) -> bool:
+    return isinstance(value, Integral) and int(value) < 0
+
+
 class HFLBase(BaseEstimator):
     """Fit members and answer queries; the subclasses give likelihood and meaning."""
 
     _rules: ClassVar[dict[str, Rule]] = {
-        "hidden_layer_sizes": any_of(integer(1), reals(0)),
+        "hidden_layer_sizes": any_of(integer(1), integers(1)),
         "activation": one_of(*ACTIVATIONS),
         "module": factory(),
         "prior_precision": any_of(one_of("evidence"), real(0)),
@@ -66,7 +73,7 @@ class HFLBase(BaseEstimator):
         "perturbation_scale": any_of(one_of("auto"), real(0)),
         "solver": one_of("newton-cg", "lbfgs", "adam"),
         "max_iter": integer(1),
-        "tol": real(-1e-300),
+        "tol": real(0, or_equal=True),
         "batch_size": any_of(one_of("auto"), integer(1)),
         "learning_rate_init": real(0),
         "early_stopping": boolean(),
@@ -74,17 +81,14 @@ class HFLBase(BaseEstimator):
         "n_iter_no_change": integer(1),
         "warm_start": boolean(),
         "n_estimators": integer(1),
+        "random_state": random_state(),
+        "verbose": any_of(boolean(), integer(0)),
+        "n_jobs": any_of(none(), integer(1), Rule("an integer ≤ -1", _negative)),
         "dtype": one_of("float32", "float64"),
     }
 
     def _check_params(self) -> None:
         validate(type(self).__name__, self.get_params(deep=False), self._rules)
-        sizes = np.atleast_1d(np.asarray(self.hidden_layer_sizes, dtype=float))
-        if (sizes != np.round(sizes)).any():
-            raise ValueError(
-                f"{type(self).__name__}: hidden_layer_sizes must be integers ≥ 1, "
-                f"but got {self.hidden_layer_sizes!r}."
-            )
         if self.early_stopping and self.solver != "adam":
             raise ValueError(
                 f"{type(self).__name__}: early_stopping=True works with solver='adam' only, but "
@@ -106,12 +110,12 @@ class HFLBase(BaseEstimator):
     @contextmanager
     def _unchanged_on_failure(self) -> Iterator[None]:
         """Put every attribute back if fitting fails or is interrupted."""
-        before = dict(vars(self))
+        before = self.__dict__.copy()
         try:
             yield
         except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             raise
 
     def _fit_members(
@@ -258,4 +262,4 @@ class HFLBase(BaseEstimator):
                 "prior_precision, dtype='float64', or a larger std_rtol; predict_uncertainty "
                 "tells each row's error bound."
             )
-        warnings.warn(text, HFLWarning, stacklevel=4)
+        warnings.warn(text, HFLWarning, stacklevel=5)

@@ -173,18 +173,25 @@ def member_variances(
     return [_concatenate(parts[i : i + n]) for i in range(0, len(parts), n)]
 
 
-def joint_covariance(members: Sequence[Member], X: Tensor, route: Route) -> Tensor:
-    """Epistemic covariance (Q, Q, K) of the mixture at queries (Q, D), an output at a time."""
+def joint_covariance(
+    members: Sequence[Member], X: Tensor, route: Route
+) -> tuple[Tensor, list[Variance]]:
+    """Epistemic covariance (Q, Q, K) of the mixture at queries (Q, D), and its verdicts.
+
+    The outputs are taken one at a time: covariances between them are left out.
+    """
     means = torch.stack(member_means(members, X))
     deviations = means - means.mean(0)
     total = torch.einsum("mik,mjk->ijk", deviations, deviations)
     q, k = means.shape[1:]
+    verdicts = []
     for member in members:
         functional = Prediction(member.estimate.log_posterior.network, X)
         optima = route.optima(member.estimate, functional)
         joint = covariance(functional, optima, route.rtol).reshape(q, k, q, k)
         total += joint.diagonal(dim1=1, dim2=3)
-    return total / len(members)
+        verdicts.append(variance(optima, route.rtol))
+    return total / len(members), verdicts
 
 
 def _chunk_size(log_posterior: LogPosterior, mode: str) -> int:

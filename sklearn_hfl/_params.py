@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Rule", "any_of", "boolean", "factory", "integer", "one_of", "real", "reals", "validate"]
+__all__ = [
+    "Rule",
+    "any_of",
+    "boolean",
+    "factory",
+    "integer",
+    "integers",
+    "none",
+    "one_of",
+    "random_state",
+    "real",
+    "reals",
+    "validate",
+]
 
 
 class Rule:
@@ -72,27 +85,48 @@ def integer(least: int) -> Rule:
     )
 
 
-def real(above: float, below: float = np.inf) -> Rule:
-    """Allow finite numbers in an open interval.
+def integers(least: int) -> Rule:
+    """Allow a sequence of integers, which may be empty.
 
     Parameters
     ----------
-    above, below : float
-        Its ends.
+    least : int
+        Smallest allowed.
 
     Returns
     -------
     Rule
     """
+    return Rule(f"a sequence of integers ≥ {least}", _all_of(integer(least)))
+
+
+def real(above: float, below: float = np.inf, *, or_equal: bool = False) -> Rule:
+    """Allow finite numbers in an interval.
+
+    Parameters
+    ----------
+    above, below : float
+        Its ends, which do not belong to it.
+    or_equal : bool
+        Whether ``above`` does.
+
+    Returns
+    -------
+    Rule
+    """
+    sign = "≥" if or_equal else ">"
     upper = "" if np.isinf(below) else f" and < {below:g}"
-    return Rule(
-        f"a finite number > {above:g}{upper}",
-        lambda value: _is(value, Real) and bool(above < value < below),
-    )
+
+    def accepts(value: Any) -> bool:
+        if not _is(value, Real):
+            return False
+        return bool(above < value < below) or (or_equal and value == above)
+
+    return Rule(f"a finite number {sign} {above:g}{upper}", accepts)
 
 
 def reals(above: float) -> Rule:
-    """Allow a one-dimensional sequence of finite numbers.
+    """Allow a sequence of finite numbers.
 
     Parameters
     ----------
@@ -103,15 +137,36 @@ def reals(above: float) -> Rule:
     -------
     Rule
     """
-    number = real(above)
+    return Rule(f"a sequence of finite numbers > {above:g}", _all_of(real(above)))
 
-    def accepts(value: Any) -> bool:
-        if isinstance(value, str) or not isinstance(value, Iterable):
-            return False
-        values = list(value)
-        return np.ndim(values) <= 1 and all(number.accepts(v) for v in values)
 
-    return Rule(f"a sequence of finite numbers > {above:g}", accepts)
+def none() -> Rule:
+    """Allow None.
+
+    Returns
+    -------
+    Rule
+    """
+    return Rule("None", lambda value: value is None)
+
+
+def random_state() -> Rule:
+    """Allow what scikit-learn seeds generators with.
+
+    Returns
+    -------
+    Rule
+    """
+    seed = integer(0)
+    return Rule(
+        "None, an integer from 0 to 2**32 - 1 or a numpy RandomState",
+        lambda value: (
+            value is None
+            or value is np.random
+            or isinstance(value, np.random.RandomState)
+            or (seed.accepts(value) and value < 2**32)
+        ),
+    )
 
 
 def factory() -> Rule:
@@ -121,7 +176,7 @@ def factory() -> Rule:
     -------
     Rule
     """
-    return Rule("None or a callable", lambda value: value is None or callable(value))
+    return any_of(none(), Rule("a callable", callable))
 
 
 def any_of(*rules: Rule) -> Rule:
@@ -165,6 +220,17 @@ def validate(owner: str, params: Mapping[str, Any], rules: Mapping[str, Rule]) -
                 f"{owner}: {name} must be {rule.expected}, but got {params[name]!r}. "
                 f"Set it with {owner}({name}=...) or set_params."
             )
+
+
+def _all_of(each: Rule) -> Callable[[Any], bool]:
+    """Accept lists, tuples and one-dimensional arrays of what a rule accepts."""
+
+    def accepts(value: Any) -> bool:
+        if isinstance(value, np.ndarray) and value.ndim != 1:
+            return False
+        return isinstance(value, (list, tuple, np.ndarray)) and all(map(each.accepts, value))
+
+    return accepts
 
 
 def _is(value: Any, kind: type) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sklearn_hfl._base import HFLBase
 from sklearn_hfl._members import joint_covariance, member_means
+from sklearn_hfl._params import integer, validate
 from sklearn_hfl._validation import Array, Standardizer, check_features, to_numpy
 from sklearn_hfl.uncertainty.predictive import Predictive, mixture
 
@@ -165,6 +166,7 @@ class PosteriorPredictive(HFLBase):
         (30, 4)
         """
         check_is_fitted(self)
+        validate("sample_y", {"n_samples": n_samples}, {"n_samples": integer(1)})
         rng = check_random_state(random_state)
         queries = self._queries(X)
         n_members = len(self.estimators_)
@@ -200,7 +202,8 @@ class PosteriorPredictive(HFLBase):
 
     def _covariance(self, X: Tensor, *, noise: bool, members: slice = slice(None)) -> Array:
         """Joint covariance (n, n, K) in squared units of y."""
-        total = joint_covariance(self.estimators_[members], X, self._route())
+        total, verdicts = joint_covariance(self.estimators_[members], X, self._route())
+        self._warn_of_misses(verdicts)
         if noise:
             mean_noise = torch.stack(self._noise_variances()[members]).mean(0)
             total += torch.eye(len(X)).to(X)[..., None] * mean_noise

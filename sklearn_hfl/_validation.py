@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
@@ -67,6 +68,8 @@ def check_training_data(
     X, y, sample_weight : ndarray
         Of float64, for the rows of positive weight.
     """
+    if issparse(y):
+        raise TypeError("y must be dense, but a sparse array came. Use y.toarray().")
     with _text_explained():
         X, y = validate_data(
             estimator,
@@ -77,9 +80,10 @@ def check_training_data(
             y_numeric=True,
             ensure_min_samples=2,
         )
+        y = np.asarray(y, dtype=np.float64)
     weight = check_sample_weight(sample_weight, len(X))
     used = weight > 0
-    return X[used], np.asarray(y, dtype=np.float64)[used], weight[used]
+    return X[used], y[used], weight[used]
 
 
 def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
@@ -99,17 +103,24 @@ def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
     Raises
     ------
     ValueError
-        If there are not n weights, one is negative or not finite, or all are zero.
+        If there are not n weights, one is negative or not finite, or fewer than two
+        are positive.
     """
     if sample_weight is None:
         return np.ones(n)
-    weight: Array = check_array(
-        sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight"
-    )
-    if weight.shape != (n,):
-        raise ValueError(
-            f"sample_weight must have shape ({n},), one weight a row, but got {weight.shape}."
+    expected = f"sample_weight must have shape ({n},), one number a row"
+    try:
+        weight: Array = check_array(
+            sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight"
         )
+    except TypeError as error:
+        raise ValueError(f"{expected}, but: {error}") from error
+    except ValueError as error:
+        if "could not convert" not in str(error):
+            raise
+        raise ValueError(f"{expected}, but: {error}") from error
+    if weight.shape != (n,):
+        raise ValueError(f"{expected}, but got {weight.shape}.")
     if (weight < 0).any():
         raise ValueError(
             f"sample_weight must be ≥ 0, but {(weight < 0).sum()} of {n} weights are negative. "
@@ -117,6 +128,11 @@ def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
         )
     if not (weight > 0).any():
         raise ValueError("sample_weight is zero for every row: nothing is left to fit.")
+    if (weight > 0).sum() < 2:
+        raise ValueError(
+            "Found 1 row of positive sample_weight, while a minimum of 2 is required to learn a "
+            "scale."
+        )
     return weight
 
 

@@ -106,7 +106,7 @@ def newton_cg(
             damping, growth = max(damping, 1e-3) * growth, 2 * growth
         if n_products > CG_PATIENCE:
             subspace = krylov_subspace(curvature, generator, trace_rtol=1e-2)
-        decrement = float(gradient @ subspace.preconditioner()(gradient)) ** 0.5
+        decrement = max(float(gradient @ subspace.preconditioner()(gradient)), 0.0) ** 0.5
         newton = decrement < NEWTON_REGION and not indefinite
         curve.append(loss)
         callback(loss)

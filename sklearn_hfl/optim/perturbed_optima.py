@@ -225,6 +225,8 @@ def network_response(
         rel_error=torch.where(std > 0, torch.inf, 0.0).to(std),
     )
     rows = torch.nonzero(std > 0)[:, 0]
+    if len(rows) == 0:
+        return best
     linear_start = linear.galerkin.step.mT / std[:, None]
     linear_start = torch.stack([linear_start, -linear_start])
     start = linear_start[:, rows]

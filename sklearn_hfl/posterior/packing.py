@@ -33,7 +33,7 @@ class Packing:
         """Split (..., P) into views of shape (..., *shape)."""
         parts = weights.split([prod(shape) for shape in self.shapes], dim=-1)
         lead = weights.shape[:-1]
-        return [part.reshape(*lead, *s) for part, s in zip(parts, self.shapes, strict=True)]
+        return [part.reshape((*lead, *s)) for part, s in zip(parts, self.shapes, strict=True)]
 
     def pack(self, tensors: Sequence[Tensor]) -> Tensor:
         """Flatten tensors of the packed shapes into one vector (P,)."""
