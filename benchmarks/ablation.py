@@ -19,7 +19,6 @@ from unittest.mock import patch
 import numpy as np
 from sklearn.datasets import load_diabetes
 
-import sklearn_hfl._regressor as regressor
 from sklearn_hfl import HFLRegressor, HFLWarning
 from sklearn_hfl.optim import newton_cg
 from sklearn_hfl.uncertainty import evidence
@@ -33,19 +32,16 @@ def main() -> None:
 
     print("Evidence: first prior (multiple of the fan-in) and first noise (SDs of y)")
     print("(log evidence and validation figures: higher log score, lower RMSE are better)")
-    for name in ("diabetes", "yacht", "concrete", "wine"):
-        for strength, noise in ((10.0, 1.0), (3.0, 1.0), (1.0, 1.0), (0.1, 0.5)):
+    for name in ("sine", "diabetes", "yacht", "concrete", "wine"):
+        for start in ((10.0, 1.0), (1.0, 1.0), (1.0, 0.3), (0.1, 0.3)):
             figures = []
             for seed in range(3):
                 data = inner_split(folder, name, seed)
-                with (
-                    patch.object(evidence, "STRENGTHS", (strength,)),
-                    patch.object(regressor, "START_NOISE_STD", noise),
-                ):
+                with patch.object(evidence, "STARTS", (start,)):
                     figures.append(score(HFLRegressor(random_state=seed), *data))
             log_evidence, log_score, rmse, gamma = np.mean(figures, axis=0)
             print(
-                f"{name:10s} prior {strength:4g}  noise {noise:3g}  log evidence "
+                f"{name:10s} prior {start[0]:4g}  noise {start[1]:3g}  log evidence "
                 f"{log_evidence:8.1f}  log score {log_score:6.3f}  RMSE {rmse:.3f}  γ {gamma:.0f}",
                 flush=True,
             )
@@ -69,7 +65,10 @@ def main() -> None:
 
 def inner_split(folder: Path, name: str, seed: int) -> tuple[np.ndarray, ...]:
     """Training and validation rows, in standardised y, from training rows alone."""
-    if name == "diabetes":
+    if name == "sine":
+        X = np.linspace(-2, 2, 60)[:, None]
+        y = np.sin(3 * X[:, 0]) + 0.1 * np.random.default_rng(seed).standard_normal(60)
+    elif name == "diabetes":
         X, y = load_diabetes(return_X_y=True)
     else:
         data = np.load(folder / f"{name}.npz")

@@ -30,6 +30,7 @@ class PosteriorPredictive(HFLBase):
     _y_scaler: Standardizer
     _one_dimensional: bool
 
+    @torch.inference_mode(False)
     def predict(
         self, X: ArrayLike, return_std: bool | str = False, return_cov: bool = False
     ) -> Any:
@@ -92,6 +93,7 @@ class PosteriorPredictive(HFLBase):
             return mean, self._shaped(self._covariance(queries, noise=True))
         return mean
 
+    @torch.inference_mode(False)
     def predict_uncertainty(self, X: ArrayLike) -> Bunch:
         """Predict with every part of the uncertainty, and a verdict on each row.
 
@@ -131,6 +133,7 @@ class PosteriorPredictive(HFLBase):
             rel_error=to_numpy(moments.rel_error.amax(1)),
         )
 
+    @torch.inference_mode(False)
     def sample_y(
         self,
         X: ArrayLike,

@@ -21,7 +21,7 @@ from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 
 __all__ = ["HFLRegressor"]
 
-# Standardised noise from which the evidence starts: all of the target is noise.
+# Standardised noise from which the evidence starts where the prior is given.
 START_NOISE_STD = 1.0
 
 
@@ -231,6 +231,7 @@ class HFLRegressor(RegressorMixin, PosteriorPredictive):
         tags.target_tags.multi_output = True
         return tags
 
+    @torch.inference_mode(False)  # gradients are needed, also where the caller switched them off
     def fit(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> HFLRegressor:

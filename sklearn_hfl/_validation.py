@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -292,9 +293,17 @@ def check_module(module: Any, X: Tensor, n_outputs: int) -> nn.Module:
                 f"module holds {type(layer).__name__}: a prediction must depend on its own row "
                 "and the weights alone. Use LayerNorm in place of batch norm, and no dropout."
             )
-    module = module.to(X)
+    if not any(parameter.numel() for parameter in module.parameters()):
+        raise ValueError("module must have weights to be uncertain about, but it has none.")
+    module = copy.deepcopy(module).to(X)
     with torch.no_grad():
-        shape = tuple(module(X[:2]).shape)
+        output = module(X[:2])
+        if not torch.equal(output, module(X[:2])):
+            raise ValueError(
+                "module gave two outputs for the same rows: a prediction must not depend on "
+                "chance. Take out what draws random numbers, such as functional dropout."
+            )
+    shape = tuple(output.shape)
     if shape != (len(X[:2]), n_outputs):
         raise ValueError(
             f"module must map (n, {X.shape[1]}) to (n, {n_outputs}), but {len(X[:2])} rows gave "

@@ -14,7 +14,10 @@ from torch import Generator, Tensor
 
 from sklearn_hfl.posterior.curvature import GaussNewton
 
-__all__ = ["Galerkin", "Subspace", "krylov_subspace"]
+__all__ = ["BLOCK_SIZE", "Galerkin", "Subspace", "krylov_subspace"]
+
+# Columns that the basis grows by: matrix products run at full speed from about here.
+BLOCK_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ def krylov_subspace(
     generator: Generator,
     *,
     trace_rtol: float = 1e-3,
-    block_size: int = 64,
+    block_size: int = BLOCK_SIZE,
 ) -> Subspace:
     """Collect the directions that the data determine, by block Krylov iteration.
 
@@ -192,7 +195,7 @@ def krylov_subspace(
     """
     subspace = Subspace.empty(curvature.weights)
     total = curvature.excess_trace()
-    columns = min(block_size, curvature.n_weights)
+    columns = min(block_size, curvature.n_weights, curvature.log_posterior.y.numel())
     signs = torch.randint(0, 2, (curvature.n_weights, columns), generator=generator)
     signs = (2.0 * signs - 1.0).to(curvature.weights)
     block = curvature.product(signs) - signs
