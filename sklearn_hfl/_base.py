@@ -251,10 +251,9 @@ class HFLBase(BaseEstimator):
         count, total = int(missed.sum()), len(missed)
         if self.variance == "network":
             text = (
-                f"{count} of {total} standard deviations missed std_rtol={self.std_rtol:g}: the "
-                "refitted network did not settle, or two perturbation scales disagreed; where by "
-                "more than 5 %, the linearized value stands in. Try a larger max_iter, so that the "
-                "MAP is reached, a larger prior_precision, or variance='linearized'."
+                f"{count} of {total} standard deviations are linearized: the refitted network "
+                "did not settle, or two perturbation scales disagreed. Try a larger max_iter, "
+                "so that the MAP is reached, a larger prior_precision, or variance='linearized'."
             )
         else:
             text = (

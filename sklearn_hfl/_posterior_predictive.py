@@ -30,7 +30,6 @@ class PosteriorPredictive(HFLBase):
     _y_scaler: Standardizer
     _one_dimensional: bool
 
-    @torch.inference_mode(False)
     def predict(
         self, X: ArrayLike, return_std: bool | str = False, return_cov: bool = False
     ) -> Any:
@@ -84,16 +83,16 @@ class PosteriorPredictive(HFLBase):
                 "predict returns a std or a covariance, but both return_std and return_cov are "
                 "set. Take the std from the covariance: np.sqrt(np.diag(cov))."
             )
-        queries = self._queries(X)
-        if part:
-            moments = self._moments(queries)
-            return self._in_units(moments.mean), self._shaped(self._stds(moments)[part])
-        mean = self._in_units(torch.stack(member_means(self.estimators_, queries)).mean(0))
-        if return_cov:
-            return mean, self._shaped(self._covariance(queries, noise=True))
-        return mean
+        with torch.inference_mode(False):
+            queries = self._queries(X)
+            if part:
+                moments = self._moments(queries)
+                return self._in_units(moments.mean), self._shaped(self._stds(moments)[part])
+            mean = self._in_units(torch.stack(member_means(self.estimators_, queries)).mean(0))
+            if return_cov:
+                return mean, self._shaped(self._covariance(queries, noise=True))
+            return mean
 
-    @torch.inference_mode(False)
     def predict_uncertainty(self, X: ArrayLike) -> Bunch:
         """Predict with every part of the uncertainty, and a verdict on each row.
 
@@ -108,8 +107,10 @@ class PosteriorPredictive(HFLBase):
             ``mean``, ``std``, ``epistemic_std``, ``aleatoric_std`` of shape (n,)
             or (n, n_outputs) in units of y, std² = epistemic_std² + aleatoric_std²;
             ``converged`` (n,): whether all of the row's epistemic stds met
-            ``std_rtol``; ``rel_error`` (n,): the largest bound of their relative
-            errors (an estimate where variance="network").
+            ``std_rtol`` (variance="network": or two perturbation scales agreed to
+            5 %; other rows hold the linearized value); ``rel_error`` (n,): the
+            largest bound of their relative errors (an estimate where
+            variance="network").
 
         Examples
         --------
@@ -122,18 +123,18 @@ class PosteriorPredictive(HFLBase):
         array([ True,  True])
         """
         check_is_fitted(self)
-        moments = self._moments(self._queries(X))
-        stds = self._stds(moments)
-        return Bunch(
-            mean=self._in_units(moments.mean),
-            std=self._shaped(stds["total"]),
-            epistemic_std=self._shaped(stds["epistemic"]),
-            aleatoric_std=self._shaped(stds["aleatoric"]),
-            converged=moments.converged.all(1).cpu().numpy(),
-            rel_error=to_numpy(moments.rel_error.amax(1)),
-        )
+        with torch.inference_mode(False):
+            moments = self._moments(self._queries(X))
+            stds = self._stds(moments)
+            return Bunch(
+                mean=self._in_units(moments.mean),
+                std=self._shaped(stds["total"]),
+                epistemic_std=self._shaped(stds["epistemic"]),
+                aleatoric_std=self._shaped(stds["aleatoric"]),
+                converged=moments.converged.all(1).cpu().numpy(),
+                rel_error=to_numpy(moments.rel_error.amax(1)),
+            )
 
-    @torch.inference_mode(False)
     def sample_y(
         self,
         X: ArrayLike,
@@ -171,20 +172,21 @@ class PosteriorPredictive(HFLBase):
         check_is_fitted(self)
         validate("sample_y", {"n_samples": n_samples}, {"n_samples": integer(1)})
         rng = check_random_state(random_state)
-        queries = self._queries(X)
-        n_members = len(self.estimators_)
-        counts = rng.multinomial(n_samples, np.full(n_members, 1 / n_members))
-        draws = []
-        for i, mean in enumerate(member_means(self.estimators_, queries)):
-            location = self._y_scaler.inverse(to_numpy(mean))
-            cov = self._covariance(queries, noise=noise, members=slice(i, i + 1))
-            each = [
-                rng.multivariate_normal(location[:, k], cov[..., k], size=counts[i]).T
-                for k in range(self.n_outputs_)
-            ]
-            draws.append(np.stack(each, axis=1))
-        samples = np.concatenate(draws, axis=2)[..., rng.permutation(n_samples)]
-        return samples[:, 0] if self._one_dimensional else samples
+        with torch.inference_mode(False):
+            queries = self._queries(X)
+            n_members = len(self.estimators_)
+            counts = rng.multinomial(n_samples, np.full(n_members, 1 / n_members))
+            draws = []
+            for i, mean in enumerate(member_means(self.estimators_, queries)):
+                location = self._y_scaler.inverse(to_numpy(mean))
+                cov = self._covariance(queries, noise=noise, members=slice(i, i + 1))
+                each = [
+                    rng.multivariate_normal(location[:, k], cov[..., k], size=counts[i]).T
+                    for k in range(self.n_outputs_)
+                ]
+                draws.append(np.stack(each, axis=1))
+            samples = np.concatenate(draws, axis=2)[..., rng.permutation(n_samples)]
+            return samples[:, 0] if self._one_dimensional else samples
 
     def _queries(self, X: Any) -> Tensor:
         return self._tensor(self._x_scaler.transform(check_features(self, X)))

@@ -231,7 +231,6 @@ class HFLRegressor(RegressorMixin, PosteriorPredictive):
         tags.target_tags.multi_output = True
         return tags
 
-    @torch.inference_mode(False)  # gradients are needed, also where the caller switched them off
     def fit(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> HFLRegressor:
@@ -257,7 +256,8 @@ class HFLRegressor(RegressorMixin, PosteriorPredictive):
             If a parameter or an array is not as expected; nothing is then changed.
         """
         self._check_params()
-        with self._unchanged_on_failure():
+        # Gradients are needed, also where the caller is in inference mode.
+        with torch.inference_mode(False), self._unchanged_on_failure():
             self._fit(X, y, sample_weight)
         return self
 

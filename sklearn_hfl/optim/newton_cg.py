@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from sklearn_hfl.optim.solution import Callback, Trajectory, no_callback
-from sklearn_hfl.optim.subspace import BLOCK_SIZE, Subspace, krylov_subspace
+from sklearn_hfl.optim.subspace import BLOCK_SIZE, Subspace, krylov_subspace, stationary_radius
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
@@ -53,7 +53,7 @@ def newton_cg(
         Most steps.
     tol : float
         End when L fell by less than ``tol`` nats a step over ``n_iter_no_change`` steps,
-        once the decrement is below ``NEWTON_REGION``.
+        once the decrement is below half of what counts as stationary.
     n_iter_no_change : int
         See ``tol``.
     decrement_tol : float
@@ -73,24 +73,29 @@ def newton_cg(
     loss = float(log_posterior.value(weights[None])[0])
     curvature = GaussNewton(log_posterior, weights)
     gradient = curvature.gradient()
-    subspace = preconditioner or Subspace.empty(weights)
-    damping, growth = START_DAMPING, 2.0
-    decrement, newton = float(torch.linalg.vector_norm(gradient)), False
     # Where one block holds all rows of R, the preconditioner is exact and cheap enough to
     # be renewed at every step. Small fits are then reproducible to rounding, while
     # truncated CG turns 1e-16 into 1e-3 within 50 steps when the network interpolates.
-    exact = log_posterior.y.numel() <= BLOCK_SIZE
+    subspace = preconditioner or krylov_subspace(curvature, generator, trace_rtol=1e-2)
+    exact = subspace.rank < BLOCK_SIZE
+    if exact and preconditioner is not None:
+        subspace = krylov_subspace(curvature, generator, trace_rtol=1e-2)
+    cg_rtol = 0.01 * torch.finfo(weights.dtype).eps ** 0.5
+    damping, growth = START_DAMPING, 2.0
+    decrement, newton = float(torch.linalg.vector_norm(gradient)), False
     curve = [loss]
     for _ in range(max_iter):
-        stalled = decrement <= NEWTON_REGION and _stalled(curve, tol, n_iter_no_change)
-        if decrement <= decrement_tol or stalled:
+        if decrement <= decrement_tol:
+            break
+        near = decrement <= 0.5 * stationary_radius(subspace.n_effective)
+        if near and _stalled(curve, tol, n_iter_no_change):
             break
         undamped = _hessian(log_posterior, weights) if newton else curvature.product
         direction, n_products, indefinite = conjugate_gradients(
             _shifted(undamped, damping),
             -gradient,
             subspace.preconditioner(damping),
-            rtol=1e-10 if exact else min(0.1, decrement**0.5),
+            rtol=cg_rtol if exact else min(0.1, decrement**0.5),
             max_iter=CG_MAX_ITER,
         )
         predicted = -float(gradient @ direction + 0.5 * direction @ undamped(direction))
@@ -110,7 +115,9 @@ def newton_cg(
             damping, growth = max(damping, 1e-3) * growth, 2 * growth
         if exact or n_products > CG_PATIENCE:
             subspace = krylov_subspace(curvature, generator, trace_rtol=1e-2)
-        decrement = max(float(gradient @ subspace.preconditioner()(gradient)), 0.0) ** 0.5
+        squared = float(gradient @ subspace.preconditioner()(gradient))
+        # The gradient's norm bounds the decrement from above, where rounding hides the latter.
+        decrement = (squared if squared > 0 else float(gradient @ gradient)) ** 0.5
         newton = decrement < NEWTON_REGION and not indefinite
         curve.append(loss)
         callback(loss)

@@ -14,10 +14,11 @@ from torch import Generator, Tensor
 
 from sklearn_hfl.posterior.curvature import GaussNewton
 
-__all__ = ["BLOCK_SIZE", "Galerkin", "Subspace", "krylov_subspace"]
+__all__ = ["BLOCK_SIZE", "Galerkin", "Subspace", "krylov_subspace", "stationary_radius"]
 
 # Columns that the basis grows by: matrix products run at full speed from about here.
 BLOCK_SIZE = 64
+STATIONARY_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,11 @@ class Subspace:
         """M."""
         return self.basis.shape[1]
 
+    @property
+    def n_effective(self) -> float:
+        """γ = tr(I − T⁻¹): how many parameters the data determine, of those in the basis."""
+        return self.rank - float(torch.trace(torch.cholesky_inverse(self.factor)))
+
     def complement(self, G: Tensor) -> Tensor:
         """G − V Vᵀ G: the part of G (P, G) that the basis does not see."""
         return G - self.basis @ (self.basis.mT @ G)
@@ -145,6 +151,17 @@ class Subspace:
             tiny = 1e3 * torch.finfo(new.dtype).eps
             new = U[:, tiny < S][:, :room]
         return new
+
+
+def stationary_radius(n_effective: float) -> float:
+    """Newton decrement below which weights count as stationary, given γ.
+
+    Draws from the posterior lie about sqrt(γ) standard deviations from the MAP (their
+    squared distance has mean γ, in the metric of A, in the directions that the data
+    determine). A MAP missed by a tenth of that is reached, for all that the posterior
+    can tell; no prediction moves by more than the decrement times its own std.
+    """
+    return STATIONARY_SHARE * max(n_effective, 1.0) ** 0.5
 
 
 def _cholesky(gram: Tensor) -> Tensor:
@@ -204,8 +221,7 @@ def krylov_subspace(
         subspace = subspace.extended(block, curvature.product)
         eye = torch.eye(subspace.rank).to(subspace.gram)
         missing = total - float(torch.trace(subspace.gram - eye))
-        found = subspace.rank - float(torch.trace(torch.cholesky_inverse(subspace.factor)))
         exhausted = subspace.rank in (before, subspace.n_weights)
-        if exhausted or missing <= trace_rtol * max(found, 1.0):
+        if exhausted or missing <= trace_rtol * max(subspace.n_effective, 1.0):
             return subspace
         block = subspace.complement(subspace.image[:, before:])

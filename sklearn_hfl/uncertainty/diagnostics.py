@@ -8,15 +8,10 @@ import torch
 
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.perturbed_optima import linear_response
+from sklearn_hfl.optim.subspace import stationary_radius
 from sklearn_hfl.uncertainty.evidence import effective_parameters, log_evidence
 
 __all__ = ["Diagnostics", "diagnose"]
-
-# Weights drawn from the posterior lie about sqrt(γ) standard deviations from the
-# MAP (their squared distance has mean γ, in the metric of A, in the directions
-# that the data determine). A MAP missed by a tenth of that changes no prediction
-# that matters; predictions move by at most the decrement times their std.
-STATIONARY_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ class Diagnostics:
     @property
     def stationary(self) -> bool:  # numpydoc ignore=RT01
         """Whether the decrement is small beside the posterior's radius sqrt(γ)."""
-        return self.decrement <= STATIONARY_SHARE * max(self.n_effective_parameters, 1.0) ** 0.5
+        return self.decrement <= stationary_radius(self.n_effective_parameters)
 
 
 def diagnose(estimate: MapEstimate) -> Diagnostics:

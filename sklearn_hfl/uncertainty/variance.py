@@ -28,8 +28,8 @@ class Variance:
         Bound (linearised rows) or estimate (network rows) of the relative error
         of the standard deviation.
     converged : Tensor of shape (G,)
-        Whether the asked route met ``rtol``. Network rows that did not keep their
-        value where ``accepted`` allows it, and have the linearised one elsewhere.
+        Whether the asked route answers, see ``accepted``; where not, ``value`` is
+        the linearised variance.
     """
 
     value: Tensor
@@ -78,5 +78,5 @@ def variance(optima: PerturbedOptima, rtol: float) -> Variance:
     return Variance(
         torch.where(use, optima.network.variance, linear.variance),
         torch.where(use, optima.network.rel_error, linear.rel_error),
-        optima.network.rel_error <= rtol,
+        use,
     )

@@ -1,0 +1,98 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from sklearn_hfl.optim.adam import adam
+from tests import reference
+from tests.cases import F64, LINEAR, PROBLEMS, generator, problem
+
+OPTIONS = {
+    "max_iter": 60,
+    "tol": 0.0,
+    "n_iter_no_change": 1000,
+    "batch_size": 5,
+    "learning_rate": 0.02,
+    "validation": None,
+}
+
+
+def train(case, seed=0, **changes):
+    return adam(
+        case.log_posterior, case.weights(), generator=generator(seed), **{**OPTIONS, **changes}
+    )
+
+
+@pytest.mark.parametrize("batch_size", [5, 14])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_loss_falls(name, batch_size):
+    trajectory = train(problem(name), batch_size=batch_size)
+    assert min(trajectory.curve) < 0.8 * trajectory.curve[0]
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_full_batches_of_a_linear_network_end_at_the_closed_form(name):
+    case = problem(name)
+    expected = reference.BayesianLinearRegression(case.log_posterior).mean
+    weights = train(case, max_iter=600, batch_size=14, learning_rate=0.03).weights
+    assert_close(weights, expected, rtol=0, atol=1e-6)
+
+
+def test_each_batch_keeps_the_weight_of_the_prior():
+    case = problem("linear")
+    prior = case.log_posterior.prior
+    strong = prior.with_precision(50 * prior.group_precision)
+    lp = replace(case.log_posterior, prior=strong)
+    expected = reference.BayesianLinearRegression(lp).mean
+    options = {**OPTIONS, "max_iter": 300, "batch_size": 5, "learning_rate": 0.01}
+    weights = adam(lp, case.weights(), generator=generator(0), **options).weights
+    assert_close(weights, expected, rtol=0, atol=0.02)
+
+
+def test_the_best_weights_are_returned():
+    case = problem("two layers")
+    trajectory = train(case, learning_rate=0.3)
+    value = case.log_posterior.value(trajectory.weights[None])
+    assert value.item() == pytest.approx(min(trajectory.curve[1:]), rel=1e-12)
+    assert trajectory.curve[-1] > min(trajectory.curve)
+
+
+def test_shuffles_come_from_the_generator():
+    case = problem("two layers")
+    assert_close(train(case, seed=1).weights, train(case, seed=1).weights, rtol=0, atol=0)
+    assert not torch.equal(train(case, seed=1).weights, train(case, seed=2).weights)
+
+
+def test_the_global_generator_is_left_alone():
+    state = torch.get_rng_state()
+    train(problem("linear"))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_callback_sees_every_pass():
+    seen = []
+    trajectory = train(problem("linear"), callback=seen.append)
+    assert list(trajectory.curve[1:]) == seen
+    assert len(seen) == OPTIONS["max_iter"]
+
+
+def test_training_ends_without_progress():
+    case = problem("linear")
+    trajectory = train(case, max_iter=5000, tol=1e-6, n_iter_no_change=5, batch_size=14)
+    assert trajectory.n_iter < 1000
+    per_row = torch.tensor(trajectory.curve, dtype=F64) / len(case.log_posterior.X)
+    assert per_row[-6:].min() > per_row[:-5].min() - 5e-6
+
+
+def test_held_out_rows_decide_when_to_stop():
+    case = problem("two layers")
+    lp = case.log_posterior
+    # Held-out targets that contradict the others: their loss soon rises.
+    contrary = replace(lp.select(torch.arange(4)), y=-lp.y[:4])
+    best, plain = train(case, validation=contrary), train(case)
+    stopped = train(case, validation=contrary, n_iter_no_change=20)
+    watched = contrary.value(torch.stack([best.weights, plain.weights]))
+    assert watched[0] < watched[1]
+    assert stopped.n_iter < plain.n_iter
+    assert_close(stopped.weights, best.weights, rtol=0, atol=0)

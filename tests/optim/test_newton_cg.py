@@ -1,0 +1,187 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from sklearn_hfl.optim.newton_cg import conjugate_gradients, newton_cg
+from sklearn_hfl.uncertainty.exact import dense_ggn, exact_covariance
+from tests import reference
+from tests.cases import (
+    F64,
+    LINEAR,
+    PROBLEMS,
+    TASKS,
+    estimate_at,
+    generator,
+    in_precision,
+    map_estimate,
+    problem,
+    randn,
+)
+
+
+def train(case, **changes):
+    """Train from weights that are no optimum."""
+    options = {"max_iter": 300, "tol": 0.0, "n_iter_no_change": 10, "decrement_tol": 1e-10}
+    return newton_cg(
+        case.log_posterior, case.weights(), generator=generator(0), **{**options, **changes}
+    )
+
+
+def whitened_gradient(lp, weights):
+    return lp.prior.scale * lp.value_and_gradient(weights[None])[1][0]
+
+
+def decrement(lp, weights):
+    gradient = lp.value_and_gradient(weights.double()[None])[1]
+    return exact_covariance(dense_ggn(lp, weights.double()), gradient.mT).sqrt().item()
+
+
+@pytest.mark.parametrize("preconditioned", [False, True])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_gradient_vanishes(name, preconditioned):
+    case = problem(name)
+    known = estimate_at(case.log_posterior, case.weights(seed=3)).subspace
+    trajectory = train(case, preconditioner=known if preconditioned else None)
+    assert trajectory.n_iter < 300
+    assert whitened_gradient(case.log_posterior, trajectory.weights).norm() < 1e-9
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_gradient_vanishes_on_the_tasks(name):
+    estimate = map_estimate(name)
+    assert whitened_gradient(estimate.log_posterior, estimate.weights).norm() < 1e-9
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_linear_network_ends_at_the_closed_form(name):
+    case = problem(name)
+    expected = reference.BayesianLinearRegression(case.log_posterior).mean
+    assert_close(train(case).weights, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_loss_never_rises(name):
+    curve = torch.tensor(train(problem(name)).curve, dtype=F64)
+    assert (curve.diff() <= 1e-12 * curve.abs().max()).all()
+
+
+def test_the_curve_is_the_loss_of_each_step():
+    case, seen = problem("two layers"), []
+    trajectory = train(case, callback=seen.append, max_iter=7)
+    start, end = case.weights(), trajectory.weights
+    value = case.log_posterior.value(torch.stack([start, end]))
+    assert trajectory.n_iter == len(seen) == 7
+    assert list(trajectory.curve[1:]) == seen
+    assert_close(torch.tensor([trajectory.curve[0], seen[-1]], dtype=F64), value)
+
+
+@pytest.mark.parametrize("tol", [1e-1, 1e-3])
+def test_little_progress_ends_training_near_the_optimum(tol):
+    case = problem("two layers")
+    early, late = train(case, tol=tol, n_iter_no_change=3), train(case)
+    assert early.n_iter < late.n_iter
+    assert early.curve[-4] - early.curve[-1] < 3 * tol
+    # Two Newton decrements of one standard deviation are a nat.
+    assert early.curve[-1] - late.curve[-1] < 1
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("noise_factor", [1.0, 1e5])
+@pytest.mark.parametrize("name", ["one layer", "two outputs", "module"])
+def test_single_precision_lowers_the_loss_too(name, noise_factor, seed):
+    case = problem(name, seed)
+    lp = in_precision(case.log_posterior, torch.float32, noise_factor)
+    trajectory = newton_cg(
+        lp,
+        case.weights().float(),
+        max_iter=50,
+        tol=0.0,
+        n_iter_no_change=10,
+        decrement_tol=1e-8,
+        generator=generator(0),
+    )
+    assert trajectory.curve[-1] < 0.5 * trajectory.curve[0]
+    # Training ends before its time at an optimum only, whatever rounding does.
+    assert trajectory.n_iter == 50 or decrement(in_precision(lp, F64), trajectory.weights) < 1
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_training_is_reproduced_by_the_generator(seed):
+    case = problem("two outputs", seed)
+    assert_close(train(case).weights, train(case).weights, rtol=0, atol=0)
+
+
+def test_a_stationary_start_stays():
+    case = problem("linear")
+    expected = reference.BayesianLinearRegression(case.log_posterior).mean
+    start = expected + 1e-12
+    trajectory = newton_cg(
+        case.log_posterior,
+        start,
+        max_iter=5,
+        tol=0.0,
+        n_iter_no_change=10,
+        decrement_tol=1e-8,
+        generator=generator(0),
+    )
+    assert trajectory.n_iter == 0
+    assert_close(trajectory.weights, start, rtol=0, atol=0)
+
+
+@st.composite
+def systems(draw):
+    """B with chosen eigenvalues, b, and a preconditioner that is B's diagonal."""
+    n, seed = draw(st.integers(1, 10)), draw(st.integers(0, 10**6))
+    eigenvalues = draw(st.lists(st.floats(0.1, 100), min_size=n, max_size=n))
+    Q = torch.linalg.qr(randn(n, n, seed=seed))[0]
+    return (Q * torch.tensor(eigenvalues, dtype=F64)) @ Q.mT, randn(n, seed=seed + 1)
+
+
+def solve(B, b, diagonal, rtol=1e-10, max_iter=100):
+    return conjugate_gradients(B.matmul, b, lambda v: v / diagonal, rtol=rtol, max_iter=max_iter)
+
+
+@settings(derandomize=True, deadline=None)
+@given(systems(), st.booleans())
+def test_conjugate_gradients_solve(system, preconditioned):
+    B, b = system
+    diagonal = B.diagonal() if preconditioned else torch.ones_like(b)
+    x, n_products, indefinite = solve(B, b, diagonal)
+    assert not indefinite
+    assert n_products <= 3 * len(b)
+    assert_close(x, torch.linalg.solve(B, b), rtol=1e-6, atol=1e-6)
+
+
+@settings(derandomize=True, deadline=None)
+@given(systems())
+def test_conjugate_gradients_flag_negative_curvature(system):
+    B, b = system
+    B = B - 2 * torch.linalg.matrix_norm(B, 2) * torch.eye(len(b), dtype=F64)
+    x, n_products, indefinite = solve(B, b, torch.ones_like(b))
+    assert indefinite
+    assert n_products == 1
+    assert_close(x, b, rtol=0, atol=0)
+
+
+def test_conjugate_gradients_keep_what_they_have_at_negative_curvature():
+    B = torch.diag(torch.tensor([4.0, 2.0, -1.0], dtype=F64))
+    b = torch.tensor([1.0, 1.0, 0.1], dtype=F64)
+    x, n_products, indefinite = solve(B, b, torch.ones_like(b))
+    before, _, _ = solve(B, b, torch.ones_like(b), max_iter=n_products - 1)
+    assert indefinite
+    assert n_products > 1
+    assert_close(x, before, rtol=0, atol=0)
+
+
+def test_conjugate_gradients_of_nothing_are_nothing():
+    x, n_products, indefinite = solve(torch.eye(3), torch.zeros(3), torch.ones(3))
+    assert (n_products, indefinite) == (0, False)
+    assert not x.any()
+
+
+def test_conjugate_gradients_stop_at_max_iter():
+    B = torch.diag(torch.logspace(0, 4, 8, dtype=F64))
+    _, n_products, indefinite = solve(B, torch.ones(8, dtype=F64), torch.ones(8), max_iter=3)
+    assert (n_products, indefinite) == (3, False)

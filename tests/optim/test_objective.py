@@ -1,0 +1,92 @@
+import pytest
+import torch
+from torch.func import grad, vmap
+from torch.testing import assert_close
+
+from sklearn_hfl.optim.objective import (
+    MapObjective,
+    PerturbedObjective,
+    paired_value_and_gradient,
+)
+from sklearn_hfl.posterior.curvature import GaussNewton
+from tests import reference
+from tests.cases import F64, PROBLEMS, estimate_at, problem
+
+MEMBER = torch.tensor([1, 3, 1, 0])
+STRENGTH = torch.tensor([0.3, -2.0, -0.3, 0.0], dtype=F64)
+
+
+@pytest.fixture(params=PROBLEMS)
+def case(request):
+    return problem(request.param)
+
+
+def perturbed(case):
+    """The perturbed objective around weights that are no optimum."""
+    lp, center = case.log_posterior, case.weights(seed=9)
+    scale = lp.prior.scale
+    value, gradient = lp.value_and_gradient(center[None])
+    return PerturbedObjective(
+        lp,
+        center=center / scale,
+        center_value=float(value[0]),
+        center_gradient=scale * gradient[0],
+        functional=case.prediction,
+        member=MEMBER,
+        strength=STRENGTH,
+        subspace=estimate_at(lp, center).subspace,
+    )
+
+
+def test_map_objective_is_the_log_posterior_in_whitened_weights(case):
+    lp, U = case.log_posterior, case.weights(3)
+
+    def loss(u):
+        return reference.negative_log_posterior(lp, lp.prior.scale * u)
+
+    expected = torch.stack([loss(u) for u in U]), vmap(grad(loss))(U)
+    assert_close(MapObjective(lp).value_and_gradient(U, torch.arange(3)), expected)
+
+
+def test_paired_gradient_equals_the_columns_of_the_jacobian(case):
+    weights = case.weights(4)
+    value, gradient = paired_value_and_gradient(case.prediction, weights, MEMBER)
+    assert_close(value, case.prediction.paired(weights, MEMBER))
+    columns = [case.prediction.gradient(w)[:, g] for w, g in zip(weights, MEMBER, strict=True)]
+    assert_close(gradient, torch.stack(columns))
+
+
+def test_perturbed_objective_equals_its_formula(case):
+    objective, U, index = perturbed(case), case.weights(3), torch.tensor([3, 0, 1])
+    lp, scale = case.log_posterior, case.log_posterior.prior.scale
+    center = scale * objective.center
+
+    def formula(u, b):
+        change = reference.negative_log_posterior(lp, scale * u)
+        change = change - reference.negative_log_posterior(lp, center)
+        residual = grad(lambda w: reference.negative_log_posterior(lp, w))(center)
+        g = case.prediction.value((scale * u)[None])[0, MEMBER[b]]
+        return change - residual @ (scale * u - center) - STRENGTH[b] * g
+
+    pairs = list(zip(U, index, strict=True))
+    expected = (
+        torch.stack([formula(u, b) for u, b in pairs]),
+        torch.stack([grad(formula)(u, b) for u, b in pairs]),
+    )
+    assert_close(objective.value_and_gradient(U, index), expected)
+
+
+def test_the_center_is_stationary_without_perturbation(case):
+    objective = perturbed(case)
+    value, gradient = objective.value_and_gradient(objective.center[None], torch.tensor([3]))
+    assert_close(value, torch.zeros(1, dtype=F64), rtol=0, atol=1e-12)
+    assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-10)
+
+
+def test_preconditioner_inverts_the_curvature_along_the_subspace(case):
+    objective = perturbed(case)
+    curvature = GaussNewton(case.log_posterior, case.weights(seed=9))
+    V = objective.subspace.basis
+    inside = V.mT @ objective.precondition(curvature.product(V).mT).mT
+    assert_close(inside, torch.eye(V.shape[1], dtype=F64), rtol=0, atol=1e-8)
+    assert_close(MapObjective(case.log_posterior).precondition(V.mT), V.mT)

@@ -1,0 +1,198 @@
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+from sklearn_hfl.optim.subspace import Subspace, krylov_subspace
+from sklearn_hfl.posterior.curvature import GaussNewton
+from tests.cases import F64, PROBLEMS, TASKS, generator, problem, randn
+
+
+@dataclass(frozen=True)
+class Case:
+    """A = I + RᵀR, a subspace made of a few blocks of directions, and queries G."""
+
+    A: Tensor
+    subspace: Subspace
+    G: Tensor
+
+
+@st.composite
+def cases(draw):
+    n, rank, m = draw(st.integers(1, 12)), draw(st.integers(0, 12)), draw(st.integers(0, 14))
+    scale, seed = 10.0 ** draw(st.integers(-3, 3)), draw(st.integers(0, 10**6))
+    R = scale * randn(rank, n, seed=seed)
+    A = torch.eye(n, dtype=F64) + R.mT @ R
+    subspace = Subspace.empty(A[0])
+    for block in randn(n, m, seed=seed + 1).split(3, dim=1):
+        subspace = subspace.extended(block, A.matmul)
+    return Case(A, subspace, randn(n, 5, seed=seed + 2))
+
+
+every = settings(
+    derandomize=True,
+    deadline=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+@every
+@given(cases())
+def test_basis_is_orthonormal_and_the_rest_follows(case):
+    V, s = case.subspace.basis, case.subspace
+    size = torch.linalg.matrix_norm(case.A, 2)
+    assert_close(V.mT @ V, torch.eye(s.rank, dtype=F64), rtol=0, atol=1e-12)
+    assert_close(s.image, case.A @ V, rtol=0, atol=1e-13 * size)
+    assert_close(s.gram, V.mT @ case.A @ V, rtol=0, atol=1e-13 * size)
+    assert_close(s.factor @ s.factor.mT, s.gram, rtol=0, atol=1e-13 * size)
+
+
+@every
+@given(cases())
+def test_bounds_hold_for_every_query(case):
+    galerkin = case.subspace.solve(case.G)
+    exact = (case.G * torch.linalg.solve(case.A, case.G)).sum(0)
+    rounding = 1e-9 * exact
+    assert (galerkin.lower <= exact + rounding).all()
+    assert (exact <= galerkin.lower + galerkin.gap + rounding).all()
+
+
+@every
+@given(cases())
+def test_galerkin_is_consistent(case):
+    galerkin = case.subspace.solve(case.G)
+    rounding = 1e-13 * torch.linalg.matrix_norm(case.A, 2)
+    assert_close(galerkin.residual, case.G - case.A @ galerkin.step, rtol=0, atol=10 * rounding)
+    assert_close(galerkin.lower, (case.G * galerkin.step).sum(0), rtol=1e-7, atol=1e-9)
+    orthogonal = case.subspace.basis.mT @ galerkin.residual
+    assert_close(orthogonal, torch.zeros_like(orthogonal), rtol=0, atol=10 * rounding)
+
+
+@every
+@given(cases(), st.floats(0.0, 100.0))
+def test_all_directions_give_the_inverse(case, damping):
+    n = len(case.A)
+    eye = torch.eye(n, dtype=F64)
+    full = case.subspace.extended(eye, case.A.matmul)
+    assert full.rank == n
+    assert_close(full.solve(case.G).step, torch.linalg.solve(case.A, case.G), rtol=1e-6, atol=1e-8)
+    expected = torch.linalg.solve(case.A + damping * eye, case.G)
+    assert_close(full.preconditioner(damping)(case.G), expected, rtol=1e-6, atol=1e-8)
+
+
+@every
+@given(cases(), st.sampled_from([0.0, 0.5]))
+def test_preconditioner_is_the_inverse_inside_and_the_prior_outside(case, damping):
+    V, T = case.subspace.basis, case.subspace.gram
+    eye = torch.eye(len(T), dtype=F64)
+    inside = V @ torch.linalg.solve(T + damping * eye, V.mT @ case.G)
+    expected = inside + case.subspace.complement(case.G) / (1 + damping)
+    assert_close(case.subspace.preconditioner(damping)(case.G), expected, rtol=1e-7, atol=1e-9)
+
+
+@every
+@given(cases(), st.floats(0.0, 10.0))
+def test_preconditioner_takes_vectors_and_columns(case, damping):
+    apply = case.subspace.preconditioner(damping)
+    columns = torch.stack([apply(g) for g in case.G.mT], dim=1)
+    assert_close(apply(case.G), columns)
+
+
+@every
+@given(cases())
+def test_known_directions_are_dropped(case):
+    known = case.subspace.basis @ randn(case.subspace.rank, 4)
+    zero = torch.zeros(len(case.A), 2, dtype=F64)
+    repeated = torch.cat([known, zero, known[:, :1]], dim=1)
+    assert case.subspace.extended(repeated, case.A.matmul) is case.subspace
+
+
+@every
+@given(cases())
+def test_repeated_directions_count_once(case):
+    new = randn(len(case.A), 1, seed=99)
+    larger = case.subspace.extended(new.expand(-1, 3) * 1e-5, case.A.matmul)
+    assert larger.rank == min(case.subspace.rank + 1, len(case.A))
+
+
+@every
+@given(cases())
+def test_more_directions_never_loosen_the_lower_bound(case):
+    larger = case.subspace.extended(randn(len(case.A), 2, seed=98), case.A.matmul)
+    before, after = case.subspace.solve(case.G).lower, larger.solve(case.G).lower
+    assert (after >= before * (1 - 1e-9)).all()
+
+
+@every
+@given(cases(), st.floats(-14, -3))
+def test_directions_close_to_the_basis_stay_orthogonal(case, exponent):
+    V = case.subspace.basis
+    close = V @ randn(V.shape[1], 2) + 10**exponent * randn(len(case.A), 2, seed=97)
+    V = case.subspace.extended(close, case.A.matmul).basis
+    assert_close(V.mT @ V, torch.eye(V.shape[1], dtype=F64), rtol=0, atol=1e-12)
+
+
+def test_the_empty_subspace_knows_the_prior_alone():
+    empty, G = Subspace.empty(torch.zeros(4, dtype=F64)), randn(4, 3)
+    assert (empty.n_weights, empty.rank) == (4, 0)
+    assert_close(empty.preconditioner(1.0)(G), G / 2)
+    assert_close(empty.solve(G).gap, G.square().sum(0))
+    assert not empty.solve(G).lower.any()
+
+
+def test_curvature_beyond_rounding_has_a_factor():
+    direction = randn(6, 1)
+    A = torch.eye(6, dtype=F64) + 1e22 * direction @ direction.mT
+    full = Subspace.empty(A[0]).extended(torch.eye(6, dtype=F64), A.matmul)
+    assert torch.isfinite(full.solve(randn(6, 2)).step).all()
+
+
+KRYLOV = [*PROBLEMS, "sine with gap"]
+
+
+def curvature(name):
+    case = problem(name)
+    return GaussNewton(case.log_posterior, case.weights())
+
+
+@pytest.mark.parametrize("name", KRYLOV)
+def test_krylov_basis_is_reproduced_by_the_generator(name):
+    first, second = (krylov_subspace(curvature(name), generator(7)) for _ in range(2))
+    assert_close(first.basis, second.basis, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("trace_rtol", [1e-1, 1e-3, 1e-6])
+@pytest.mark.parametrize("block_size", [2, 64])
+@pytest.mark.parametrize("name", KRYLOV)
+def test_krylov_basis_misses_little_of_the_trace(name, block_size, trace_rtol):
+    A = curvature(name)
+    s = krylov_subspace(A, generator(0), trace_rtol=trace_rtol, block_size=block_size)
+    missing = A.excess_trace() - float(torch.trace(s.gram)) + s.rank
+    found = float((1 - 1 / torch.linalg.eigvalsh(s.gram)).sum())
+    rounding = 1e-12 * A.excess_trace()
+    assert missing <= trace_rtol * max(found, 1.0) + rounding
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_krylov_basis_holds_the_effective_parameters(name):
+    A = curvature(name)
+    eigenvalues = torch.linalg.eigvalsh(A.product(torch.eye(A.n_weights, dtype=F64)))
+    subspace = krylov_subspace(A, generator(0), block_size=8)
+    found = float((1 - 1 / torch.linalg.eigvalsh(subspace.gram)).sum())
+    assert found == pytest.approx(float((1 - 1 / eigenvalues).sum()), rel=1e-3)
+    assert subspace.rank < A.n_weights
+
+
+def test_krylov_basis_does_not_depend_on_order_or_repetition():
+    lp, weights = problem("two layers").log_posterior, problem("two layers").weights()
+    n = len(lp.X)
+    twice = lp.select(torch.arange(2 * n).flip(0) % n)
+    halves = replace(twice, sample_weight=0.5 * twice.sample_weight)
+    first, second = (krylov_subspace(GaussNewton(p, weights), generator(0)) for p in (lp, halves))
+    projector, other = (s.basis @ s.basis.mT for s in (first, second))
+    assert_close(projector, other, rtol=0, atol=1e-6)

@@ -1,0 +1,74 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from sklearn_hfl.optim.training import Trainer
+from tests import reference
+from tests.cases import LINEAR, PROBLEMS, generator, problem
+
+TRAINERS = {
+    "newton-cg": Trainer("newton-cg", 100, tol=0.0, n_iter_no_change=10),
+    "lbfgs": Trainer("lbfgs", 500, tol=0.0, n_iter_no_change=10),
+    "adam": Trainer("adam", 600, tol=0.0, n_iter_no_change=1000, learning_rate=0.03),
+}
+ATOL = {"newton-cg": 1e-8, "lbfgs": 1e-8, "adam": 1e-6}
+
+
+@pytest.fixture(params=TRAINERS)
+def solver(request):
+    return request.param
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_every_solver_reaches_the_closed_form(solver, name):
+    case = problem(name)
+    expected = reference.BayesianLinearRegression(case.log_posterior).mean
+    trajectory = TRAINERS[solver].train(case.log_posterior, case.weights(), generator(0))
+    assert_close(trajectory.weights, expected, rtol=0, atol=ATOL[solver])
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_curve_goes_from_the_start_to_the_end(solver, name):
+    case, seen = problem(name), []
+    lp, trainer = case.log_posterior, Trainer(solver, 15, tol=0.0, n_iter_no_change=100)
+    trajectory = trainer.train(lp, case.weights(), generator(0), seen.append)
+    ends = lp.value(torch.stack([case.weights(), trajectory.weights]))
+    assert (trajectory.curve[0], min(seen)) == pytest.approx(ends.tolist(), rel=1e-12)
+    assert list(trajectory.curve[1:]) == seen
+    assert trajectory.n_iter <= 15
+
+
+@pytest.mark.parametrize("solver", ["newton-cg", "lbfgs"])
+def test_a_loose_tolerance_ends_training_early(solver):
+    case = problem("two layers")
+    loose, tight = (
+        Trainer(solver, 300, tol=tol, n_iter_no_change=5).train(
+            case.log_posterior, case.weights(), generator(0)
+        )
+        for tol in (1e-1, 1e-6)
+    )
+    assert loose.n_iter < tight.n_iter < 300
+    assert tight.curve[-1] <= loose.curve[-1]
+
+
+@pytest.mark.parametrize("solver", ["newton-cg", "lbfgs"])
+def test_solvers_agree_on_a_curved_problem(solver):
+    case = problem("one layer")
+    trainer = Trainer(solver, 2000, tol=0.0, n_iter_no_change=2000)
+    weights = trainer.train(case.log_posterior, case.weights(), generator(0)).weights
+    _, gradient = case.log_posterior.value_and_gradient(weights[None])
+    assert torch.linalg.vector_norm(case.log_posterior.prior.scale * gradient) < 1e-7
+
+
+def test_adam_trains_on_the_rows_that_are_not_held_out():
+    case = problem("linear")
+    lp = case.log_posterior
+    held_out = torch.arange(len(lp.X)) < 4
+    trainer = Trainer(
+        "adam", 50, 0.0, n_iter_no_change=1000, learning_rate=0.03, validation_rows=held_out
+    )
+    trajectory = trainer.train(lp, case.weights(), generator(0))
+    rest = lp.select(~held_out).value(case.weights(1))
+    watched = lp.select(held_out).value(torch.stack([case.weights(), trajectory.weights]))
+    assert trajectory.curve[0] == pytest.approx(rest.item(), rel=1e-12)
+    assert watched[1] < watched[0]

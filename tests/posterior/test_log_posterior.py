@@ -1,0 +1,84 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.func import grad, hessian, vmap
+from torch.testing import assert_close
+
+from tests import reference
+from tests.cases import F64, PROBLEMS, problem, randn
+
+# Bytes a pass may use: blocks of one row, of a few rows, of all rows.
+LIMITS = [1.0, 2000.0, 1e9]
+
+
+@pytest.fixture(params=PROBLEMS)
+def case(request):
+    """Log posterior and weights (3, P) where it is not stationary."""
+    case = problem(request.param)
+    return case.log_posterior, case.weights(3)
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_value_equals_torch_distributions(case, limit):
+    lp, weights = case
+    expected = torch.stack([reference.negative_log_posterior(lp, w) for w in weights])
+    assert_close(replace(lp, memory_limit=limit).value(weights), expected)
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_gradient_equals_automatic_differentiation(case, limit):
+    lp, weights = case
+    value, gradient = replace(lp, memory_limit=limit).value_and_gradient(weights)
+    assert_close(value, lp.value(weights))
+    assert_close(gradient, vmap(grad(lambda w: reference.negative_log_posterior(lp, w)))(weights))
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_hessian_product_equals_the_dense_hessian(case, limit):
+    lp, (weights, *columns) = case
+    V = torch.stack(columns, dim=1)
+    dense = hessian(lambda w: reference.negative_log_posterior(lp, w))(weights)
+    assert_close(replace(lp, memory_limit=limit).hessian_product(weights, V), dense @ V)
+
+
+def test_results_are_outside_any_graph(case):
+    lp, weights = case
+    results = lp.value(weights), *lp.value_and_gradient(weights)
+    assert not any(r.requires_grad for r in results)
+    assert not lp.hessian_product(weights[0], weights.mT).requires_grad
+
+
+def test_a_row_of_weight_two_counts_as_two_rows(case):
+    lp, weights = case
+    twice = replace(lp, sample_weight=2 * lp.sample_weight)
+    repeated = lp.select(torch.arange(len(lp.X)).repeat(2))
+    assert_close(twice.value_and_gradient(weights), repeated.value_and_gradient(weights))
+
+
+def test_a_row_of_weight_zero_does_not_count(case):
+    lp, weights = case
+    used = torch.arange(len(lp.X)) % 3 > 0
+    without = replace(lp, sample_weight=lp.sample_weight * used)
+    assert_close(without.value_and_gradient(weights), lp.select(used).value_and_gradient(weights))
+
+
+def test_select_takes_masks_and_indices():
+    lp = problem("two outputs").log_posterior
+    mask = torch.arange(len(lp.X)) < 3
+    by_mask, by_index = lp.select(mask), lp.select(torch.arange(3))
+    assert by_mask.X.shape == (3, 2)
+    assert by_mask.y.shape == (3, 2)
+    assert_close(by_mask.value(randn(2, lp.n_weights)), by_index.value(randn(2, lp.n_weights)))
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 50), st.floats(1.0, 1e5))
+def test_blocks_cover_the_rows_within_the_limit(n_rows, numbers_per_row, limit):
+    lp = problem("one layer").log_posterior
+    lp = replace(lp, X=torch.zeros(n_rows, 1, dtype=F64), memory_limit=limit)
+    blocks = [range(n_rows)[rows] for rows in lp.blocks(numbers_per_row)]
+    assert [i for block in blocks for i in block] == list(range(n_rows))
+    assert all(len(b) == 1 or len(b) * numbers_per_row * 8 <= limit for b in blocks)

@@ -1,0 +1,155 @@
+import pytest
+import torch
+from torch import nn
+from torch.func import jacrev
+from torch.testing import assert_close
+
+from sklearn_hfl.posterior.network import ACTIVATIONS, MLP, ModuleNetwork
+from tests import reference
+from tests.cases import F64, as_module_network, randn
+
+LAYERS = [(2, 1), (3, 2), (1, 4, 1), (2, 3, 2), (3, 2, 4, 3, 2)]
+MLPS = [
+    *(pytest.param(MLP(sizes), id="x".join(map(str, sizes))) for sizes in LAYERS),
+    *(pytest.param(MLP((2, 4, 3, 2), name), id=name) for name in ACTIVATIONS),
+]
+NETWORKS = [
+    pytest.param(MLP((2, 3, 2), "silu"), id="mlp"),
+    pytest.param(as_module_network(MLP((2, 3, 2), "silu")), id="module"),
+]
+
+
+def inputs(network, *lead):
+    return randn(*lead, network.layer_sizes[0], seed=1)
+
+
+@pytest.mark.parametrize("mlp", MLPS)
+def test_forward_equals_a_loop(mlp):
+    X, weights = inputs(mlp, 5), randn(3, mlp.n_weights)
+    expected = torch.stack([reference.forward(mlp, w, X) for w in weights])
+    assert_close(mlp.forward(weights, X), expected)
+
+
+@pytest.mark.parametrize("mlp", MLPS)
+def test_jacobian_equals_automatic_differentiation(mlp):
+    X, weights = inputs(mlp, 5), randn(mlp.n_weights)
+    outputs, jacobian = mlp.jacobian(weights, X)
+    assert_close(outputs, mlp.forward(weights[None], X)[0])
+    assert_close(jacobian, jacrev(lambda w: mlp.forward(w[None], X)[0])(weights))
+
+
+@pytest.mark.parametrize("mlp", MLPS)
+def test_module_network_equals_the_mlp_of_the_same_module(mlp):
+    X, weights = inputs(mlp, 5), randn(3, mlp.n_weights)
+    network = as_module_network(mlp)
+    assert network.packing == mlp.packing
+    assert_close(network.forward(weights, X), mlp.forward(weights, X))
+    assert_close(network.jacobian(weights[0], X), mlp.jacobian(weights[0], X))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_forward_takes_inputs_of_each_weight_vector(network):
+    X, weights = randn(3, 5, 2, seed=1), randn(3, network.n_weights)
+    expected = [network.forward(w[None], x)[0] for w, x in zip(weights, X, strict=True)]
+    assert_close(network.forward(weights, X), torch.stack(expected))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_to_module_computes_forward(network):
+    X, weights = randn(5, 2, seed=1), randn(network.n_weights)
+    module = network.to_module(weights)
+    assert_close(module(X), network.forward(weights[None], X)[0])
+    assert module.state_dict().keys() == {"0.weight", "0.bias", "2.weight", "2.bias"}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_to_module_shares_nothing_with_the_weights(network):
+    weights = randn(network.n_weights)
+    module = network.to_module(weights)
+    nn.utils.vector_to_parameters(torch.zeros_like(weights), module.parameters())
+    assert_close(weights, randn(network.n_weights))
+    assert_close(
+        nn.utils.parameters_to_vector(network.to_module(weights).parameters()).detach(), weights
+    )
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_results_are_outside_any_graph(network):
+    outputs, jacobian = network.jacobian(randn(network.n_weights), randn(5, 2, seed=1))
+    assert not outputs.requires_grad
+    assert not jacobian.requires_grad
+
+
+class Shifted(nn.Module):
+    """A module with a parameter of no dimensions."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.shift = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, X):
+        return self.linear(X) + self.shift
+
+
+class Tied(nn.Module):
+    """A module that uses one parameter twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.second.weight = self.first.weight
+
+    def forward(self, X):
+        return self.second(torch.tanh(self.first(X)))
+
+
+MODULES = {
+    "linear": nn.Linear(2, 2),
+    "layer norm": nn.Sequential(nn.Linear(2, 3, bias=False), nn.LayerNorm(3), nn.Linear(3, 2)),
+    "scalar parameter": Shifted(),
+    "tied parameters": Tied(),
+}
+
+
+@pytest.mark.parametrize("module", MODULES.values(), ids=MODULES)
+def test_module_network_drives_any_module(module):
+    network = ModuleNetwork(module.to(F64), 2)
+    X, weights = randn(5, 2, seed=1), randn(network.n_weights)
+    assert_close(network.forward(weights[None], X)[0], network.to_module(weights)(X).detach())
+    jacobian = jacrev(lambda w: network.forward(w[None], X)[0])(weights)
+    assert_close(network.jacobian(weights, X)[1], jacobian)
+
+
+def test_module_network_keeps_a_copy():
+    module = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)).to(F64)
+    network = ModuleNetwork(module, 1)
+    weights, X = randn(2, network.n_weights), randn(5, 2)
+    before = network.forward(weights, X)
+    module[1] = nn.ReLU()
+    assert_close(network.forward(weights, X), before, rtol=0, atol=0)
+
+
+def test_groups_of_an_mlp_are_features_then_layers():
+    labels, names = MLP((2, 3, 1)).group_labels()
+    assert names == (
+        "layer 0 feature 0",
+        "layer 0 feature 1",
+        "layer 0 biases",
+        "layer 1 weights",
+        "layer 1 biases",
+    )
+    assert labels.tolist() == [0, 1] * 3 + [2] * 3 + [3] * 3 + [4]
+
+
+def test_groups_of_a_module_are_its_tensors():
+    labels, names = as_module_network(MLP((2, 3, 1))).group_labels()
+    assert names == ("0.weight", "0.bias", "2.weight", "2.bias")
+    assert labels.tolist() == [0] * 6 + [1] * 3 + [2] * 3 + [3]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_labels_index_the_names(network):
+    labels, names = network.group_labels()
+    assert labels.shape == (network.n_weights,)
+    assert set(labels.tolist()) == set(range(len(names)))

@@ -1,0 +1,247 @@
+"""scikit-learn around the regressor: pipelines, searches, meta-estimators, metadata routing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone, is_regressor
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
+from sklearn.ensemble import BaggingRegressor, StackingRegressor, VotingRegressor
+from sklearn.inspection import permutation_importance
+from sklearn.linear_model import RidgeCV
+from sklearn.metrics import get_scorer
+from sklearn.model_selection import (
+    GridSearchCV,
+    KFold,
+    cross_val_predict,
+    cross_val_score,
+    cross_validate,
+)
+from sklearn.multioutput import MultiOutputRegressor, RegressorChain
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.utils import estimator_html_repr
+
+from sklearn_hfl import HFLRegressor
+
+SMALL = {"hidden_layer_sizes": (4,), "prior_precision": 1.0, "noise_std": 0.3, "random_state": 0}
+RNG = np.random.default_rng(0)
+X = RNG.uniform(-1, 1, (60, 2))
+Y = np.sin(3 * X[:, 0]) + X[:, 1] + 0.3 * RNG.standard_normal(60)
+FRAME = pd.DataFrame(X, columns=["depth", "width"])
+
+
+def small(**params):
+    return HFLRegressor(**{**SMALL, **params})
+
+
+# ----------------------------------------------------------------- pipelines
+
+
+def test_a_pipeline_passes_return_std_on():
+    pipeline = make_pipeline(StandardScaler(), HFLRegressor(random_state=0)).fit(X, Y)
+    mean, std = pipeline.predict(X, return_std=True)
+    assert_array_equal(mean, pipeline.predict(X))
+    regressor = HFLRegressor(random_state=0).fit(StandardScaler().fit_transform(X), Y)
+    expected = regressor.predict(StandardScaler().fit_transform(X), return_std=True)
+    assert_array_equal((mean, std), expected)
+
+
+@pytest.mark.parametrize(
+    "ask", [{"return_std": "epistemic"}, {"return_std": "aleatoric"}, {"return_cov": True}]
+)
+def test_a_pipeline_passes_the_other_questions_on(ask):
+    pipeline = make_pipeline(StandardScaler(), small()).fit(X, Y)
+    expected = pipeline[-1].predict(pipeline[:-1].transform(X), **ask)
+    for ours, theirs in zip(pipeline.predict(X, **ask), expected, strict=True):
+        assert_array_equal(ours, theirs)
+
+
+def test_a_pipeline_passes_sample_weight_by_the_steps_name():
+    weight = np.linspace(0, 2, 60)
+    pipeline = make_pipeline(FunctionTransformer(), small())
+    pipeline.fit(X, Y, hflregressor__sample_weight=weight)
+    expected = small().fit(X, Y, sample_weight=weight)
+    assert_array_equal(pipeline.predict(X), expected.predict(X))
+
+
+def test_the_scaler_before_hardly_matters_as_the_regressor_scales_itself():
+    scaled = make_pipeline(StandardScaler(), small(tol=0.0)).fit(X, Y)
+    assert_allclose(scaled.predict(X), small(tol=0.0).fit(X, Y).predict(X), rtol=1e-6, atol=1e-8)
+
+
+def test_set_output_of_a_transformer_before_reaches_the_regressor():
+    pipeline = make_pipeline(StandardScaler(), small()).set_output(transform="pandas")
+    mean, std = pipeline.fit(FRAME, Y).predict(FRAME, return_std=True)
+    assert_array_equal(pipeline[-1].feature_names_in_, ["depth", "width"])
+    assert type(mean) is type(std) is np.ndarray
+
+
+def test_text_columns_go_through_an_encoder():
+    frame = FRAME.assign(colour=np.where(X[:, 0] > 0, "red", "blue"))
+    encoder = ColumnTransformer(
+        [("colour", OneHotEncoder(), ["colour"])], remainder="passthrough", sparse_threshold=0
+    )
+    pipeline = make_pipeline(encoder, small()).fit(frame, Y)
+    assert pipeline.predict(frame, return_std=True)[1].shape == (60,)
+
+
+# -------------------------------------------------------------------- pandas
+
+
+def test_names_of_features_are_kept_and_order_is_checked():
+    model = small().fit(FRAME, Y)
+    assert_array_equal(model.feature_names_in_, ["depth", "width"])
+    assert model.feature_names_in_.dtype == object
+    assert_array_equal(model.predict(FRAME), small().fit(X, Y).predict(X))
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        model.predict(X)
+
+
+def test_arrays_have_no_names():
+    assert not hasattr(small().fit(X, Y), "feature_names_in_")
+
+
+@pytest.mark.parametrize("ask", ["predict", "predict_uncertainty", "sample_y"])
+def test_every_question_takes_a_frame(ask):
+    getattr(small().fit(FRAME, pd.Series(Y, name="yield")), ask)(FRAME)
+
+
+# ----------------------------------------------------------- model selection
+
+
+def test_grid_search_over_the_prior_and_the_layers():
+    grid = {"prior_precision": [1.0, 1e6], "hidden_layer_sizes": [(2,), (4,)]}
+    search = GridSearchCV(small(tol=0.0), grid, cv=3).fit(X, Y)
+    assert search.best_params_["prior_precision"] == 1.0
+    mean, std = search.best_estimator_.predict(X, return_std=True)
+    assert_array_equal(search.predict(X), mean)
+    assert (std > 0).all()
+
+
+def test_grid_search_over_a_step_of_a_pipeline():
+    pipeline = Pipeline([("scale", StandardScaler()), ("hfl", small(tol=0.0))])
+    search = GridSearchCV(pipeline, {"hfl__prior_precision": [1.0, 1e6]}, cv=3).fit(X, Y)
+    assert search.best_params_ == {"hfl__prior_precision": 1.0}
+
+
+def test_cross_val_predict_gives_each_row_from_a_model_without_it():
+    predicted = cross_val_predict(small(), X, Y, cv=KFold(3))
+    for train, test in KFold(3).split(X):
+        assert_array_equal(predicted[test], small().fit(X[train], Y[train]).predict(X[test]))
+
+
+def test_cross_validation_scores_each_fold():
+    assert (cross_val_score(small(), X, Y, cv=3) > 0.5).all()
+
+
+def test_permutation_importance_finds_the_feature_that_is_noise():
+    inputs = np.column_stack([X, np.random.default_rng(1).uniform(-1, 1, 60)])
+    importance = permutation_importance(small().fit(inputs, Y), inputs, Y, random_state=0)
+    assert importance.importances_mean.argmin() == 2
+
+
+# ----------------------------------------------------------- meta-estimators
+
+
+META = {
+    "bagging": BaggingRegressor(small(tol=0.0), n_estimators=3, random_state=0),
+    "voting": VotingRegressor([("a", small()), ("b", small(hidden_layer_sizes=(3,)))]),
+    "stacking": StackingRegressor([("a", small(tol=0.0))], final_estimator=RidgeCV(), cv=3),
+    "transformed target": TransformedTargetRegressor(small(), transformer=StandardScaler()),
+}
+
+
+@pytest.mark.parametrize("meta", META.values(), ids=list(META))
+def test_meta_estimators_take_it(meta):
+    assert is_regressor(meta)
+    assert clone(meta).fit(X, Y).score(X, Y) > 0.7
+
+
+@pytest.mark.parametrize("meta", [MultiOutputRegressor, RegressorChain])
+def test_meta_estimators_of_several_outputs_take_it(meta):
+    targets = np.column_stack([Y, X[:, 0] * X[:, 1] + 0.1 * Y])
+    model = meta(small()).fit(X, targets)
+    assert model.predict(X).shape == (60, 2)
+    assert_array_equal(model.predict(X)[:, 0], small().fit(X, Y).predict(X))
+
+
+def test_a_transformed_targets_mean_is_transformed_back():
+    model = TransformedTargetRegressor(small(tol=0.0), func=np.log, inverse_func=np.exp)
+    mean = model.fit(X, np.exp(Y)).predict(X)
+    assert_allclose(mean, np.exp(small(tol=0.0).fit(X, Y).predict(X)), rtol=1e-6)
+
+
+# ---------------------------------------------------------- metadata routing
+
+
+@pytest.fixture
+def _routing():
+    with sklearn.config_context(enable_metadata_routing=True):
+        yield
+
+
+@pytest.mark.usefixtures("_routing")
+def test_return_std_is_routed_through_a_pipeline():
+    regressor = small().set_predict_request(return_std=True)
+    pipeline = make_pipeline(StandardScaler(), regressor).fit(X, Y)
+    mean, std = pipeline.predict(X, return_std="epistemic")
+    expected = pipeline[-1].predict(pipeline[:-1].transform(X), return_std="epistemic")
+    assert_array_equal((mean, std), expected)
+
+
+@pytest.mark.usefixtures("_routing")
+def test_sample_weight_is_routed_through_pipeline_and_cross_validation():
+    weight = np.linspace(0, 2, 60)
+    regressor = small().set_fit_request(sample_weight=True)
+    scaler = StandardScaler().set_fit_request(sample_weight=False)
+    result = cross_validate(
+        make_pipeline(scaler, regressor),
+        X,
+        Y,
+        cv=KFold(3),
+        scoring=get_scorer("r2").set_score_request(sample_weight=True),
+        params={"sample_weight": weight},
+        return_estimator=True,
+    )
+    for fitted, (train, _) in zip(result["estimator"], KFold(3).split(X), strict=True):
+        inputs = StandardScaler().fit_transform(X[train])
+        expected = small().fit(inputs, Y[train], sample_weight=weight[train])
+        assert_array_equal(fitted[-1].predict(inputs), expected.predict(inputs))
+
+
+def test_requests_name_the_arguments_of_fit_predict_and_score():
+    requests = small().get_metadata_routing()
+    assert requests.fit.requests == {"sample_weight": None}
+    assert requests.predict.requests == {"return_std": None, "return_cov": None}
+    assert requests.score.requests == {"sample_weight": None}
+
+
+# ------------------------------------------------------------------- display
+
+
+@pytest.mark.parametrize("fit", [False, True], ids=["unfitted", "fitted"])
+def test_html_representations_work(fit):
+    pipeline = make_pipeline(StandardScaler(), small())
+    if fit:
+        pipeline.fit(FRAME, Y)
+    for estimator in (pipeline, pipeline[-1]):
+        html = estimator_html_repr(estimator)
+        assert "HFLRegressor" in html
+        assert html == estimator._repr_html_() or "sk-" in html
+
+
+def test_the_text_representation_shows_what_differs_from_the_defaults():
+    assert repr(HFLRegressor(max_iter=7)) == "HFLRegressor(max_iter=7)"
+
+
+def test_tags_say_what_it_is():
+    tags = HFLRegressor().__sklearn_tags__()
+    assert tags.estimator_type == "regressor"
+    assert tags.target_tags.multi_output
+    assert tags.target_tags.required
+    assert not tags.input_tags.sparse
+    assert not tags.input_tags.allow_nan

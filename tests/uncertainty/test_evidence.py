@@ -1,0 +1,187 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from sklearn_hfl.optim.training import Trainer
+from sklearn_hfl.uncertainty.evidence import (
+    HYPERPRIOR,
+    PSEUDO_RESIDUAL,
+    EvidenceOptions,
+    effective_parameters,
+    log_evidence,
+    maximize_evidence,
+    squared_residuals,
+)
+from sklearn_hfl.uncertainty.exact import dense_ggn
+from tests import reference
+from tests.cases import LINEAR, PROBLEMS, TASKS, generator, map_estimate, problem
+
+TRAINER = Trainer("newton-cg", 1000, tol=0.0, n_iter_no_change=10)
+UNWEIGHTED = [name for name in LINEAR if "weighted" not in name]
+
+
+@pytest.fixture(params=[*PROBLEMS, *TASKS])
+def estimate(request):
+    return map_estimate(request.param)
+
+
+def test_effective_parameters_equal_the_dense_formula(estimate):
+    lp, weights = estimate.log_posterior, estimate.weights
+    gamma = effective_parameters(estimate.subspace)
+    expected = reference.effective_parameters(lp, dense_ggn(lp, weights))
+    assert gamma.sum().item() == pytest.approx(expected.sum().item(), rel=1e-3)
+    assert_close(gamma, expected, rtol=0, atol=1e-3 * expected.sum().item())
+    assert (gamma >= 0).all()
+
+
+def test_effective_parameters_never_exceed_rows_or_weights(estimate):
+    gamma, lp = effective_parameters(estimate.subspace), estimate.log_posterior
+    assert (gamma <= 1).all()
+    assert gamma.sum() <= lp.y.numel()
+
+
+def test_log_evidence_equals_the_dense_formula(estimate):
+    lp, weights = estimate.log_posterior, estimate.weights
+    expected = reference.log_evidence(lp, weights, dense_ggn(lp, weights))
+    gamma = effective_parameters(estimate.subspace).sum().item()
+    # log det T misses at most the trace that the subspace has not seen.
+    bound = 0.5e-3 * max(gamma, 1.0)
+    assert log_evidence(lp, weights, estimate.subspace) == pytest.approx(expected, abs=bound + 1e-9)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_log_evidence_of_a_linear_network_is_the_marginal_density(name):
+    estimate = map_estimate(name)
+    lp = estimate.log_posterior
+    expected = reference.BayesianLinearRegression(lp).log_evidence
+    if "weighted" in name:
+        # A row of weight w is no Gaussian of its own normalisation.
+        w, beta = lp.sample_weight, lp.likelihood.noise_precision
+        expected += ((w - 1) / 2 * (beta / (2 * torch.pi)).log() - w.log() / 2).sum().item()
+    assert log_evidence(lp, estimate.weights, estimate.subspace) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("limit", [1.0, 1e9])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_squared_residuals_equal_a_loop(name, limit):
+    lp, weights = problem(name).log_posterior, problem(name).weights()
+    f = lp.network.forward(weights[None], lp.X)[0]
+    expected = sum(w * (y - out) ** 2 for w, y, out in zip(lp.sample_weight, lp.y, f, strict=True))
+    assert_close(squared_residuals(replace(lp, memory_limit=limit), weights), expected)
+
+
+# ----------------------------------------------------------- maximisation
+
+
+def maximize(name, prior=True, noise=True, **changes):
+    options = EvidenceOptions(prior, noise, rtol=changes.pop("rtol", 1e-6))
+    case, trainer = problem(name), replace(TRAINER, **changes)
+    return maximize_evidence(
+        case.log_posterior, case.weights(), trainer, options, generator(0), lambda loss: None
+    )
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_precisions_of_a_linear_network_are_a_fixed_point(name):
+    lp, weights, _ = maximize(name)
+    assert_close(weights, reference.BayesianLinearRegression(lp).mean, rtol=1e-3, atol=1e-4)
+    gamma = reference.effective_parameters(lp, dense_ggn(lp, weights))
+    prior, k = lp.prior, lp.y.shape[1]
+    alpha = (prior.group_sum(gamma) + 2 * HYPERPRIOR) / (
+        prior.group_sum(weights**2) + 2 * HYPERPRIOR
+    )
+    beta = (lp.sample_weight.sum() - gamma.sum() / k + 1) / (
+        squared_residuals(lp, weights) + PSEUDO_RESIDUAL**2
+    )
+    assert_close(prior.group_precision, alpha, rtol=1e-3, atol=0)
+    assert_close(lp.likelihood.noise_precision, beta, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", UNWEIGHTED)
+def test_the_marginal_density_has_its_maximum_there(name):
+    lp, _, _ = maximize(name)
+
+    def penalized(factor_alpha, factor_beta):
+        alpha = factor_alpha * lp.prior.group_precision
+        beta = factor_beta * lp.likelihood.noise_precision
+        prior, likelihood = lp.prior.with_precision(alpha), lp.likelihood.with_precision(beta)
+        hyperprior = HYPERPRIOR * (alpha.log() - alpha).sum()
+        hyperprior += 0.5 * (beta.log() - PSEUDO_RESIDUAL**2 * beta).sum()
+        moved = reference.BayesianLinearRegression(replace(lp, prior=prior, likelihood=likelihood))
+        return moved.log_evidence + hyperprior.item()
+
+    best = penalized(1.0, 1.0)
+    assert all(best > penalized(a, b) for a, b in [(1.2, 1), (0.8, 1), (1, 1.2), (1, 0.8)])
+
+
+@pytest.mark.parametrize("name", ["one layer", "two outputs", "module"])
+def test_the_evidence_is_larger_than_at_the_first_precisions(name):
+    lp, weights, _ = maximize(name, rtol=0.02)
+    first, start = problem(name).log_posterior, map_estimate(name).weights
+    before = reference.log_evidence(first, start, dense_ggn(first, start))
+    assert reference.log_evidence(lp, weights, dense_ggn(lp, weights)) > before
+
+
+@pytest.mark.parametrize(("prior", "noise"), [(True, False), (False, True), (False, False)])
+def test_what_is_not_learned_stays(prior, noise):
+    lp, _, _ = maximize("two outputs", prior, noise)
+    before = problem("two outputs").log_posterior
+    kept = torch.equal(lp.prior.group_precision, before.prior.group_precision)
+    assert kept is not prior
+    kept = torch.equal(lp.likelihood.noise_precision, before.likelihood.noise_precision)
+    assert kept is not noise
+
+
+@pytest.mark.parametrize("max_iter", [1, 10, 17])
+def test_the_trainer_bounds_the_steps_of_all_rounds(max_iter):
+    _, _, curve = maximize("two layers", max_iter=max_iter, rtol=1e-12)
+    assert len(curve) == max_iter
+
+
+@pytest.mark.parametrize("name", [*LINEAR, "one layer", "module"])
+def test_a_row_of_weight_two_counts_as_two_rows(name):
+    case = problem(name)
+    lp = case.log_posterior
+    twice = replace(lp, sample_weight=2 * lp.sample_weight)
+    repeated = lp.select(torch.arange(len(lp.X)).repeat(2))
+    options = EvidenceOptions(prior=True, noise=True)
+    first, second = (
+        maximize_evidence(p, case.weights(), TRAINER, options, generator(0))[0]
+        for p in (twice, repeated)
+    )
+    assert_close(first.prior.group_precision, second.prior.group_precision, rtol=1e-4, atol=0)
+    assert_close(
+        first.likelihood.noise_precision, second.likelihood.noise_precision, rtol=1e-4, atol=0
+    )
+
+
+def test_a_learned_prior_forgets_the_given_one():
+    case = problem("one layer")
+    lp = case.log_posterior
+    other = replace(lp, prior=lp.prior.with_precision(100 * lp.prior.group_precision))
+    options = EvidenceOptions(prior=True, noise=True)
+    first, second = (
+        maximize_evidence(p, case.weights(), TRAINER, options, generator(0))[0] for p in (lp, other)
+    )
+    assert_close(first.prior.group_precision, second.prior.group_precision, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["linear", "one layer", "two layers"])
+def test_targets_without_structure_give_a_constant(name):
+    case = problem(name)
+    lp = replace(case.log_posterior, y=torch.ones_like(case.log_posterior.y))
+    options = EvidenceOptions(prior=True, noise=True)
+    lp, weights, curve = maximize_evidence(lp, case.weights(), TRAINER, options, generator(0))
+    shorter = replace(TRAINER, max_iter=len(curve) - 2)
+    _, _, cut = maximize_evidence(
+        replace(lp, prior=case.log_posterior.prior, likelihood=case.log_posterior.likelihood),
+        case.weights(),
+        shorter,
+        options,
+        generator(0),
+    )
+    assert len(cut) == len(curve) - 2
+    outputs = lp.network.forward(weights[None], case.queries)[0]
+    assert_close(outputs, torch.ones_like(outputs), rtol=0, atol=0.05)
