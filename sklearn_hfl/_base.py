@@ -198,6 +198,8 @@ class HFLBase(BaseEstimator):
         prior = estimate.log_posterior.prior
         self.estimators_ = members
         self.module_ = estimate.log_posterior.network.to_module(estimate.weights)
+        for name in ("coefs_", "intercepts_"):
+            self.__dict__.pop(name, None)
         if self.module is None:
             linear = [m for m in self.module_.modules() if isinstance(m, torch.nn.Linear)]
             self.coefs_ = [m.weight.detach().cpu().double().numpy().T.copy() for m in linear]

@@ -190,4 +190,4 @@ def _hessian(log_posterior: LogPosterior, weights: Tensor) -> Callable[[Tensor],
 def _stalled(curve: list[float], tol: float, n_iter_no_change: int) -> bool:
     if len(curve) <= n_iter_no_change:
         return False
-    return curve[-1 - n_iter_no_change] - curve[-1] < tol * n_iter_no_change
+    return curve[-1 - n_iter_no_change] - curve[-1] <= tol * n_iter_no_change
