@@ -15,8 +15,8 @@ from sklearn_hfl.posterior.log_posterior import LogPosterior
 __all__ = ["conjugate_gradients", "newton_cg"]
 
 # Below a Newton decrement of one posterior standard deviation the true Hessian
-# takes the place of Gauss-Newton: the latter alone stalls at decrements of 0.01
-# to 0.1 on concrete and yacht, the former ends below 1e-8 (docs/design/training.md).
+# takes the place of Gauss-Newton, whose convergence is linear, and slow in the flat
+# valley around a MAP (docs/design/training.md).
 NEWTON_REGION = 1.0
 START_DAMPING = 1e2
 CG_MAX_ITER = 100

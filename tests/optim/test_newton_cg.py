@@ -1,3 +1,5 @@
+from functools import cache
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -29,6 +31,11 @@ def train(case, **changes):
     )
 
 
+@cache
+def trained(name):
+    return train(problem(name))
+
+
 def whitened_gradient(lp, weights):
     return lp.prior.scale * lp.value_and_gradient(weights[None])[1][0]
 
@@ -38,12 +45,18 @@ def decrement(lp, weights):
     return exact_covariance(dense_ggn(lp, weights.double()), gradient.mT).sqrt().item()
 
 
-@pytest.mark.parametrize("preconditioned", [False, True])
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_the_gradient_vanishes(name, preconditioned):
+def test_the_gradient_vanishes(name):
+    lp, trajectory = problem(name).log_posterior, trained(name)
+    assert trajectory.n_iter < 300
+    assert whitened_gradient(lp, trajectory.weights).norm() < 1e-9
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_curvature_known_elsewhere_does_no_harm(name):
     case = problem(name)
     known = estimate_at(case.log_posterior, case.weights(seed=3)).subspace
-    trajectory = train(case, preconditioner=known if preconditioned else None)
+    trajectory = train(case, preconditioner=known)
     assert trajectory.n_iter < 300
     assert whitened_gradient(case.log_posterior, trajectory.weights).norm() < 1e-9
 
@@ -56,14 +69,13 @@ def test_the_gradient_vanishes_on_the_tasks(name):
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_a_linear_network_ends_at_the_closed_form(name):
-    case = problem(name)
-    expected = reference.BayesianLinearRegression(case.log_posterior).mean
-    assert_close(train(case).weights, expected, rtol=1e-9, atol=1e-9)
+    expected = reference.BayesianLinearRegression(problem(name).log_posterior).mean
+    assert_close(trained(name).weights, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_the_loss_never_rises(name):
-    curve = torch.tensor(train(problem(name)).curve, dtype=F64)
+    curve = torch.tensor(trained(name).curve, dtype=F64)
     assert (curve.diff() <= 1e-12 * curve.abs().max()).all()
 
 
@@ -80,7 +92,7 @@ def test_the_curve_is_the_loss_of_each_step():
 @pytest.mark.parametrize("tol", [1e-1, 1e-3])
 def test_little_progress_ends_training_near_the_optimum(tol):
     case = problem("two layers")
-    early, late = train(case, tol=tol, n_iter_no_change=3), train(case)
+    early, late = train(case, tol=tol, n_iter_no_change=3), trained("two layers")
     assert early.n_iter < late.n_iter
     assert early.curve[-4] - early.curve[-1] < 3 * tol
     # Two Newton decrements of one standard deviation are a nat.
@@ -107,10 +119,9 @@ def test_single_precision_lowers_the_loss_too(name, noise_factor, seed):
     assert trajectory.n_iter == 50 or decrement(in_precision(lp, F64), trajectory.weights) < 1
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_training_is_reproduced_by_the_generator(seed):
-    case = problem("two outputs", seed)
-    assert_close(train(case).weights, train(case).weights, rtol=0, atol=0)
+@pytest.mark.parametrize("name", ["linear", "one layer"])
+def test_training_is_reproduced_by_the_generator(name):
+    assert_close(train(problem(name)).weights, trained(name).weights, rtol=0, atol=0)
 
 
 def test_a_stationary_start_stays():
@@ -143,7 +154,7 @@ def solve(B, b, diagonal, rtol=1e-10, max_iter=100):
     return conjugate_gradients(B.matmul, b, lambda v: v / diagonal, rtol=rtol, max_iter=max_iter)
 
 
-@settings(derandomize=True, deadline=None)
+@settings(derandomize=True, deadline=None, max_examples=50)
 @given(systems(), st.booleans())
 def test_conjugate_gradients_solve(system, preconditioned):
     B, b = system
@@ -154,7 +165,7 @@ def test_conjugate_gradients_solve(system, preconditioned):
     assert_close(x, torch.linalg.solve(B, b), rtol=1e-6, atol=1e-6)
 
 
-@settings(derandomize=True, deadline=None)
+@settings(derandomize=True, deadline=None, max_examples=50)
 @given(systems())
 def test_conjugate_gradients_flag_negative_curvature(system):
     B, b = system

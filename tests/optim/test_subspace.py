@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from sklearn_hfl.optim.subspace import Subspace, krylov_subspace
+from sklearn_hfl.optim.subspace import Subspace, krylov_subspace, stationary_radius
 from sklearn_hfl.posterior.curvature import GaussNewton
 from tests.cases import F64, PROBLEMS, TASKS, generator, problem, randn
 
@@ -137,6 +137,18 @@ def test_directions_close_to_the_basis_stay_orthogonal(case, exponent):
     assert_close(V.mT @ V, torch.eye(V.shape[1], dtype=F64), rtol=0, atol=1e-12)
 
 
+@every
+@given(cases())
+def test_effective_parameters_are_the_trace(case):
+    expected = float((1 - 1 / torch.linalg.eigvalsh(case.subspace.gram)).sum())
+    assert case.subspace.n_effective == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize(("gamma", "times"), [(0.0, 1), (1.0, 1), (4.0, 2), (100.0, 10)])
+def test_stationary_radius_grows_as_the_root(gamma, times):
+    assert stationary_radius(gamma) == pytest.approx(times * stationary_radius(1.0))
+
+
 def test_the_empty_subspace_knows_the_prior_alone():
     empty, G = Subspace.empty(torch.zeros(4, dtype=F64)), randn(4, 3)
     assert (empty.n_weights, empty.rank) == (4, 0)
@@ -173,9 +185,8 @@ def test_krylov_basis_misses_little_of_the_trace(name, block_size, trace_rtol):
     A = curvature(name)
     s = krylov_subspace(A, generator(0), trace_rtol=trace_rtol, block_size=block_size)
     missing = A.excess_trace() - float(torch.trace(s.gram)) + s.rank
-    found = float((1 - 1 / torch.linalg.eigvalsh(s.gram)).sum())
     rounding = 1e-12 * A.excess_trace()
-    assert missing <= trace_rtol * max(found, 1.0) + rounding
+    assert missing <= trace_rtol * max(s.n_effective, 1.0) + rounding
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -183,8 +194,7 @@ def test_krylov_basis_holds_the_effective_parameters(name):
     A = curvature(name)
     eigenvalues = torch.linalg.eigvalsh(A.product(torch.eye(A.n_weights, dtype=F64)))
     subspace = krylov_subspace(A, generator(0), block_size=8)
-    found = float((1 - 1 / torch.linalg.eigvalsh(subspace.gram)).sum())
-    assert found == pytest.approx(float((1 - 1 / eigenvalues).sum()), rel=1e-3)
+    assert subspace.n_effective == pytest.approx(float((1 - 1 / eigenvalues).sum()), rel=1e-3)
     assert subspace.rank < A.n_weights
 
 

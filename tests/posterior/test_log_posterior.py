@@ -74,7 +74,7 @@ def test_select_takes_masks_and_indices():
     assert_close(by_mask.value(randn(2, lp.n_weights)), by_index.value(randn(2, lp.n_weights)))
 
 
-@settings(derandomize=True, deadline=None)
+@settings(derandomize=True, deadline=None, max_examples=50)
 @given(st.integers(1, 60), st.integers(1, 50), st.floats(1.0, 1e5))
 def test_blocks_cover_the_rows_within_the_limit(n_rows, numbers_per_row, limit):
     lp = problem("one layer").log_posterior

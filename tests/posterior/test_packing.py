@@ -9,7 +9,7 @@ from tests.cases import randn
 SHAPES = st.lists(st.lists(st.integers(1, 4), max_size=3).map(tuple), min_size=1, max_size=5)
 
 
-@settings(derandomize=True, deadline=None)
+@settings(derandomize=True, deadline=None, max_examples=50)
 @given(SHAPES, st.integers(0, 99))
 def test_pack_and_unpack_are_inverse(shapes, seed):
     packing = Packing(tuple(shapes))
@@ -19,7 +19,7 @@ def test_pack_and_unpack_are_inverse(shapes, seed):
     assert_close(packing.pack(tensors), weights, rtol=0, atol=0)
 
 
-@settings(derandomize=True, deadline=None)
+@settings(derandomize=True, deadline=None, max_examples=50)
 @given(SHAPES, st.lists(st.integers(1, 3), min_size=1, max_size=2))
 def test_unpack_keeps_leading_axes(shapes, lead):
     packing = Packing(tuple(shapes))

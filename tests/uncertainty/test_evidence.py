@@ -116,7 +116,7 @@ def test_the_marginal_density_has_its_maximum_there(name):
     assert all(best > penalized(a, b) for a, b in [(1.2, 1), (0.8, 1), (1, 1.2), (1, 0.8)])
 
 
-@pytest.mark.parametrize("name", ["one layer", "two outputs", "module"])
+@pytest.mark.parametrize("name", ["one layer", "module"])
 def test_the_evidence_is_larger_than_at_the_first_precisions(name):
     lp, weights, _ = maximize(name, rtol=0.02)
     first, start = problem(name).log_posterior, map_estimate(name).weights
@@ -126,8 +126,8 @@ def test_the_evidence_is_larger_than_at_the_first_precisions(name):
 
 @pytest.mark.parametrize(("prior", "noise"), [(True, False), (False, True), (False, False)])
 def test_what_is_not_learned_stays(prior, noise):
-    lp, _, _ = maximize("two outputs", prior, noise)
-    before = problem("two outputs").log_posterior
+    lp, _, _ = maximize("linear, two outputs", prior, noise)
+    before = problem("linear, two outputs").log_posterior
     kept = torch.equal(lp.prior.group_precision, before.prior.group_precision)
     assert kept is not prior
     kept = torch.equal(lp.likelihood.noise_precision, before.likelihood.noise_precision)
@@ -146,9 +146,9 @@ def test_a_row_of_weight_two_counts_as_two_rows(name):
     lp = case.log_posterior
     twice = replace(lp, sample_weight=2 * lp.sample_weight)
     repeated = lp.select(torch.arange(len(lp.X)).repeat(2))
-    options = EvidenceOptions(prior=True, noise=True)
+    options, trainer = EvidenceOptions(prior=True, noise=True), replace(TRAINER, max_iter=120)
     first, second = (
-        maximize_evidence(p, case.weights(), TRAINER, options, generator(0))[0]
+        maximize_evidence(p, case.weights(), trainer, options, generator(0))[0]
         for p in (twice, repeated)
     )
     assert_close(first.prior.group_precision, second.prior.group_precision, rtol=1e-4, atol=0)
@@ -161,9 +161,9 @@ def test_a_learned_prior_forgets_the_given_one():
     case = problem("one layer")
     lp = case.log_posterior
     other = replace(lp, prior=lp.prior.with_precision(100 * lp.prior.group_precision))
-    options = EvidenceOptions(prior=True, noise=True)
+    options, trainer = EvidenceOptions(prior=True, noise=True), replace(TRAINER, max_iter=30)
     first, second = (
-        maximize_evidence(p, case.weights(), TRAINER, options, generator(0))[0] for p in (lp, other)
+        maximize_evidence(p, case.weights(), trainer, options, generator(0))[0] for p in (lp, other)
     )
     assert_close(first.prior.group_precision, second.prior.group_precision, rtol=0, atol=0)
 
