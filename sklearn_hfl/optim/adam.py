@@ -79,7 +79,11 @@ def adam(
         current = w.detach().clone()
         curve.append(float(log_posterior.value(current[None])[0]))
         callback(curve[-1])
-        loss = float(watched.value(current[None])[0]) * per_row
+        loss = float(watched.value(current[None])[0])
+        if validation is not None:
+            # Held-out rows are few, and the prior belongs to all: their data term alone counts.
+            loss -= float(validation.prior.energy(current))
+        loss *= per_row
         idle = 0 if loss < best - tol else idle + 1
         if loss < best:
             best, best_weights = loss, current

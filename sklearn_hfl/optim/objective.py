@@ -99,7 +99,7 @@ class PerturbedObjective:
 def paired_value_and_gradient(
     functional: Functional, weights: Tensor, index: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """G number index[b] at row b of weights (B, P): values (B,) and gradients (B, P)."""
+    """Functional number index[b] at row b of weights (B, P): values (B,) and gradients (B, P)."""
     with torch.enable_grad():
         w = weights.detach().requires_grad_()
         value = functional.paired(w, index)

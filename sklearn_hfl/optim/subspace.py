@@ -88,7 +88,7 @@ class Subspace:
 
     @property
     def rank(self) -> int:
-        """M."""
+        """Number m of directions."""
         return self.basis.shape[1]
 
     @property

@@ -11,8 +11,8 @@ from sklearn_hfl.optim.perturbed_optima import PerturbedOptima
 
 __all__ = ["Variance", "accepted", "variance"]
 
-# A refit whose two scales disagree by more than this is not believed, whatever
-# std_rtol is: the central difference is then not yet, or no longer, the curvature.
+# A refit whose two scales disagree by more than this, or than a larger rtol, is not
+# believed: the central difference is then not yet, or no longer, the curvature.
 SCALE_AGREEMENT = 0.05
 
 
