@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from numbers import Integral
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,11 +36,12 @@ from sklearn_hfl._params import (
     real,
     validate,
 )
-from sklearn_hfl._validation import Array, check_module, to_tensor
-from sklearn_hfl.exceptions import HFLWarning
+from sklearn_hfl._validation import Array, Standardizer, check_features, check_module, to_tensor
+from sklearn_hfl.exceptions import warn
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.initialization import initial_weights, scaled_precision
 from sklearn_hfl.posterior.likelihood import Likelihood
+from sklearn_hfl.posterior.link import IDENTITY, Link
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import ACTIVATIONS, MLP, ModuleNetwork, Network
 from sklearn_hfl.posterior.prior import GaussianPrior
@@ -61,6 +61,8 @@ def _negative(value: object) -> bool:
 
 class HFLBase(BaseEstimator):
     """Fit members and answer queries; the subclasses give likelihood and meaning."""
+
+    _x_scaler: Standardizer
 
     _rules: ClassVar[dict[str, Rule]] = {
         "hidden_layer_sizes": any_of(integer(1), integers(1)),
@@ -223,25 +225,26 @@ class HFLBase(BaseEstimator):
         }
         if not self.converged_:
             worst = max(m.diagnostics.decrement for m in members)
-            warnings.warn(
+            warn(
                 f"The MAP is not stationary: it lies about {worst:.3g} posterior standard "
                 f"deviations from the weights reached after {self.n_iter_} steps (‖∇L‖ = "
                 f"{facts.grad_norm:.3g}). Standard deviations are those of the Laplace "
                 "approximation at these weights. Try a larger max_iter, a smaller tol, or "
-                "solver='newton-cg'.",
-                HFLWarning,
-                stacklevel=4,
+                "solver='newton-cg'."
             )
 
     # ---------------------------------------------------------------- queries
 
+    def _queries(self, X: Any) -> Tensor:
+        return self._tensor(self._x_scaler.transform(check_features(self, X)))
+
     def _route(self) -> Route:
         return Route(self.variance, self.std_rtol, self.perturbation_scale)
 
-    def _variances(self, X: Tensor) -> list[Variance]:
+    def _variances(self, X: Tensor, link: Link = IDENTITY) -> list[Variance]:
         """Variances of each member at X (Q, D), with a warning that counts the misses."""
         variances = member_variances(
-            self.estimators_, X, self._route(), self.n_jobs, bool(self.verbose)
+            self.estimators_, X, self._route(), self.n_jobs, bool(self.verbose), link
         )
         self._warn_of_misses(variances)
         return variances
@@ -264,4 +267,4 @@ class HFLBase(BaseEstimator):
                 "prior_precision, dtype='float64', or a larger std_rtol; predict_uncertainty "
                 "tells each row's error bound."
             )
-        warnings.warn(text, HFLWarning, stacklevel=5)
+        warn(text)

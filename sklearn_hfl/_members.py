@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,11 +17,13 @@ from sklearn_hfl.optim.perturbed_optima import PerturbedOptima, perturbed_optima
 from sklearn_hfl.optim.subspace import krylov_subspace
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.curvature import GaussNewton
-from sklearn_hfl.posterior.functional import Prediction
+from sklearn_hfl.posterior.functional import Functional, Prediction
+from sklearn_hfl.posterior.link import CENTRED, IDENTITY, Link
 from sklearn_hfl.posterior.log_posterior import LogPosterior
-from sklearn_hfl.uncertainty.covariance import covariance
+from sklearn_hfl.uncertainty.covariance import block_covariance, covariance
 from sklearn_hfl.uncertainty.diagnostics import Diagnostics, diagnose
 from sklearn_hfl.uncertainty.evidence import EvidenceOptions, maximize_evidence
+from sklearn_hfl.uncertainty.moderation import LogitPosterior
 from sklearn_hfl.uncertainty.variance import Variance, variance
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "Route",
     "fit_member",
     "joint_covariance",
+    "member_logits",
     "member_means",
     "member_variances",
     "warm_started",
@@ -76,8 +79,8 @@ class Route:
     rtol: float
     perturbation_scale: float | str
 
-    def optima(self, estimate: MapEstimate, functional: Prediction) -> PerturbedOptima:
-        """Perturbed optima of predictions, found this way."""
+    def optima(self, estimate: MapEstimate, functional: Functional) -> PerturbedOptima:
+        """Perturbed optima of functionals, found this way."""
         return perturbed_optima(
             estimate,
             functional,
@@ -160,17 +163,43 @@ def member_means(members: Sequence[Member], X: Tensor) -> list[Tensor]:
 
 
 def member_variances(
-    members: Sequence[Member], X: Tensor, route: Route, n_jobs: int | None, verbose: bool
+    members: Sequence[Member],
+    X: Tensor,
+    route: Route,
+    n_jobs: int | None,
+    verbose: bool,
+    link: Link = IDENTITY,
 ) -> list[Variance]:
-    """Variances of the Q·K outputs of each member at queries (Q, D), chunk by chunk."""
-    chunks = torch.split(X, _chunk_size(members[0].estimate.log_posterior, route.mode))
-    tasks = [(member.estimate, chunk) for member in members for chunk in chunks]
-    progress = tqdm(tasks, desc="standard deviations", disable=not verbose)
-    parts = Parallel(n_jobs=n_jobs)(
-        delayed(_variance)(estimate, chunk, route) for estimate, chunk in progress
-    )
-    n = len(chunks)
-    return [_concatenate(parts[i : i + n]) for i in range(0, len(parts), n)]
+    """Variances of the link's values at queries (Q, D), for each member."""
+
+    def answer(estimate: MapEstimate, chunk: Tensor) -> tuple[Variance]:
+        functional = Prediction(estimate.log_posterior.network, chunk, link)
+        return (variance(route.optima(estimate, functional), route.rtol),)
+
+    parts = _for_chunks(answer, members, X, route, n_jobs, verbose)
+    return [_concatenate([v for (v,) in of_member]) for of_member in parts]
+
+
+def member_logits(
+    members: Sequence[Member], X: Tensor, route: Route, n_jobs: int | None, verbose: bool
+) -> tuple[list[LogitPosterior], list[Variance]]:
+    """Posterior of the centred logits at queries (Q, D), and its verdicts, for each member."""
+
+    def answer(estimate: MapEstimate, chunk: Tensor) -> tuple[LogitPosterior, Variance]:
+        network = estimate.log_posterior.network
+        functional = Prediction(network, chunk, CENTRED)
+        optima = route.optima(estimate, functional)
+        cov = block_covariance(functional, optima, route.rtol, network.n_outputs)
+        mean = CENTRED.value(network.forward(estimate.weights[None], chunk)[0])
+        return LogitPosterior(mean, cov), variance(optima, route.rtol)
+
+    parts = _for_chunks(answer, members, X, route, n_jobs, verbose)
+    logits, verdicts = [], []
+    for of_member in parts:
+        posteriors, variances = zip(*of_member, strict=True)
+        logits.append(_concatenate(posteriors))
+        verdicts.append(_concatenate(variances))
+    return logits, verdicts
 
 
 def joint_covariance(
@@ -203,14 +232,30 @@ def _chunk_size(log_posterior: LogPosterior, mode: str) -> int:
     return max(1, min(MOST_QUERIES, int(log_posterior.memory_limit / per_query)))
 
 
-def _variance(estimate: MapEstimate, X: Tensor, route: Route) -> Variance:
-    functional = Prediction(estimate.log_posterior.network, X)
-    return variance(route.optima(estimate, functional), route.rtol)
+_Answer = TypeVar("_Answer")
 
 
-def _concatenate(parts: Sequence[Variance]) -> Variance:
-    return Variance(
-        torch.cat([p.value for p in parts]),
-        torch.cat([p.rel_error for p in parts]),
-        torch.cat([p.converged for p in parts]),
-    )
+def _for_chunks(
+    answer: Callable[[MapEstimate, Tensor], _Answer],
+    members: Sequence[Member],
+    X: Tensor,
+    route: Route,
+    n_jobs: int | None,
+    verbose: bool,
+) -> list[list[_Answer]]:
+    """Answer chunks of queries that fit the memory limit, in parallel, for each member."""
+    chunks = torch.split(X, _chunk_size(members[0].estimate.log_posterior, route.mode))
+    tasks = [(member.estimate, chunk) for member in members for chunk in chunks]
+    progress = tqdm(tasks, desc="standard deviations", disable=not verbose)
+    parts = Parallel(n_jobs=n_jobs)(delayed(answer)(*task) for task in progress)
+    n = len(chunks)
+    return [list(parts[i : i + n]) for i in range(0, len(parts), n)]
+
+
+_Tensors = TypeVar("_Tensors", LogitPosterior, Variance)
+
+
+def _concatenate(parts: Sequence[_Tensors]) -> _Tensors:
+    """One dataclass of tensors from those of the chunks."""
+    names = [field.name for field in fields(parts[0])]
+    return type(parts[0])(*(torch.cat([getattr(p, name) for p in parts]) for name in names))

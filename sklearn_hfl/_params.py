@@ -15,6 +15,7 @@ __all__ = [
     "factory",
     "integer",
     "integers",
+    "mapping",
     "none",
     "one_of",
     "random_state",
@@ -138,6 +139,25 @@ def reals(above: float) -> Rule:
     Rule
     """
     return Rule(f"a sequence of finite numbers > {above:g}", _all_of(real(above)))
+
+
+def mapping(above: float) -> Rule:
+    """Allow a dict of finite numbers.
+
+    Parameters
+    ----------
+    above : float
+        Each is larger than this.
+
+    Returns
+    -------
+    Rule
+    """
+    each = real(above)
+    return Rule(
+        f"a dict of finite numbers > {above:g}",
+        lambda value: isinstance(value, dict) and all(map(each.accepts, value.values())),
+    )
 
 
 def none() -> Rule:

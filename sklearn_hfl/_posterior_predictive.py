@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor
 from sklearn_hfl._base import HFLBase
 from sklearn_hfl._members import joint_covariance, member_means
 from sklearn_hfl._params import integer, validate
-from sklearn_hfl._validation import Array, Standardizer, check_features, to_numpy
+from sklearn_hfl._validation import Array, Standardizer, to_numpy
+from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 from sklearn_hfl.uncertainty.predictive import Predictive, mixture
 
 __all__ = ["PosteriorPredictive"]
@@ -26,7 +27,6 @@ class PosteriorPredictive(HFLBase):
     """Queries of a regressor, in units of y and with the dimensions that y had."""
 
     n_outputs_: int
-    _x_scaler: Standardizer
     _y_scaler: Standardizer
     _one_dimensional: bool
 
@@ -188,9 +188,6 @@ class PosteriorPredictive(HFLBase):
             samples = np.concatenate(draws, axis=2)[..., rng.permutation(n_samples)]
             return samples[:, 0] if self._one_dimensional else samples
 
-    def _queries(self, X: Any) -> Tensor:
-        return self._tensor(self._x_scaler.transform(check_features(self, X)))
-
     def _moments(self, X: Tensor) -> Predictive:
         return mixture(
             member_means(self.estimators_, X), self._variances(X), self._noise_variances()
@@ -224,7 +221,8 @@ class PosteriorPredictive(HFLBase):
 
     def _noise_variances(self) -> list[Tensor]:
         """Standardised noise variance (K,) of each member."""
-        return [m.estimate.log_posterior.likelihood.noise_variance for m in self.estimators_]
+        likelihoods = (m.estimate.log_posterior.likelihood for m in self.estimators_)
+        return [cast(GaussianLikelihood, each).noise_variance for each in likelihoods]
 
 
 def _which_part(return_std: Any) -> str:

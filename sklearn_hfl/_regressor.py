@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -16,7 +15,7 @@ from sklearn_hfl._base import HFLBase
 from sklearn_hfl._params import Rule, any_of, boolean, one_of, real, reals
 from sklearn_hfl._posterior_predictive import PosteriorPredictive
 from sklearn_hfl._validation import Array, Standardizer, check_training_data, to_numpy
-from sklearn_hfl.exceptions import HFLWarning
+from sklearn_hfl.exceptions import warn
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 
 __all__ = ["HFLRegressor"]
@@ -281,12 +280,10 @@ class HFLRegressor(RegressorMixin, PosteriorPredictive):
         self.n_outputs_ = n_outputs
         if constant.any():
             which = "y" if n_outputs == 1 else f"{constant.sum()} of {n_outputs} columns of y"
-            warnings.warn(
+            warn(
                 f"Constant target: {which} has a single value, from which no scale of noise or "
                 "signal can be learned. Predictions are that constant; their standard deviations "
-                "only say what the prior allows. Check y.",
-                HFLWarning,
-                stacklevel=3,
+                "only say what the prior allows. Check y."
             )
         self._record(members)
         squares = torch.stack(self._noise_variances()).mean(0)

@@ -23,6 +23,7 @@ __all__ = [
     "check_module",
     "check_sample_weight",
     "check_training_data",
+    "text_explained",
     "to_numpy",
     "to_tensor",
 ]
@@ -44,7 +45,7 @@ def check_features(estimator: Any, X: Any) -> Array:
     -------
     ndarray of shape (n, n_features)
     """
-    with _text_explained():
+    with text_explained():
         return validate_data(estimator, X, dtype=np.float64, reset=False)
 
 
@@ -71,7 +72,7 @@ def check_training_data(
     """
     if issparse(y):
         raise TypeError("y must be dense, but a sparse array came. Use y.toarray().")
-    with _text_explained():
+    with text_explained():
         X, y = validate_data(
             estimator,
             X,
@@ -138,7 +139,7 @@ def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
 
 
 @contextmanager
-def _text_explained() -> Iterator[None]:
+def text_explained() -> Iterator[None]:
     """Say what to do about text, which NumPy reports by the first word that it cannot convert."""
     try:
         yield

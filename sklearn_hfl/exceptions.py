@@ -1,8 +1,11 @@
 """Warnings that the package raises."""
 
+import sys
+import warnings
+
 from sklearn.exceptions import ConvergenceWarning
 
-__all__ = ["HFLWarning"]
+__all__ = ["HFLWarning", "warn"]
 
 
 class HFLWarning(ConvergenceWarning):
@@ -19,3 +22,17 @@ class HFLWarning(ConvergenceWarning):
     >>> with warnings.catch_warnings():
     ...     warnings.simplefilter("error", HFLWarning)
     """
+
+
+def warn(message: str) -> None:
+    """Raise an HFLWarning at the line outside the package that led here.
+
+    Parameters
+    ----------
+    message : str
+        How many rows are concerned, and what to try.
+    """
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals["__name__"].startswith(f"{__package__}."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, HFLWarning, stacklevel=level)

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sklearn_hfl.posterior.link import IDENTITY, Link
 from sklearn_hfl.posterior.network import Network
 
 __all__ = ["Functional", "Prediction", "PredictionFunction", "WeightedSum"]
@@ -34,7 +35,7 @@ class Functional(Protocol):
 
 @dataclass(frozen=True)
 class Prediction:
-    """g = f_k(x_q; θ): every output at every query, G = Q·K, outputs fastest.
+    """g = link(f(x_q; θ))_c: every value of the link at every query, values fastest.
 
     Parameters
     ----------
@@ -42,25 +43,33 @@ class Prediction:
         f.
     X : Tensor of shape (Q, D)
         Queries.
+    link : Link
+        What is read off the outputs at a row: the outputs themselves, or the
+        probability of each class.
     """
 
     network: Network
     X: Tensor
+    link: Link = IDENTITY
+
+    @property
+    def _n_values(self) -> int:
+        return self.link.n_values(self.network.n_outputs)
 
     @property
     def n_functionals(self) -> int:
-        return self.X.shape[0] * self.network.n_outputs
+        return self.X.shape[0] * self._n_values
 
     def value(self, weights: Tensor) -> Tensor:
-        return self.network.forward(weights, self.X).flatten(1)
+        return self.link.value(self.network.forward(weights, self.X)).flatten(1)
 
     def paired(self, weights: Tensor, index: Tensor) -> Tensor:
-        k = self.network.n_outputs
-        outputs = self.network.forward(weights, self.X[index // k][:, None, :])[:, 0]
-        return outputs.gather(1, (index % k)[:, None])[:, 0]
+        c = self._n_values
+        outputs = self.network.forward(weights, self.X[index // c][:, None, :])[:, 0]
+        return self.link.value(outputs).gather(1, (index % c)[:, None])[:, 0]
 
     def gradient(self, weights: Tensor) -> Tensor:
-        return self.network.jacobian(weights, self.X)[1].flatten(0, 1).mT
+        return self.link.chain(*self.network.jacobian(weights, self.X)).flatten(0, 1).mT
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,13 @@ from typing import Protocol
 
 from torch import Tensor
 
-__all__ = ["GaussianLikelihood", "Likelihood"]
+from sklearn_hfl.posterior.link import log_probabilities
+
+__all__ = ["CategoricalLikelihood", "GaussianLikelihood", "Likelihood"]
 
 
 class Likelihood(Protocol):
     """p(y | f) of independent rows, each with a weight w. N rows, K outputs."""
-
-    @property
-    def noise_variance(self) -> Tensor:
-        """Variance (K,) of y around f."""
 
     def loss(self, outputs: Tensor, y: Tensor, w: Tensor) -> Tensor:
         """−Σ wₙ log p(yₙ | fₙ) in nats, (B,), for outputs (B, N, K)."""
@@ -60,3 +58,31 @@ class GaussianLikelihood:
     def with_precision(self, noise_precision: Tensor) -> GaussianLikelihood:
         """Return the same likelihood at another noise precision."""
         return replace(self, noise_precision=noise_precision)
+
+
+@dataclass(frozen=True)
+class CategoricalLikelihood:
+    """p(y = c) = softmax(f)_c for y (N, K) in one-hot rows.
+
+    A single output f is the two-class case, softmax(0, f): y (N, 1) is then 1 for
+    the second class. The Gauss-Newton block of a row is w (diag(p) − ppᵀ).
+    """
+
+    def loss(self, outputs: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        log_p = log_probabilities(outputs)
+        if outputs.shape[-1] > 1:
+            return -(w * (y * log_p).sum(-1)).sum(-1)
+        return -(w * (log_p[..., 0] + y[:, 0] * outputs[..., 0])).sum(-1)
+
+    def score(self, outputs: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        return w[:, None] * (log_probabilities(outputs).exp()[:, -outputs.shape[-1] :] - y)
+
+    def whiten(self, outputs: Tensor, w: Tensor, jacobian: Tensor) -> Tensor:
+        p = log_probabilities(outputs).exp()
+        if outputs.shape[-1] > 1:
+            # RᵀR = Σ_c p_c (J_c − J̄)(J_c − J̄)ᵀ with J̄ = Σ_c p_c J_c.
+            jacobian = jacobian - (p[:, :, None] * jacobian).sum(1, keepdim=True)
+            root = (w[:, None] * p).sqrt()
+        else:
+            root = (w * p.prod(-1)).sqrt()[:, None]
+        return root[:, :, None] * jacobian

@@ -1,0 +1,275 @@
+"""Classifier: a neural network whose class probabilities have error bars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import ClassifierMixin
+from sklearn.utils import check_random_state
+from torch import nn
+
+from sklearn_hfl._base import HFLBase
+from sklearn_hfl._class_posterior import ClassPosterior
+from sklearn_hfl._labels import check_labelled_data, class_weighted
+from sklearn_hfl._params import Rule, any_of, mapping, none, one_of
+from sklearn_hfl._validation import Standardizer
+from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
+
+__all__ = ["HFLClassifier"]
+
+
+class HFLClassifier(ClassifierMixin, ClassPosterior):
+    """Neural network classification with the standard deviation of every probability.
+
+    A multi-layer perceptron is trained to its maximum a posteriori (MAP) weights.
+    The uncertainty of a class probability p_k(x) is its Laplace variance, found
+    without a Hessian from *perturbed optima*: the weights that minimise the same
+    loss plus or minus a small multiple of p_k(x) itself [1]_.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or sequence of int, default=(50,)
+        Widths of the hidden layers; () is logistic regression.
+    activation : {"tanh", "relu", "silu", "gelu", "logistic"}, default="tanh"
+        Activation of the hidden layers.
+    module : callable, default=None
+        (n_features, n_outputs) -> torch.nn.Module, in place of the perceptron.
+        The module maps (n, n_features) to logits (n, n_outputs), each row by
+        itself; n_outputs is the number of classes, but 1 for two classes.
+    class_weight : dict, "balanced" or None, default=None
+        Rows of class c count ``class_weight[c]`` times (1 where left out).
+        "balanced" gives every class the same total weight.
+    link : {"probit", "mc", "none"}, default="probit"
+        How probabilities average over the posterior of the logits: in closed form,
+        with the variance of each difference of logits [2]_; by draws of the logits;
+        or not at all (the MAP's softmax).
+    prior_precision : "evidence" or float, default="evidence"
+        Precision of the Gaussian prior on weights and biases, in standardised
+        units. "evidence" learns one for each input feature of the first layer,
+        and one for the other weights and for the biases of each layer.
+    normalize_X : bool, default=True
+        Standardise inputs inside.
+    variance : {"linearized", "network"}, default="linearized"
+        Whose perturbed optima are found: those of the network's linearisation at
+        the MAP (curvature: generalised Gauss-Newton; always defined), or those of
+        the network itself, as in the paper (curvature: exact Hessian; rows that
+        do not settle fall back to "linearized" and are counted in a warning).
+    std_rtol : float, default=0.01
+        Relative error to which each standard deviation is refined.
+    perturbation_scale : "auto" or float, default="auto"
+        For variance="network": how far the optimum is moved, in posterior
+        standard deviations. "auto" compares several scales row by row.
+    solver : {"newton-cg", "lbfgs", "adam"}, default="newton-cg"
+        Trainer. "adam" takes mini-batches, for data that outgrow full passes.
+    max_iter : int, default=2000
+        Most steps ("adam": passes over the data), the evidence's rounds included.
+    tol : float, default=0.01
+        Training ends when the loss fell by less than ``tol`` nats a step ("adam":
+        nats a row and pass) over ``n_iter_no_change`` steps. The loss is summed
+        over the data. Not used by variance="network", whose MAP is polished.
+    batch_size : "auto" or int, default="auto"
+        Rows of a mini-batch of "adam"; "auto" is min(200, n_samples).
+    learning_rate_init : float, default=0.001
+        Step size of "adam".
+    early_stopping : bool, default=False
+        With "adam", hold rows out and stop when their loss stops falling. The
+        held-out rows still count in the posterior's curvature.
+    validation_fraction : float, default=0.1
+        Share of the rows that ``early_stopping`` holds out.
+    n_iter_no_change : int, default=10
+        See ``tol``.
+    warm_start : bool, default=False
+        Start from the weights of the last fit, where their number still fits.
+    n_estimators : int, default=1
+        MAPs from so many random starts, each with its own Laplace posterior,
+        mixed with equal weights.
+    random_state : int, RandomState instance or None, default=None
+        Source of starting weights, shuffles, probes and draws.
+    verbose : bool, default=False
+        Show progress bars.
+    n_jobs : int or None, default=None
+        joblib workers, over members when fitting and over chunks of queries.
+    device : str, default="cpu"
+        Torch device.
+    dtype : {"float64", "float32"}, default="float64"
+        Precision. "float32" halves the memory, and rounding then bounds the
+        error of each standard deviation.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Features seen in fit.
+    feature_names_in_ : ndarray of str
+        Their names, where X had any.
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted.
+    estimators_ : tuple of Member
+        Each member's MAP estimate, diagnostics and loss curve.
+    module_ : torch.nn.Module
+        Maps standardised X to logits; the member with the largest evidence, as in
+        all attributes below.
+    coefs_, intercepts_ : list of ndarray
+        Weights (n_in, n_out) and biases (n_out,) of each layer; not with ``module``.
+    n_iter_ : int
+        Training steps.
+    loss_ : float
+        Negative log posterior at the MAP: nats, summed over the data.
+    loss_curve_ : list of float
+        Loss at the start and after each step; the precisions change on the way.
+    prior_precision_ : dict of str to float
+        Precision of each group of weights.
+    n_effective_parameters_ : float
+        Number of weights that the data determine, γ.
+    log_marginal_likelihood_ : float
+        Laplace's log evidence of the labels, in nats.
+    converged_ : bool
+        Whether every member's MAP is stationary: closer to the optimum than a
+        tenth of the posterior's radius.
+    grad_norm_ : float
+        Norm of the loss's gradient.
+    diagnostics_ : dict
+        The numbers behind these, for each member.
+
+    See Also
+    --------
+    sklearn.gaussian_process.GaussianProcessClassifier : Laplace approximation of
+        a latent function, one against the rest for more than two classes.
+    sklearn.linear_model.LogisticRegression : The MAP of ``hidden_layer_sizes=()``.
+
+    References
+    ----------
+    .. [1] J. McInerney, N. Kallus, "Hessian-Free Laplace in Bayesian Deep
+       Learning", arXiv:2403.10671; N. Kallus, J. McInerney, "The Implicit Delta
+       Method", arXiv:2211.06457.
+    .. [2] D. MacKay, "The Evidence Framework Applied to Classification Networks",
+       Neural Computation 4, 1992; for more than two classes J. Daunizeau,
+       arXiv:1703.00091.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_moons
+    >>> from sklearn_hfl import HFLClassifier
+    >>> X, y = make_moons(60, noise=0.1, random_state=0)
+    >>> model = HFLClassifier(hidden_layer_sizes=(10,), random_state=0).fit(X, y)
+    >>> near, far = model.predict_uncertainty([[0, 1], [0, 8]]).mutual_information
+    >>> bool(far > 5 * near)
+    True
+    """
+
+    _rules: ClassVar[dict[str, Rule]] = {
+        **HFLBase._rules,
+        "class_weight": any_of(none(), one_of("balanced"), mapping(0)),
+        "link": one_of("probit", "mc", "none"),
+    }
+
+    def __init__(
+        self,
+        *,
+        hidden_layer_sizes: int | Sequence[int] = (50,),
+        activation: str = "tanh",
+        module: Callable[[int, int], nn.Module] | None = None,
+        class_weight: dict[Any, float] | str | None = None,
+        link: str = "probit",
+        prior_precision: float | str = "evidence",
+        normalize_X: bool = True,
+        variance: str = "linearized",
+        std_rtol: float = 0.01,
+        perturbation_scale: float | str = "auto",
+        solver: str = "newton-cg",
+        max_iter: int = 2000,
+        tol: float = 0.01,
+        batch_size: int | str = "auto",
+        learning_rate_init: float = 0.001,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        warm_start: bool = False,
+        n_estimators: int = 1,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool = False,
+        n_jobs: int | None = None,
+        device: str = "cpu",
+        dtype: str = "float64",
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.module = module
+        self.class_weight = class_weight
+        self.link = link
+        self.prior_precision = prior_precision
+        self.normalize_X = normalize_X
+        self.variance = variance
+        self.std_rtol = std_rtol
+        self.perturbation_scale = perturbation_scale
+        self.solver = solver
+        self.max_iter = max_iter
+        self.tol = tol
+        self.batch_size = batch_size
+        self.learning_rate_init = learning_rate_init
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.n_estimators = n_estimators
+        self.random_state = random_state
+        self.verbose = verbose
+        self.n_jobs = n_jobs
+        self.device = device
+        self.dtype = dtype
+
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> HFLClassifier:
+        """Train to the MAP and learn the curvature around it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Inputs.
+        y : array-like of shape (n_samples,)
+            Labels of any type, two classes or more.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How many rows each row counts as; rows of weight 0 are left out.
+
+        Returns
+        -------
+        self : HFLClassifier
+            Fitted.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or an array is not as expected; nothing is then changed.
+        """
+        self._check_params()
+        # Gradients are needed, also where the caller is in inference mode.
+        with torch.inference_mode(False), self._unchanged_on_failure():
+            self._fit(X, y, sample_weight)
+        return self
+
+    def _fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None) -> None:
+        X, classes, index, weight = check_labelled_data(self, X, y, sample_weight)
+        weight = class_weighted(self.class_weight, classes, index, weight)
+        if self.warm_start and not np.array_equal(getattr(self, "classes_", classes), classes):
+            raise ValueError(
+                f"HFLClassifier: warm_start=True keeps the classes {self.classes_.tolist()}, "
+                f"but y has {classes.tolist()}. Set warm_start=False to start afresh."
+            )
+        one_hot = np.eye(len(classes))[index]
+        x_scaler = Standardizer.from_data(X, weight, self.normalize_X)
+        members = self._fit_members(
+            x_scaler.transform(X),
+            # Two classes share one logit, that of the second.
+            self._tensor(one_hot[:, 1:] if len(classes) == 2 else one_hot),
+            weight,
+            CategoricalLikelihood(),
+            learn_noise=False,
+        )
+        self._x_scaler = x_scaler
+        self._draw_seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self.classes_ = classes
+        self._record(members)

@@ -1,0 +1,102 @@
+"""Labels: classes of a classification problem and the weights of their rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import validate_data
+
+from sklearn_hfl._validation import Array, check_sample_weight, text_explained
+
+__all__ = ["check_labelled_data", "class_weighted"]
+
+
+def check_labelled_data(
+    estimator: Any, X: Any, y: Any, sample_weight: ArrayLike | None
+) -> tuple[Array, NDArray[Any], NDArray[np.intp], Array]:
+    """Validate X, labels and weights, and leave out rows of weight zero.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Records the features.
+    X : array-like of shape (n, n_features)
+        Inputs.
+    y : array-like of shape (n,)
+        Labels of any type.
+    sample_weight : array-like of shape (n,) or None
+        How many rows each row counts as.
+
+    Returns
+    -------
+    X : ndarray of shape (n, n_features)
+        float64, for the rows of positive weight, as all that follow.
+    classes : ndarray of shape (n_classes,)
+        The labels, sorted.
+    index : ndarray of shape (n,)
+        Which of them each row has.
+    sample_weight : ndarray of shape (n,)
+        Weights.
+
+    Raises
+    ------
+    ValueError
+        If there is one class only, or y holds no labels.
+    """
+    with text_explained():
+        X, y = validate_data(estimator, X, y, dtype=np.float64, ensure_min_samples=2)
+    check_classification_targets(y)
+    weight = check_sample_weight(sample_weight, len(X))
+    used = weight > 0
+    classes, index = np.unique(y[used], return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(
+            f"y must hold two classes or more, but its {used.sum()} rows of positive weight are "
+            f"all of class {classes[0]!r}. Check y, and how it was split."
+        )
+    return X[used], classes, index, weight[used]
+
+
+def class_weighted(
+    class_weight: Any, classes: NDArray[Any], index: NDArray[np.intp], sample_weight: Array
+) -> Array:
+    """Weights of rows that count their class as often as asked.
+
+    Parameters
+    ----------
+    class_weight : dict, "balanced" or None
+        Factor of each class, 1 where left out; "balanced" gives every class the
+        same total.
+    classes : ndarray of shape (n_classes,)
+        Labels.
+    index : ndarray of shape (n,)
+        Which of them each row has.
+    sample_weight : ndarray of shape (n,)
+        Weights of the rows.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+
+    Raises
+    ------
+    ValueError
+        If a key is not a class, or a factor is not a positive number.
+    """
+    if class_weight is None:
+        return sample_weight
+    if isinstance(class_weight, str):
+        total = np.bincount(index, sample_weight)
+        return sample_weight * (total.sum() / (len(classes) * total))[index]
+    known = classes.tolist()
+    unknown = [label for label in class_weight if label not in known]
+    if unknown:
+        raise ValueError(
+            f"class_weight names {unknown}, but y has the classes {known} only. Leave the others "
+            "out, or check the type of the labels."
+        )
+    factor = np.array([class_weight.get(label, 1.0) for label in known], dtype=float)
+    return sample_weight * factor[index]

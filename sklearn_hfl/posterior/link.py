@@ -1,0 +1,92 @@
+"""Link: what is read off the network's outputs at one row."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["CENTRED", "IDENTITY", "SOFTMAX", "Link", "log_probabilities"]
+
+
+class Link(Protocol):
+    """A function with C values of the K outputs at a row."""
+
+    def n_values(self, n_outputs: int) -> int:
+        """C for K outputs."""
+
+    def value(self, outputs: Tensor) -> Tensor:
+        """Values (..., C) of outputs (..., K)."""
+
+    def chain(self, outputs: Tensor, jacobian: Tensor) -> Tensor:
+        """Derivatives (N, C, P) from those of the outputs (N, K), (N, K, P)."""
+
+
+class _Identity:
+    """The outputs themselves."""
+
+    def n_values(self, n_outputs: int) -> int:
+        return n_outputs
+
+    def value(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def chain(self, outputs: Tensor, jacobian: Tensor) -> Tensor:
+        return jacobian
+
+
+class _Centred:
+    """Logits less their mean over the classes, on which alone softmax depends.
+
+    A single output is already the difference of two classes and stays as it is.
+    """
+
+    def n_values(self, n_outputs: int) -> int:
+        return n_outputs
+
+    def value(self, outputs: Tensor) -> Tensor:
+        return outputs if outputs.shape[-1] == 1 else outputs - outputs.mean(-1, keepdim=True)
+
+    def chain(self, outputs: Tensor, jacobian: Tensor) -> Tensor:
+        return jacobian if outputs.shape[-1] == 1 else jacobian - jacobian.mean(1, keepdim=True)
+
+
+class _Softmax:
+    """The probability of each class; a single output is the second of two classes."""
+
+    def n_values(self, n_outputs: int) -> int:
+        return max(n_outputs, 2)
+
+    def value(self, outputs: Tensor) -> Tensor:
+        return log_probabilities(outputs).exp()
+
+    def chain(self, outputs: Tensor, jacobian: Tensor) -> Tensor:
+        # p_c (δ_cj − p_j), with 1 − p_c as the sum of the others: exact where p_c rounds to 1.
+        p = self.value(outputs)
+        derivative = -p[..., :, None] * p[..., None, :]
+        diagonal = derivative.diagonal(dim1=-2, dim2=-1)
+        diagonal.zero_()
+        diagonal.copy_(-derivative.sum(-1))
+        return derivative[..., -outputs.shape[-1] :] @ jacobian
+
+
+IDENTITY, CENTRED, SOFTMAX = _Identity(), _Centred(), _Softmax()
+
+
+def log_probabilities(outputs: Tensor) -> Tensor:
+    """Log probabilities of the classes; a single output is the second of two classes.
+
+    Parameters
+    ----------
+    outputs : Tensor of shape (..., K)
+        Logits.
+
+    Returns
+    -------
+    Tensor of shape (..., C)
+        log softmax(f), finite for all finite f; C = K, or 2 for K = 1.
+    """
+    if outputs.shape[-1] == 1:
+        outputs = torch.cat([torch.zeros_like(outputs), outputs], -1)
+    return outputs.log_softmax(-1)
