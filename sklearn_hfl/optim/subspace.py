@@ -68,18 +68,21 @@ class Subspace:
         T = VᵀAV.
     factor : Tensor of shape (m, m)
         Lower Cholesky factor of T.
+    excess : Tensor of shape (P,)
+        Diagonal of A − I.
     """
 
     basis: Tensor
     image: Tensor
     gram: Tensor
     factor: Tensor
+    excess: Tensor
 
     @classmethod
-    def empty(cls, like: Tensor) -> Subspace:
-        """Return the subspace without directions, for vectors such as ``like`` (P,)."""
-        none, small = like.new_zeros(like.shape[0], 0), like.new_zeros(0, 0)
-        return cls(none, none, small, small)
+    def empty(cls, excess: Tensor) -> Subspace:
+        """Return the subspace without directions, for A − I of the diagonal ``excess`` (P,)."""
+        none, small = excess.new_zeros(excess.shape[0], 0), excess.new_zeros(0, 0)
+        return cls(none, none, small, small, excess)
 
     @property
     def n_weights(self) -> int:
@@ -95,6 +98,11 @@ class Subspace:
     def n_effective(self) -> float:
         """γ = tr(I − T⁻¹): how many parameters the data determine, of those in the basis."""
         return self.rank - float(torch.trace(torch.cholesky_inverse(self.factor)))
+
+    def unseen(self) -> Tensor:
+        """Diagonal (P,) of (I − VVᵀ)(A − I)(I − VVᵀ): the curvature that the basis misses."""
+        seen = (2 * self.image - self.basis @ self.gram - self.basis) * self.basis
+        return (self.excess - seen.sum(1)).clamp(min=0.0)
 
     def complement(self, G: Tensor) -> Tensor:
         """G − V Vᵀ G: the part of G (P, G) that the basis does not see."""
@@ -137,7 +145,8 @@ class Subspace:
                 torch.cat([cross.mT, 0.5 * (corner + corner.mT)], dim=1),
             ]
         )
-        return Subspace(basis, torch.cat([self.image, image], dim=1), gram, _cholesky(gram))
+        images = torch.cat([self.image, image], dim=1)
+        return Subspace(basis, images, gram, _cholesky(gram), self.excess)
 
     def _orthonormalized(self, directions: Tensor) -> Tensor:
         scale = torch.linalg.vector_norm(directions, dim=0)
@@ -200,9 +209,10 @@ def krylov_subspace(
     generator : torch.Generator
         Source of the signs.
     trace_rtol : float
-        Stop when the trace of A − I that the basis has not seen, an upper
-        bound of the missing effective parameters and of twice the error of
-        the log evidence, is below this share of the effective parameters found.
+        Stop when what the effective parameters still lack is below this share of
+        them. Eigenvalues 1 + δ that the basis has not seen make up Σ δ, which is
+        known, and count Σ δ / (1 + δ), so that Σ δ itself is wrong by at most
+        δ Σ δ with the largest δ, for which the last block's stands in.
     block_size : int
         Columns a step.
 
@@ -210,8 +220,8 @@ def krylov_subspace(
     -------
     Subspace
     """
-    subspace = Subspace.empty(curvature.weights)
-    total = curvature.excess_trace()
+    subspace = Subspace.empty(curvature.excess_diagonal())
+    total = float(subspace.excess.sum())
     columns = min(block_size, curvature.n_weights, curvature.log_posterior.y.numel())
     signs = torch.randint(0, 2, (curvature.n_weights, columns), generator=generator)
     signs = (2.0 * signs - 1.0).to(curvature.weights)
@@ -219,9 +229,12 @@ def krylov_subspace(
     while True:
         before = subspace.rank
         subspace = subspace.extended(block, curvature.product)
+        if subspace.rank in (before, subspace.n_weights):
+            return subspace
         eye = torch.eye(subspace.rank).to(subspace.gram)
-        missing = total - float(torch.trace(subspace.gram - eye))
-        exhausted = subspace.rank in (before, subspace.n_weights)
-        if exhausted or missing <= trace_rtol * max(subspace.n_effective, 1.0):
+        excess = subspace.gram - eye
+        missing = total - float(torch.trace(excess))
+        largest = float(torch.linalg.eigvalsh(excess[before:, before:])[-1])
+        if missing * min(largest, 1.0) <= trace_rtol * max(subspace.n_effective, 1.0):
             return subspace
         block = subspace.complement(subspace.image[:, before:])

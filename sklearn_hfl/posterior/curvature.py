@@ -7,13 +7,20 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from sklearn_hfl.posterior.linearization import JacobianLinearization, Linearization
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["GaussNewton"]
 
+# Numbers that a product keeps between two layers: about what the processor's cache holds.
+# Larger blocks of rows were up to five times slower (docs/design/subspace.md).
+CACHED_NUMBERS = 2_000_000
+# With more outputs than this, the layers one by one are faster than the Jacobian.
+JACOBIAN_OUTPUTS = 2
+
 
 class GaussNewton:
-    """A = I + RᵀR in whitened weights u = α^½ θ, with R = Λ^½ J α^-½, (N·K, P).
+    """A = I + α^-½ Jᵀ Λ J α^-½ in whitened weights u = α^½ θ.
 
     Here J is the Jacobian of the outputs and Λ the second derivative of the
     loss by them. A is the Hessian of L when the network is linear in its
@@ -31,46 +38,66 @@ class GaussNewton:
         self.log_posterior = log_posterior
         self.weights = weights
         self.scale = log_posterior.prior.scale
-        self._per_row = 2 * log_posterior.network.n_outputs * log_posterior.n_weights
-        blocks = list(log_posterior.blocks(self._per_row))
-        # R is kept where it fits the memory limit and recomputed block by block where not.
-        self._cache = [self._block(blocks[0])] if len(blocks) == 1 else None
+        # Both are kept where they fit the memory limit, and recomputed block by block where not.
+        lp, self._jacobian = log_posterior, None
+        n, k = lp.y.shape
+        self._kept = (
+            self._linearize(slice(None)) if lp.fits(n * lp.network.linearization_width) else None
+        )
+        self._jacobian_fits = k <= JACOBIAN_OUTPUTS and lp.fits(2 * n * k * lp.n_weights)
 
     @property
     def n_weights(self) -> int:
         """P."""
         return self.weights.shape[0]
 
-    def _block(self, rows: slice) -> tuple[Tensor, Tensor]:
-        lp = self.log_posterior
-        outputs, jacobian = lp.network.jacobian(self.weights, lp.X[rows])
-        w = lp.sample_weight[rows]
-        R = lp.likelihood.whiten(outputs, w, jacobian.mul_(self.scale))
-        score = lp.likelihood.score(outputs, lp.y[rows], w)
-        # The score in units of R: Rᵀ e = α^-½ Jᵀ score needs only J, which is R here.
-        return R.flatten(0, 1), torch.einsum("nk,nkp->p", score, jacobian)
+    _jacobian: JacobianLinearization | None
 
-    def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if self._cache is not None:
-            yield from self._cache
-        else:
-            for rows in self.log_posterior.blocks(self._per_row):
-                yield self._block(rows)
+    def _linearize(self, rows: slice) -> Linearization:
+        lp = self.log_posterior
+        return lp.network.linearize(self.weights, lp.X[rows])
+
+    def _blocks(self, columns: int) -> Iterator[tuple[Linearization, slice]]:
+        """The linearisation in blocks of rows, for products with so many columns."""
+        lp = self.log_posterior
+        if columns > 1 and self._jacobian_fits:
+            if self._jacobian is None:
+                self._jacobian = JacobianLinearization(*lp.network.jacobian(self.weights, lp.X))
+            yield self._jacobian, slice(None)
+            return
+        kept = 0 if self._kept is not None else lp.network.linearization_width
+        most = max(1, CACHED_NUMBERS // (columns * lp.network.width))
+        for rows in lp.blocks(kept + columns * lp.network.width, most):
+            yield (self._kept.rows(rows) if self._kept else self._linearize(rows)), rows
 
     def gradient(self) -> Tensor:
         """Whitened gradient α^-½ ∇L, (P,)."""
-        gradient = self.weights / self.scale
-        for _, part in self._blocks():
-            gradient = gradient + part
-        return gradient
+        lp = self.log_posterior
+        gradient = lp.prior.precision * self.weights
+        for linear, rows in self._blocks(1):
+            score = lp.likelihood.score(linear.outputs, lp.y[rows], lp.sample_weight[rows])
+            gradient = gradient + linear.backward(score[:, None, :])[:, 0]
+        return self.scale * gradient
 
     def product(self, V: Tensor) -> Tensor:
         """A V for V (P, m) or (P,)."""
-        result = V.clone()
-        for R, _ in self._blocks():
-            result += R.mT @ (R @ V)
-        return result
+        lp = self.log_posterior
+        columns = V.reshape(self.n_weights, -1)
+        scaled = self.scale[:, None] * columns
+        data = torch.zeros_like(columns)
+        for linear, rows in self._blocks(columns.shape[1]):
+            U = linear.forward(scaled)
+            curved = lp.likelihood.curvature(linear.outputs, lp.sample_weight[rows], U)
+            data += linear.backward(curved)
+        return (columns + self.scale[:, None] * data).reshape(V.shape)
 
-    def excess_trace(self) -> float:
-        """tr(A − I) = ‖R‖², from the rows of R alone."""
-        return sum(float(R.square().sum()) for R, _ in self._blocks())
+    def excess_diagonal(self) -> Tensor:
+        """Diagonal (P,) of A − I ⪰ 0."""
+        lp = self.log_posterior
+        total = torch.zeros_like(self.weights)
+        size = lp.network.n_outputs * lp.n_weights
+        for rows in lp.blocks(3 * size, max(1, CACHED_NUMBERS // size)):
+            outputs, jacobian = lp.network.jacobian(self.weights, lp.X[rows])
+            curved = lp.likelihood.curvature(outputs, lp.sample_weight[rows], jacobian.mT).mT
+            total += (jacobian * curved).sum((0, 1))
+        return self.scale.square() * total

@@ -22,8 +22,8 @@ class Likelihood(Protocol):
     def score(self, outputs: Tensor, y: Tensor, w: Tensor) -> Tensor:
         """Derivative of the loss by the outputs, (N, K), for outputs (N, K)."""
 
-    def whiten(self, outputs: Tensor, w: Tensor, jacobian: Tensor) -> Tensor:
-        """R = Λ^½ J, (N, K, P): RᵀR is the Gauss-Newton matrix of the loss."""
+    def curvature(self, outputs: Tensor, w: Tensor, U: Tensor) -> Tensor:
+        """Λ U (N, m, K), with Λ the loss's second derivative by the outputs (N, K)."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,8 @@ class GaussianLikelihood:
     def score(self, outputs: Tensor, y: Tensor, w: Tensor) -> Tensor:
         return w[:, None] * self.noise_precision * (outputs - y)
 
-    def whiten(self, outputs: Tensor, w: Tensor, jacobian: Tensor) -> Tensor:
-        root = (w[:, None] * self.noise_precision).sqrt()
-        return root[:, :, None] * jacobian
+    def curvature(self, outputs: Tensor, w: Tensor, U: Tensor) -> Tensor:
+        return w[:, None, None] * self.noise_precision * U
 
     def with_precision(self, noise_precision: Tensor) -> GaussianLikelihood:
         """Return the same likelihood at another noise precision."""
@@ -65,7 +64,7 @@ class CategoricalLikelihood:
     """p(y = c) = softmax(f)_c for y (N, K) in one-hot rows.
 
     A single output f is the two-class case, softmax(0, f): y (N, 1) is then 1 for
-    the second class. The Gauss-Newton block of a row is w (diag(p) − ppᵀ).
+    the second class. The Gauss-Newton block Λ of a row is w (diag(p) − ppᵀ).
     """
 
     def loss(self, outputs: Tensor, y: Tensor, w: Tensor) -> Tensor:
@@ -77,12 +76,9 @@ class CategoricalLikelihood:
     def score(self, outputs: Tensor, y: Tensor, w: Tensor) -> Tensor:
         return w[:, None] * (log_probabilities(outputs).exp()[:, -outputs.shape[-1] :] - y)
 
-    def whiten(self, outputs: Tensor, w: Tensor, jacobian: Tensor) -> Tensor:
+    def curvature(self, outputs: Tensor, w: Tensor, U: Tensor) -> Tensor:
         p = log_probabilities(outputs).exp()
-        if outputs.shape[-1] > 1:
-            # RᵀR = Σ_c p_c (J_c − J̄)(J_c − J̄)ᵀ with J̄ = Σ_c p_c J_c.
-            jacobian = jacobian - (p[:, :, None] * jacobian).sum(1, keepdim=True)
-            root = (w[:, None] * p).sqrt()
-        else:
-            root = (w * p.prod(-1)).sqrt()[:, None]
-        return root[:, :, None] * jacobian
+        if outputs.shape[-1] == 1:
+            return (w * p.prod(-1))[:, None, None] * U
+        weighted = p[:, None, :] * U
+        return w[:, None, None] * (weighted - p[:, None, :] * weighted.sum(-1, keepdim=True))

@@ -56,10 +56,18 @@ class LogPosterior:
         part = {name: getattr(self, name)[rows] for name in ("X", "y", "sample_weight")}
         return replace(self, **part)
 
-    def blocks(self, numbers_per_row: int) -> Iterator[slice]:
-        """Slices of the rows such that a block needs at most ``memory_limit`` bytes."""
+    def fits(self, numbers: int) -> bool:
+        """Whether so many numbers stay within ``memory_limit``."""
+        return numbers * self.X.element_size() <= self.memory_limit
+
+    def blocks(self, numbers_per_row: int, most: int | None = None) -> Iterator[slice]:
+        """Slices of the rows such that a block needs at most ``memory_limit`` bytes.
+
+        A block holds at most ``most`` rows.
+        """
         n = self.X.shape[0]
         size = max(1, int(self.memory_limit / (numbers_per_row * self.X.element_size())))
+        size = min(size, most or n)
         for start in range(0, n, size):
             yield slice(start, min(start + size, n))
 

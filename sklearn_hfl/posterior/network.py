@@ -12,6 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
+from sklearn_hfl.posterior.linearization import (
+    JacobianLinearization,
+    Linearization,
+    PerceptronLinearization,
+)
 from sklearn_hfl.posterior.packing import Packing
 
 __all__ = ["ACTIVATIONS", "MLP", "ModuleNetwork", "Network"]
@@ -46,6 +51,13 @@ class Network(Protocol):
 
     def forward(self, weights: Tensor, X: Tensor) -> Tensor:
         """Outputs (B, N, K) of weight vectors (B, P) at X (N, D) or (B, N, D)."""
+
+    @property
+    def linearization_width(self) -> int:
+        """Numbers that a linearization keeps for each row."""
+
+    def linearize(self, weights: Tensor, X: Tensor) -> Linearization:
+        """Products with the Jacobian at one weight vector (P,)."""
 
     def jacobian(self, weights: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs (N, K) and their derivatives (N, K, P) at one weight vector (P,)."""
@@ -103,6 +115,10 @@ class MLP:
         # Each hidden unit keeps its pre-activation, its activation and their gradients.
         return self.layer_sizes[0] + 4 * sum(self.layer_sizes[1:])
 
+    @property
+    def linearization_width(self) -> int:
+        return 2 * sum(self.layer_sizes)
+
     def _layers(self, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
         tensors = self.packing.unpack(weights)
         return list(zip(tensors[::2], tensors[1::2], strict=True))
@@ -116,7 +132,7 @@ class MLP:
             a = torch.matmul(a, W.mT) + b[..., None, :]
         return a
 
-    def jacobian(self, weights: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
+    def linearize(self, weights: Tensor, X: Tensor) -> PerceptronLinearization:
         layers = self._layers(weights)
         inputs, slopes = [X], []
         for W, b in layers[:-1]:
@@ -128,25 +144,31 @@ class MLP:
             slopes.append(slope)
         W, b = layers[-1]
         outputs = inputs[-1] @ W.mT + b
-        n, k = outputs.shape
+        return PerceptronLinearization(
+            self.packing, tuple(layers), tuple(inputs), tuple(slopes), outputs
+        )
+
+    def jacobian(self, weights: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
+        linear = self.linearize(weights, X)
+        n, k = linear.outputs.shape
         jacobian = X.new_empty(n, k, self.n_weights)
         # Backwards: delta (N, K, out) is the derivative of the outputs by the
         # pre-activations of a layer; dW = delta ⊗ a and db = delta.
         delta = torch.eye(k, dtype=X.dtype, device=X.device).expand(n, k, k)
         end = self.n_weights
-        for layer in reversed(range(len(layers))):
-            W, b = layers[layer]
+        for layer in reversed(range(len(linear.layers))):
+            W, b = linear.layers[layer]
             start_b, start = end - b.numel(), end - b.numel() - W.numel()
             jacobian[..., start_b:end] = delta
             torch.mul(
                 delta[..., :, None],
-                inputs[layer][:, None, None, :],
+                linear.inputs[layer][:, None, None, :],
                 out=jacobian[..., start:start_b].view(n, k, *W.shape),
             )
             if layer:
-                delta = (delta @ W) * slopes[layer - 1][:, None, :]
+                delta = (delta @ W) * linear.slopes[layer - 1][:, None, :]
             end = start
-        return outputs, jacobian
+        return linear.outputs, jacobian
 
     def group_labels(self) -> tuple[Tensor, tuple[str, ...]]:
         """Group first-layer weights by input feature, the others by layer and kind."""
@@ -197,6 +219,10 @@ class ModuleNetwork:
     def n_weights(self) -> int:
         return self.packing.n_weights
 
+    @property
+    def linearization_width(self) -> int:
+        return self.n_outputs * self.n_weights
+
     def _call(self, weights: Tensor, X: Tensor) -> Tensor:
         named = dict(zip(self.names, self.packing.unpack(weights), strict=True))
         return functional_call(self.module, named, (X,))
@@ -204,6 +230,9 @@ class ModuleNetwork:
     def forward(self, weights: Tensor, X: Tensor) -> Tensor:
         in_dims = (0, 0 if X.ndim == 3 else None)
         return vmap(self._call, in_dims=in_dims, randomness="error")(weights, X)
+
+    def linearize(self, weights: Tensor, X: Tensor) -> JacobianLinearization:
+        return JacobianLinearization(*self.jacobian(weights, X))
 
     def jacobian(self, weights: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
         def row(w: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

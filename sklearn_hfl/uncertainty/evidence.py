@@ -71,10 +71,12 @@ def effective_parameters(subspace: Subspace) -> Tensor:
     Returns
     -------
     Tensor of shape (P,)
-        Diagonal of I − A⁻¹ = V (I − T⁻¹) Vᵀ; its sum is γ.
+        Diagonal of I − A⁻¹; its sum is γ. That is V (I − T⁻¹) Vᵀ in the basis, and
+        beyond it, where A is near I, A − I to second order.
     """
     root = torch.linalg.solve_triangular(subspace.factor, subspace.basis.mT, upper=False)
-    return (subspace.basis.square().sum(1) - root.square().sum(0)).clamp(min=0.0)
+    seen = (subspace.basis.square().sum(1) - root.square().sum(0)).clamp(min=0.0)
+    return seen + subspace.unseen()
 
 
 def log_evidence(log_posterior: LogPosterior, weights: Tensor, subspace: Subspace) -> float:
@@ -87,14 +89,14 @@ def log_evidence(log_posterior: LogPosterior, weights: Tensor, subspace: Subspac
     weights : Tensor of shape (P,)
         θ̂.
     subspace : Subspace
-        log det T, of which log det A differs by at most the trace of A − I that
-        the subspace has not seen.
+        log det A is log det T and, to second order, the trace of A − I that the
+        basis has not seen.
 
     Returns
     -------
     float
     """
-    log_det = 2 * float(subspace.factor.diagonal().log().sum())
+    log_det = 2 * float(subspace.factor.diagonal().log().sum()) + float(subspace.unseen().sum())
     return -float(log_posterior.value(weights[None])[0]) - 0.5 * log_det
 
 

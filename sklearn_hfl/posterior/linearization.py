@@ -1,0 +1,119 @@
+"""Linearization: a network near one weight vector, as products with its Jacobian."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sklearn_hfl.posterior.packing import Packing
+
+__all__ = ["JacobianLinearization", "Linearization", "PerceptronLinearization"]
+
+
+class Linearization(Protocol):
+    """f(X; θ + δ) ≈ f(X; θ) + J δ at N rows, with K outputs and P weights."""
+
+    @property
+    def outputs(self) -> Tensor:
+        """f(X; θ), (N, K)."""
+
+    def rows(self, rows: slice) -> Linearization:
+        """The same for some of the rows."""
+
+    def forward(self, V: Tensor) -> Tensor:
+        """J V, (N, m, K), for V (P, m)."""
+
+    def backward(self, U: Tensor) -> Tensor:
+        """Jᵀ U, (P, m), for U (N, m, K)."""
+
+
+@dataclass(frozen=True)
+class JacobianLinearization:
+    """J itself, for networks of which nothing else is known.
+
+    Parameters
+    ----------
+    outputs : Tensor of shape (N, K)
+        f.
+    jacobian : Tensor of shape (N, K, P)
+        J.
+    """
+
+    outputs: Tensor
+    jacobian: Tensor
+
+    def rows(self, rows: slice) -> JacobianLinearization:
+        return JacobianLinearization(self.outputs[rows], self.jacobian[rows])
+
+    def forward(self, V: Tensor) -> Tensor:
+        return (self.jacobian @ V).mT
+
+    def backward(self, U: Tensor) -> Tensor:
+        return self.jacobian.flatten(0, 1).mT @ U.mT.flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class PerceptronLinearization:
+    """A perceptron's activations and slopes: J is a product of its layers, never formed.
+
+    A product costs about as much as two passes of the network, K times less than
+    one with J itself.
+
+    Parameters
+    ----------
+    packing : Packing
+        Where W and b of each layer lie.
+    layers : tuple of (Tensor, Tensor)
+        W (n_out, n_in) and b (n_out,) of each.
+    inputs : tuple of Tensor of shape (N, n_in)
+        What each layer receives.
+    slopes : tuple of Tensor of shape (N, n_out)
+        Derivative of the activation behind each layer but the last.
+    outputs : Tensor of shape (N, K)
+        f.
+    """
+
+    packing: Packing
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    inputs: tuple[Tensor, ...]
+    slopes: tuple[Tensor, ...]
+    outputs: Tensor
+
+    def rows(self, rows: slice) -> PerceptronLinearization:
+        return PerceptronLinearization(
+            self.packing,
+            self.layers,
+            tuple(a[rows] for a in self.inputs),
+            tuple(s[rows] for s in self.slopes),
+            self.outputs[rows],
+        )
+
+    def forward(self, V: Tensor) -> Tensor:
+        tensors = self.packing.unpack(V.mT)
+        m = V.shape[1]
+        change: Tensor | None = None
+        for layer, (dW, db) in enumerate(zip(tensors[::2], tensors[1::2], strict=True)):
+            a = self.inputs[layer]
+            # d(W a + b) = dW a + db + W da, for all m changes in one matrix product.
+            own = (a @ dW.reshape(-1, a.shape[1]).mT).view(len(a), m, -1).add_(db)
+            if change is not None:
+                own.add_(change.mul_(self.slopes[layer - 1][:, None, :]) @ self.layers[layer][0].mT)
+            change = own
+        assert change is not None
+        return change
+
+    def backward(self, U: Tensor) -> Tensor:
+        n, m, _ = U.shape
+        parts: list[Tensor] = []
+        delta = U
+        for layer in reversed(range(len(self.layers))):
+            W, _ = self.layers[layer]
+            flat = delta.reshape(n, -1)
+            dW = flat.mT @ self.inputs[layer]
+            parts += [flat.sum(0).view(m, -1), dW.view(m, -1)]
+            if layer:
+                delta = (delta @ W).mul_(self.slopes[layer - 1][:, None, :])
+        return torch.cat(parts[::-1], dim=1).mT
