@@ -121,7 +121,12 @@ class HFLBase(BaseEstimator):
             raise
 
     def _fit_members(
-        self, X: Array, y: Tensor, sample_weight: Array, likelihood: Likelihood, learn_noise: bool
+        self,
+        X: Array,
+        y: Tensor,
+        sample_weight: Array,
+        likelihood: Likelihood,
+        options: EvidenceOptions,
     ) -> tuple[Member, ...]:
         """Train ``n_estimators`` MAPs from seeds drawn before anything else."""
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=self.n_estimators)
@@ -143,7 +148,6 @@ class HFLBase(BaseEstimator):
                 log_posterior, weights = warm_started(warm[i], log_posterior, weights)
             jobs.append((log_posterior, weights, generator))
         trainer = self._trainer(jobs[0][2], inputs)
-        options = EvidenceOptions(self._fixed_prior_precision() is None, learn_noise)
         results = Parallel(n_jobs=self.n_jobs)(
             delayed(fit_member)(*job, trainer, options, bool(self.verbose)) for job in jobs
         )
@@ -153,8 +157,12 @@ class HFLBase(BaseEstimator):
             for member in results
         )
 
+    @property
+    def _learns_prior(self) -> bool:
+        return isinstance(self.prior_precision, str)
+
     def _fixed_prior_precision(self) -> float | None:
-        return None if isinstance(self.prior_precision, str) else float(self.prior_precision)
+        return None if self._learns_prior else float(self.prior_precision)
 
     def _start(
         self, X: Tensor, n_outputs: int, generator: torch.Generator

@@ -18,8 +18,17 @@ from sklearn_hfl._labels import check_labelled_data, class_weighted
 from sklearn_hfl._params import Rule, any_of, mapping, none, one_of
 from sklearn_hfl._validation import Standardizer
 from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
+from sklearn_hfl.uncertainty.evidence import EvidenceOptions
 
 __all__ = ["HFLClassifier"]
+
+# The evidence of separable classes has no maximum: it grows as the prior widens and the
+# weights follow. A hundredth of the fan-in allows logits of some tens
+# (benchmarks/classifier.py, docs/design/classifier.md).
+LEAST_PRIOR = 0.01
+# From a wide prior. From a strong one, labels that no linear boundary tells apart end in
+# a network without units: under 0.1 of the fan-in rings and moons are learned, from 1 not.
+STARTS = ((0.1, 1.0),)
 
 
 class HFLClassifier(ClassifierMixin, ClassPosterior):
@@ -267,7 +276,7 @@ class HFLClassifier(ClassifierMixin, ClassPosterior):
             self._tensor(one_hot[:, 1:] if len(classes) == 2 else one_hot),
             weight,
             CategoricalLikelihood(),
-            learn_noise=False,
+            EvidenceOptions(self._learns_prior, noise=False, least_prior=LEAST_PRIOR, starts=STARTS),
         )
         self._x_scaler = x_scaler
         self._draw_seed = int(check_random_state(self.random_state).randint(2**31 - 1))

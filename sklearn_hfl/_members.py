@@ -18,12 +18,14 @@ from sklearn_hfl.optim.subspace import krylov_subspace
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.functional import Functional, Prediction
+from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
 from sklearn_hfl.posterior.link import CENTRED, IDENTITY, Link
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.uncertainty.covariance import block_covariance, covariance
 from sklearn_hfl.uncertainty.diagnostics import Diagnostics, diagnose
 from sklearn_hfl.uncertainty.evidence import EvidenceOptions, maximize_evidence
 from sklearn_hfl.uncertainty.moderation import LogitPosterior
+from sklearn_hfl.uncertainty.posterior_mean import posterior_mean_shift
 from sklearn_hfl.uncertainty.variance import Variance, variance
 
 __all__ = [
@@ -54,11 +56,14 @@ class Member:
         Facts of the fit.
     loss_curve : tuple of float
         L on the way, in nats.
+    shift : Tensor of shape (P,) or None
+        From the MAP to the posterior mean, where the likelihood makes them differ.
     """
 
     estimate: MapEstimate
     diagnostics: Diagnostics
     loss_curve: tuple[float, ...]
+    shift: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,9 @@ def fit_member(
             curve += trajectory.curve[1:]
     subspace = krylov_subspace(GaussNewton(log_posterior, weights), generator)
     estimate = MapEstimate(log_posterior, weights, subspace)
-    return Member(estimate, diagnose(estimate), curve)
+    skewed = isinstance(log_posterior.likelihood, CategoricalLikelihood)
+    shift = posterior_mean_shift(estimate, generator) if skewed else None
+    return Member(estimate, diagnose(estimate), curve, shift)
 
 
 def _progress(bar: Any) -> Callable[[float], None]:
@@ -172,9 +179,9 @@ def member_variances(
 ) -> list[Variance]:
     """Variances of the link's values at queries (Q, D), for each member."""
 
-    def answer(estimate: MapEstimate, chunk: Tensor) -> tuple[Variance]:
-        functional = Prediction(estimate.log_posterior.network, chunk, link)
-        return (variance(route.optima(estimate, functional), route.rtol),)
+    def answer(member: Member, chunk: Tensor) -> tuple[Variance]:
+        functional = Prediction(member.estimate.log_posterior.network, chunk, link)
+        return (variance(route.optima(member.estimate, functional), route.rtol),)
 
     parts = _for_chunks(answer, members, X, route, n_jobs, verbose)
     return [_concatenate([v for (v,) in of_member]) for of_member in parts]
@@ -183,15 +190,22 @@ def member_variances(
 def member_logits(
     members: Sequence[Member], X: Tensor, route: Route, n_jobs: int | None, verbose: bool
 ) -> tuple[list[LogitPosterior], list[Variance]]:
-    """Posterior of the centred logits at queries (Q, D), and its verdicts, for each member."""
+    """Posterior of the centred logits at queries (Q, D), and its verdicts, for each member.
 
-    def answer(estimate: MapEstimate, chunk: Tensor) -> tuple[LogitPosterior, Variance]:
+    The mean is that of the posterior, not the MAP.
+    """
+
+    def answer(member: Member, chunk: Tensor) -> tuple[LogitPosterior, Variance]:
+        estimate = member.estimate
         network = estimate.log_posterior.network
         functional = Prediction(network, chunk, CENTRED)
         optima = route.optima(estimate, functional)
         cov = block_covariance(functional, optima, route.rtol, network.n_outputs)
-        mean = CENTRED.value(network.forward(estimate.weights[None], chunk)[0])
-        return LogitPosterior(mean, cov), variance(optima, route.rtol)
+        linear = network.linearize(estimate.weights, chunk)
+        mean = linear.outputs
+        if member.shift is not None:
+            mean = mean + linear.forward(member.shift[:, None])[:, 0]
+        return LogitPosterior(CENTRED.value(mean), cov), variance(optima, route.rtol)
 
     parts = _for_chunks(answer, members, X, route, n_jobs, verbose)
     logits, verdicts = [], []
@@ -236,7 +250,7 @@ _Answer = TypeVar("_Answer")
 
 
 def _for_chunks(
-    answer: Callable[[MapEstimate, Tensor], _Answer],
+    answer: Callable[[Member, Tensor], _Answer],
     members: Sequence[Member],
     X: Tensor,
     route: Route,
@@ -245,7 +259,7 @@ def _for_chunks(
 ) -> list[list[_Answer]]:
     """Answer chunks of queries that fit the memory limit, in parallel, for each member."""
     chunks = torch.split(X, _chunk_size(members[0].estimate.log_posterior, route.mode))
-    tasks = [(member.estimate, chunk) for member in members for chunk in chunks]
+    tasks = [(member, chunk) for member in members for chunk in chunks]
     progress = tqdm(tasks, desc="standard deviations", disable=not verbose)
     parts = Parallel(n_jobs=n_jobs)(delayed(answer)(*task) for task in progress)
     n = len(chunks)

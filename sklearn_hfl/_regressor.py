@@ -17,6 +17,7 @@ from sklearn_hfl._posterior_predictive import PosteriorPredictive
 from sklearn_hfl._validation import Array, Standardizer, check_training_data, to_numpy
 from sklearn_hfl.exceptions import warn
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
+from sklearn_hfl.uncertainty.evidence import EvidenceOptions
 
 __all__ = ["HFLRegressor"]
 
@@ -273,7 +274,7 @@ class HFLRegressor(RegressorMixin, PosteriorPredictive):
             self._tensor(y_scaler.transform(targets)),
             weight,
             GaussianLikelihood(self._tensor(noise**-2)),
-            learn_noise=isinstance(self.noise_std, str),
+            EvidenceOptions(self._learns_prior, noise=isinstance(self.noise_std, str)),
         )
         self._x_scaler, self._y_scaler = x_scaler, y_scaler
         self._one_dimensional = y.ndim == 1

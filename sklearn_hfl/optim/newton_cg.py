@@ -20,8 +20,11 @@ __all__ = ["conjugate_gradients", "newton_cg"]
 NEWTON_REGION = 1.0
 START_DAMPING = 1e2
 CG_MAX_ITER = 100
-# A direction that took more products than this is worth a new preconditioner.
+# A direction that took more products than this is worth a new preconditioner, once the
+# products since the last one would have paid for it: one of rank m takes as long as about
+# m / 4 products with single vectors (docs/design/training.md).
 CG_PATIENCE = 20
+PRODUCTS_PER_RANK = 0.25
 
 
 def newton_cg(
@@ -83,6 +86,7 @@ def newton_cg(
     cg_rtol = 0.01 * torch.finfo(weights.dtype).eps ** 0.5
     damping, growth = START_DAMPING, 2.0
     decrement, newton = float(torch.linalg.vector_norm(gradient)), False
+    spent = 0
     curve = [loss]
     for _ in range(max_iter):
         if decrement <= decrement_tol:
@@ -113,7 +117,9 @@ def newton_cg(
             damping, growth = max(damping, 1e-6), 2.0
         else:
             damping, growth = max(damping, 1e-3) * growth, 2 * growth
-        if exact or n_products > CG_PATIENCE:
+        spent += n_products
+        if exact or (n_products > CG_PATIENCE and spent > PRODUCTS_PER_RANK * subspace.rank):
+            spent = 0
             subspace = krylov_subspace(curvature, generator, trace_rtol=1e-2)
         squared = float(gradient @ subspace.preconditioner()(gradient))
         # The gradient's norm bounds the decrement from above, where rounding hides the latter.

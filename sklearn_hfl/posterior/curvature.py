@@ -91,6 +91,20 @@ class GaussNewton:
             data += linear.backward(curved)
         return (columns + self.scale[:, None] * data).reshape(V.shape)
 
+    def skew(self, S: Tensor) -> Tensor:
+        """Whitened gradient (P,) of ½ tr(Sᵀ A S), for S (P, m), by Λ alone: J is held fixed."""
+        lp = self.log_posterior
+        scaled = self.scale[:, None] * S
+        total = torch.zeros_like(self.weights)
+        for linear, rows in self._blocks(S.shape[1]):
+            U = linear.forward(scaled)
+            with torch.enable_grad():
+                f = linear.outputs.detach().requires_grad_()
+                energy = 0.5 * (U * lp.likelihood.curvature(f, lp.sample_weight[rows], U)).sum()
+                (slope,) = torch.autograd.grad(energy, f)
+            total += linear.backward(slope[:, None, :])[:, 0]
+        return self.scale * total
+
     def excess_diagonal(self) -> Tensor:
         """Diagonal (P,) of A − I ⪰ 0."""
         lp = self.log_posterior

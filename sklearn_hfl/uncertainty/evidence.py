@@ -28,7 +28,7 @@ PSEUDO_RESIDUAL = 0.03
 LEAST_NOISE_STD = 1e-3
 # No update changes a precision by more than this factor: the first ones are far from a MAP.
 LARGEST_STEP = 5.0
-# Where the search starts: prior in multiples of the fan-in, noise in SDs of y. From the
+# Where regression starts: prior in multiples of the fan-in, noise in SDs of y. From the
 # first, all noise under a strong prior, noisy data end at larger evidence; from the
 # second, little noise, a network finds the signal of few clean rows, under which the
 # first stays a constant. The evidence chooses (docs/design/evidence.md).
@@ -51,12 +51,19 @@ class EvidenceOptions:
         Whether the prior precision of each group is.
     noise : bool
         Whether the noise of each output is.
+    least_prior : float
+        Least precision of each group, in multiples of ``scaled_precision``.
+    starts : tuple of (float, float)
+        Where the search starts: prior precision in multiples of ``scaled_precision``,
+        noise in SDs of y.
     rtol : float
         Rounds end when no precision changes by more than this factor less one.
     """
 
     prior: bool
     noise: bool
+    least_prior: float = 0.0
+    starts: tuple[tuple[float, float], ...] = STARTS
     rtol: float = 0.02
 
 
@@ -110,7 +117,7 @@ def maximize_evidence(
 ) -> tuple[LogPosterior, Tensor, tuple[float, ...]]:
     """Find the precisions that make the data most probable, and weights near their MAP.
 
-    Where the prior is learned, the search starts from each of ``STARTS`` and goes on
+    Where the prior is learned, the search begins at each of ``options.starts`` and goes on
     from the one with the largest evidence after a few rounds.
 
     Parameters
@@ -144,7 +151,7 @@ def maximize_evidence(
         return found.log_posterior, found.weights, found.curve
     screened: list[_Round] = []
     steps = 0
-    for strength, noise_std in STARTS:
+    for strength, noise_std in options.starts:
         start = _started(log_posterior, strength, noise_std, options)
         left = replace(trainer, max_iter=trainer.max_iter - steps)
         if left.max_iter > 0:
@@ -241,7 +248,9 @@ def _updated(
         target = (prior.group_sum(gamma) + 2 * HYPERPRIOR) / (
             prior.group_sum(weights.square()) + 2 * HYPERPRIOR
         )
-        alpha = _limited(prior.group_precision, target.clamp(*PRIOR_PRECISION_RANGE))
+        least = options.least_prior * scaled_precision(log_posterior.network, 1.0).to(target)
+        target = torch.maximum(target.clamp(*PRIOR_PRECISION_RANGE), least)
+        alpha = _limited(prior.group_precision, target)
         change = max(change, _change(prior.group_precision, alpha))
         prior = prior.with_precision(alpha)
     if options.noise and isinstance(likelihood, GaussianLikelihood):
