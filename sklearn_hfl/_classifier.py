@@ -276,7 +276,9 @@ class HFLClassifier(ClassifierMixin, ClassPosterior):
             self._tensor(one_hot[:, 1:] if len(classes) == 2 else one_hot),
             weight,
             CategoricalLikelihood(),
-            EvidenceOptions(self._learns_prior, noise=False, least_prior=LEAST_PRIOR, starts=STARTS),
+            EvidenceOptions(
+                self._learns_prior, noise=False, least_prior=LEAST_PRIOR, starts=STARTS
+            ),
         )
         self._x_scaler = x_scaler
         self._draw_seed = int(check_random_state(self.random_state).randint(2**31 - 1))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from sklearn_hfl import HFLRegressor
+from sklearn_hfl import HFLClassifier, HFLRegressor
 
 ESTIMATORS = [
     HFLRegressor(),
+    HFLClassifier(),
     HFLRegressor(hidden_layer_sizes=(3,), variance="network", prior_precision=1.0, noise_std=0.3),
+    HFLClassifier(hidden_layer_sizes=(3,), variance="network", prior_precision=1.0),
 ]
 
 

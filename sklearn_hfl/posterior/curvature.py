@@ -92,7 +92,10 @@ class GaussNewton:
         return (columns + self.scale[:, None] * data).reshape(V.shape)
 
     def skew(self, S: Tensor) -> Tensor:
-        """Whitened gradient (P,) of ½ tr(Sᵀ A S), for S (P, m), by Λ alone: J is held fixed."""
+        """Whitened gradient (P,) of ½ tr(Sᵀ A S), for S (P, m), by Λ alone: J is held fixed.
+
+        For likelihoods whose Λ depends on the outputs.
+        """
         lp = self.log_posterior
         scaled = self.scale[:, None] * S
         total = torch.zeros_like(self.weights)

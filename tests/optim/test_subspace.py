@@ -74,6 +74,18 @@ def test_galerkin_is_consistent(case):
 
 
 @every
+@given(cases())
+def test_unseen_is_the_diagonal_that_the_basis_misses(case):
+    V = case.subspace.basis
+    eye = torch.eye(len(case.A), dtype=F64)
+    off = eye - V @ V.mT
+    known = replace(case.subspace, excess=(case.A - eye).diagonal())
+    expected = (off @ (case.A - eye) @ off).diagonal()
+    size = float(torch.linalg.matrix_norm(case.A, 2))
+    assert_close(known.unseen(), expected, rtol=0, atol=1e-12 * size)
+
+
+@every
 @given(cases(), st.floats(0.0, 100.0))
 def test_all_directions_give_the_inverse(case, damping):
     n = len(case.A)
@@ -181,12 +193,13 @@ def test_krylov_basis_is_reproduced_by_the_generator(name):
 @pytest.mark.parametrize("trace_rtol", [1e-1, 1e-3, 1e-6])
 @pytest.mark.parametrize("block_size", [2, 64])
 @pytest.mark.parametrize("name", KRYLOV)
-def test_krylov_basis_misses_little_of_the_trace(name, block_size, trace_rtol):
+def test_krylov_basis_counts_the_effective_parameters(name, block_size, trace_rtol):
     A = curvature(name)
+    dense = A.product(torch.eye(A.n_weights, dtype=F64))
+    exact = float((1 - 1 / torch.linalg.eigvalsh(dense)).sum())
     s = krylov_subspace(A, generator(0), trace_rtol=trace_rtol, block_size=block_size)
-    missing = A.excess_trace() - float(torch.trace(s.gram)) + s.rank
-    rounding = 1e-12 * A.excess_trace()
-    assert missing <= trace_rtol * max(s.n_effective, 1.0) + rounding
+    counted = s.n_effective + float(s.unseen().sum())
+    assert counted == pytest.approx(exact, rel=2 * trace_rtol + 1e-9)
 
 
 @pytest.mark.parametrize("name", TASKS)

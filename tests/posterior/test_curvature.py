@@ -2,11 +2,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.func import grad, hessian, vmap
 from torch.testing import assert_close
 
 from sklearn_hfl.posterior.curvature import GaussNewton
+from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
 from sklearn_hfl.uncertainty.exact import dense_ggn
-from tests.cases import PROBLEMS, problem, randn
+from tests.cases import F64, PROBLEMS, problem, randn
 
 
 @pytest.fixture(params=[1.0, 3000.0, 1e9], ids=["row by row", "blocks", "cached"])
@@ -45,10 +47,31 @@ def test_gradient_is_that_of_the_log_posterior(case):
     assert_close(curvature.gradient(), lp.prior.scale * gradient[0])
 
 
-def test_excess_trace_equals_the_dense_trace(case):
+def test_excess_diagonal_equals_the_dense_one(case):
     curvature, dense = case
-    expected = float(torch.trace(dense)) - curvature.n_weights
-    assert curvature.excess_trace() == pytest.approx(expected, rel=1e-10)
+    assert_close(curvature.excess_diagonal(), dense.diagonal() - 1, rtol=1e-10, atol=1e-12)
+
+
+def test_skew_is_the_derivative_by_the_outputs(case):
+    lp, weights = case[0].log_posterior, case[0].weights
+    one_hot = torch.eye(lp.y.shape[1], dtype=F64)[torch.arange(len(lp.y)) % lp.y.shape[1]]
+    lp = replace(lp, likelihood=CategoricalLikelihood(), y=one_hot)
+    curvature, S = GaussNewton(lp, weights), randn(len(weights), 4)
+    outputs, jacobian = lp.network.jacobian(curvature.weights, lp.X)
+    jacobian = jacobian * curvature.scale
+
+    def energy(u):
+        f = outputs + jacobian @ u
+
+        def row(f, y, w):
+            return lp.likelihood.loss(f[None, None], y[None], w[None])[0]
+
+        blocks = vmap(hessian(row))(f, lp.y, lp.sample_weight)
+        U = jacobian @ S
+        return 0.5 * torch.einsum("nkm,nkl,nlm->", U, blocks, U)
+
+    expected = grad(energy)(torch.zeros_like(curvature.weights))
+    assert_close(curvature.skew(S), expected, rtol=1e-7, atol=1e-8)
 
 
 def test_no_eigenvalue_is_below_one(case):

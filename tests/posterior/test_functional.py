@@ -4,12 +4,21 @@ from torch.func import jacrev
 from torch.testing import assert_close
 
 from sklearn_hfl.posterior.functional import Prediction, PredictionFunction, WeightedSum
+from sklearn_hfl.posterior.link import CENTRED, SOFTMAX
 from tests import reference
 from tests.cases import PROBLEMS, problem, randn
 
 
 def prediction(network, X):
     return Prediction(network, X)
+
+
+def probabilities(network, X):
+    return Prediction(network, X, SOFTMAX)
+
+
+def centred(network, X):
+    return Prediction(network, X, CENTRED)
 
 
 def contrasts(network, X):
@@ -26,7 +35,9 @@ def product_of_ends(network, X):
     return PredictionFunction(network, X, lambda f: f[0, 0] * f[-1, -1])
 
 
-@pytest.fixture(params=[prediction, contrasts, largest_and_spread, product_of_ends])
+@pytest.fixture(
+    params=[prediction, probabilities, centred, contrasts, largest_and_spread, product_of_ends]
+)
 def make(request):
     return request.param
 

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from sklearn_hfl.optim.perturbed_optima import perturbed_optima
 from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.functional import Prediction, PredictionFunction
-from sklearn_hfl.uncertainty.covariance import covariance
+from sklearn_hfl.uncertainty.covariance import block_covariance, covariance
 from sklearn_hfl.uncertainty.exact import dense_ggn, dense_hessian, exact_covariance
 from sklearn_hfl.uncertainty.variance import variance
 from tests.cases import CURVED, PROBLEMS, map_estimate, problem
@@ -95,3 +95,13 @@ def test_a_functional_without_gradient_covaries_with_nothing(mode):
     matrix = covariance(functional, optima, 1e-4)
     assert matrix[0, 0] > 0
     assert matrix[1].tolist() == pytest.approx([0, 0], abs=1e-15)
+
+
+@pytest.mark.parametrize("name", ["two outputs", "module"])
+def test_blocks_are_those_on_the_diagonal(name, mode):
+    _, functional, optima = solve(name, mode, 1e-4)
+    joint = covariance(functional, optima, 1e-4).unflatten(0, (-1, 2)).unflatten(2, (-1, 2))
+    expected = joint.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    # The nearest semi-definite matrix is taken of each block, not of the joint matrix.
+    rtol = 1e-9 if mode == "linearized" else 1e-2
+    assert_close(block_covariance(functional, optima, 1e-4, 2), expected, rtol=rtol, atol=1e-9)
