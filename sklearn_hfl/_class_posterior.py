@@ -66,7 +66,8 @@ class ClassPosterior(HFLBase):
         array([0, 1, 2])
         """
         if not _asked(return_std):
-            return self.classes_[self.predict_proba(X).argmax(1)]
+            best = self.predict_proba(X).argmax(1)
+            return self.classes_[best]
         proba, std = self.predict_proba(X, return_std=True)
         best = proba.argmax(1)
         return self.classes_[best], np.take_along_axis(std, best[:, None], axis=1)[:, 0]
