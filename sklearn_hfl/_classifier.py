@@ -52,10 +52,11 @@ class HFLClassifier(ClassifierMixin, ClassPosterior):
     class_weight : dict, "balanced" or None, default=None
         Rows of class c count ``class_weight[c]`` times (1 where left out).
         "balanced" gives every class the same total weight.
-    link : {"probit", "mc", "none"}, default="probit"
-        How probabilities average over the posterior of the logits: in closed form,
-        with the variance of each difference of logits [2]_; by draws of the logits;
-        or not at all (the MAP's softmax).
+    link : {"mc", "probit", "none"}, default="mc"
+        How probabilities average over the posterior of the logits: by evenly spread
+        draws, the same for all rows and calls after a fit; in closed form, with the
+        variance of each difference of logits [2]_, more timid for many classes; or
+        not at all (the MAP's softmax).
     prior_precision : "evidence" or float, default="evidence"
         Precision of the Gaussian prior on weights and biases, in standardised
         units. "evidence" learns one for each input feature of the first layer,
@@ -172,7 +173,7 @@ class HFLClassifier(ClassifierMixin, ClassPosterior):
     _rules: ClassVar[dict[str, Rule]] = {
         **HFLBase._rules,
         "class_weight": any_of(none(), one_of("balanced"), mapping(0)),
-        "link": one_of("probit", "mc", "none"),
+        "link": one_of("mc", "probit", "none"),
     }
 
     def __init__(
@@ -182,7 +183,7 @@ class HFLClassifier(ClassifierMixin, ClassPosterior):
         activation: str = "tanh",
         module: Callable[[int, int], nn.Module] | None = None,
         class_weight: dict[Any, float] | str | None = None,
-        link: str = "probit",
+        link: str = "mc",
         prior_precision: float | str = "evidence",
         normalize_X: bool = True,
         variance: str = "linearized",

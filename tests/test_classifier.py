@@ -317,7 +317,7 @@ BAD = {
     "unknown class": ({"class_weight": {9: 2.0}}, None, r"names \[9\], but y has the classes"),
     "negative factor": ({"class_weight": {0: -1.0}}, None, "dict of finite numbers > 0"),
     "wrong word": ({"class_weight": "even"}, None, "'balanced'"),
-    "unknown link": ({"link": "logit"}, None, "one of 'probit', 'mc', 'none'"),
+    "unknown link": ({"link": "logit"}, None, "one of 'mc', 'probit', 'none'"),
     "unknown variance": ({"variance": "exact"}, None, "'linearized', 'network'"),
 }
 

@@ -19,6 +19,12 @@ def main() -> int:
         ("docs/design/evidence.md", "evidence", printed("ablation.txt", "Evidence")),
         ("docs/design/training.md", "training", printed("ablation.txt", "Training")),
     ]
+    if (RESULTS / "classifier-choices.txt").exists():
+        table = printed("classifier-choices.txt", "Choices")
+        tables.append(("docs/design/classifier.md", "choices", table))
+    if (RESULTS / "classifier-quality.txt").exists():
+        table = all_printed("classifier-quality.txt", "Quality")
+        tables.append(("docs/user_guide.md", "quality", table))
     if (RESULTS / "equality.csv").exists():
         tables.append(("README.md", "equality", equality_table()))
     for page, name, table in tables:
@@ -41,6 +47,13 @@ def printed(file: str, title: str) -> str:
     tables = (RESULTS / file).read_text(encoding="utf-8").split("\n\n")
     (table,) = [t for t in tables if t.startswith(title)]
     return f"```\n{table.strip()}\n```\n"
+
+
+def all_printed(file: str, title: str) -> str:
+    """All tables of a benchmark's output whose headings begin alike, as one code block."""
+    tables = (RESULTS / file).read_text(encoding="utf-8").split("\n\n")
+    chosen = [t.strip() for t in tables if t.startswith(title)]
+    return "```\n" + "\n\n".join(chosen) + "\n```\n"
 
 
 def equality_table() -> str:

@@ -1,0 +1,286 @@
+"""Classifier: agreement with dense matrices, the choices behind its defaults, quality.
+
+    python benchmarks/classifier.py agreement
+    python benchmarks/classifier.py choices --data ../shared/data/uci
+    python benchmarks/classifier.py quality --sets iris wine breast_cancer digits --repeats 5
+
+``agreement`` compares standard deviations with the dense GGN. ``choices`` fits variants
+of the defaults to data that ``quality`` does not use: synthetic classes, and regression
+targets cut at their quantiles. ``quality`` runs repeated stratified folds of scikit-learn's
+data sets, with scikit-learn's own classifiers beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import sklearn
+import torch
+from joblib import Parallel, delayed
+from sklearn import datasets
+from sklearn.base import clone
+from sklearn.ensemble import VotingClassifier
+from sklearn.gaussian_process import GaussianProcessClassifier
+from sklearn.gaussian_process.kernels import RBF
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import GridSearchCV, RepeatedStratifiedKFold
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_hfl import HFLClassifier, _classifier
+from sklearn_hfl.posterior.functional import Prediction
+from sklearn_hfl.posterior.link import IDENTITY, SOFTMAX, Link
+from sklearn_hfl.uncertainty.exact import dense_ggn
+
+SETS = {
+    "iris": datasets.load_iris,
+    "wine": datasets.load_wine,
+    "breast_cancer": datasets.load_breast_cancer,
+    "digits": datasets.load_digits,
+}
+N_BINS = 15
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=("agreement", "choices", "quality"))
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/uci"))
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    print(
+        f"{platform.machine()}, {arguments.jobs} jobs of one thread, torch {torch.__version__}, "
+        f"scikit-learn {sklearn.__version__}"
+    )
+    began = time.perf_counter()
+    if arguments.part == "agreement":
+        agreement(arguments.sets)
+    elif arguments.part == "choices":
+        choices(arguments.data, arguments.jobs)
+    else:
+        quality(arguments.sets, arguments.repeats, arguments.jobs)
+    print(f"\n{time.perf_counter() - began:.0f} s in all")
+
+
+def heading(text: str) -> None:
+    print(f"\n{text}\n{'-' * len(text)}", flush=True)
+
+
+# -------------------------------------------------------------- agreement
+
+
+def agreement(names: list[str]) -> None:
+    heading("Defaults, four fifths for training: std of logits and of probabilities, dense GGN")
+    for name in names:
+        X, y = SETS[name](return_X_y=True)
+        folds = RepeatedStratifiedKFold(n_splits=5, n_repeats=1, random_state=0)
+        train, test = next(folds.split(X, y))
+        began = time.perf_counter()
+        model = HFLClassifier(random_state=0).fit(X[train], y[train])
+        fitted = time.perf_counter()
+        result = model.predict_uncertainty(X[test])
+        answered = time.perf_counter()
+        _, variance = model.latent_mean_and_variance(X[test])
+        estimate = model.estimators_[0].estimate
+        matrix = dense_ggn(estimate.log_posterior, estimate.weights)
+        logits = dense_std(model, X[test], IDENTITY, matrix)
+        probabilities = dense_std(model, X[test], SOFTMAX, matrix)
+        of_logits = np.abs(np.sqrt(variance).reshape(logits.shape) / logits - 1).max()
+        error = np.abs(result.proba_std / np.maximum(probabilities, 1e-300) - 1)
+        error[probabilities < 1e-12] = 0.0
+        holds = (error.max(1) <= result.rel_error + 1e-7).mean()
+        print(
+            f"{name:14s} P {len(estimate.weights):5d}  queries {len(test)}  worst of logits "
+            f"{of_logits:.1e}  worst of probabilities {error.max():.1e}  bound holds {holds:.0%}  "
+            f"fit {fitted - began:.1f} s  predict {answered - fitted:.2f} s",
+            flush=True,
+        )
+
+
+def dense_std(model: HFLClassifier, X: np.ndarray, link: Link, matrix: torch.Tensor) -> np.ndarray:
+    """Std of the link's values at X by a dense solve, one row a query."""
+    estimate = model.estimators_[0].estimate
+    functional = Prediction(estimate.log_posterior.network, model._queries(X), link)
+    gradient = functional.gradient(estimate.weights)
+    variance = (gradient * torch.linalg.solve(matrix, gradient)).sum(0)
+    return variance.sqrt().numpy().reshape(len(X), -1)
+
+
+# ---------------------------------------------------------------- choices
+
+
+def other_data(folder: Path) -> dict[str, tuple[np.ndarray, ...]]:
+    """(X, y, X_test, y_test) of problems that the quality table does not hold."""
+    problems = {}
+    shapes = [
+        (150, 4, 4, 3, 0.0, 2.0),
+        (180, 13, 8, 3, 0.0, 1.5),
+        (500, 30, 10, 2, 0.02, 1.2),
+        (400, 30, 20, 6, 0.0, 2.0),
+        (300, 10, 5, 2, 0.1, 0.8),
+    ]
+    for seed, (n, d, informative, k, flip, separation) in enumerate(shapes):
+        X, y = datasets.make_classification(
+            n + 1000, d, n_informative=informative, n_redundant=min(2, d - informative),
+            n_classes=k, flip_y=flip, class_sep=separation,
+            n_clusters_per_class=1 if k > 2 else 2, random_state=seed,
+        )  # fmt: skip
+        problems[f"synthetic {seed}"] = X[:n], y[:n], X[n:], y[n:]
+    X, y = datasets.make_moons(1200, noise=0.2, random_state=0)
+    problems["moons"] = X[:200], y[:200], X[200:], y[200:]
+    X, y = datasets.make_circles(1200, noise=0.15, factor=0.5, random_state=0)
+    problems["circles"] = X[:200], y[:200], X[200:], y[200:]
+    X, y = datasets.make_blobs(1150, centers=4, n_features=5, cluster_std=2.5, random_state=1)
+    problems["blobs"] = X[:150], y[:150], X[150:], y[150:]
+    for name, k in (("concrete", 3), ("energy", 4), ("yacht", 3), ("wine", 2), ("power", 2)):
+        if not (folder / f"{name}.npz").exists():
+            continue
+        data = np.load(folder / f"{name}.npz")
+        rows = np.flatnonzero(~data["test_mask_standard"][0])
+        rows = np.random.default_rng(0).permutation(rows)
+        X, y = data["X"][rows], data["y"][rows].ravel()
+        cuts = np.quantile(y, np.arange(1, k) / k)
+        y = np.digitize(y, cuts, right=True)
+        n = min(400, 2 * len(X) // 3)
+        problems[f"{name} in {k}"] = X[:n], y[:n], X[n : n + 1500], y[n : n + 1500]
+    return problems
+
+
+VARIANTS: dict[str, dict[str, object]] = {
+    "defaults": {},
+    "least prior 0": {"LEAST_PRIOR": 0.0},
+    "least prior 0.1": {"LEAST_PRIOR": 0.1},
+    "start 1": {"STARTS": ((1.0, 1.0),)},
+    "start 0.03": {"STARTS": ((0.03, 1.0),)},
+    "starts 10, 1": {"STARTS": ((10.0, 1.0), (1.0, 1.0))},
+}
+
+
+def choices(folder: Path, jobs: int) -> None:
+    problems = other_data(folder)
+    heading(f"Choices: mean log loss (calibration error) of {len(problems)} other data sets")
+    cells = Parallel(n_jobs=jobs)(
+        delayed(variant)(name, problem) for name in VARIANTS for problem in problems.values()
+    )
+    rows = iter(cells)
+    for name in VARIANTS:
+        each = [next(rows) for _ in problems]
+        columns = [
+            f"{link} {np.mean([r[link][0] for r in each]):.4f} "
+            f"({np.mean([r[link][1] for r in each]):.3f})"
+            for link in each[0]
+        ]
+        print(f"{name:16s} " + "  ".join(columns), flush=True)
+
+
+def variant(name: str, problem: tuple[np.ndarray, ...]) -> dict[str, tuple[float, float]]:
+    warnings.simplefilter("ignore")
+    X, y, X_test, y_test = problem
+    with ExitStack() as stack, threads(1):
+        for constant, value in VARIANTS[name].items():
+            stack.enter_context(patch.object(_classifier, constant, value))
+        model = HFLClassifier(random_state=0).fit(X, y)
+        scores = {}
+        for link in ("mc", "probit", "none"):
+            proba = model.set_params(link=link).predict_proba(X_test)
+            scores[link] = score(y_test, proba, model.classes_)
+        # The same without the shift to the posterior mean.
+        model.estimators_ = tuple(replace(m, shift=None) for m in model.estimators_)
+        for link in ("mc", "probit"):
+            proba = model.set_params(link=link).predict_proba(X_test)
+            scores[f"{link} at the MAP"] = score(y_test, proba, model.classes_)
+    return scores
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Torch's thread count for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    yield
+    torch.set_num_threads(before)
+
+
+def score(y: np.ndarray, proba: np.ndarray, classes: np.ndarray) -> tuple[float, float]:
+    """Log loss, and calibration error: mean |confidence − accuracy| over bins of confidence."""
+    confidence, right = proba.max(1), classes[proba.argmax(1)] == y
+    index = np.minimum((confidence * N_BINS).astype(int), N_BINS - 1)
+    gaps = np.abs(np.bincount(index, confidence - right, N_BINS)) / len(y)
+    return log_loss(y, proba, labels=classes), gaps.sum()
+
+
+# ---------------------------------------------------------------- quality
+
+
+def estimators() -> dict[str, object]:
+    mlp = MLPClassifier((50,), max_iter=1000)
+    grid = {
+        "mlpclassifier__alpha": [1e-4, 1e-2, 1.0],
+        "mlpclassifier__hidden_layer_sizes": [(20,), (50,)],
+    }
+    five = [(f"mlp{i}", clone(mlp).set_params(random_state=i)) for i in range(5)]
+    return {
+        "HFLClassifier": HFLClassifier(),
+        "HFLClassifier, probit": HFLClassifier(link="probit"),
+        "LogisticRegression": make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)),
+        "MLP, tuned": GridSearchCV(
+            make_pipeline(StandardScaler(), mlp), grid, scoring="neg_log_loss", cv=3
+        ),
+        "five MLPs": make_pipeline(StandardScaler(), VotingClassifier(five, voting="soft")),
+        "GPC": make_pipeline(StandardScaler(), GaussianProcessClassifier(1.0 * RBF())),
+    }
+
+
+def fold(name: str, X: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int):
+    warnings.simplefilter("ignore")
+    estimator = clone(estimators()[name])
+    seeds = {k: seed for k in estimator.get_params() if k.split("__")[-1] == "random_state"}
+    with threads(1):
+        began = time.perf_counter()
+        model = estimator.set_params(**seeds).fit(X[train], y[train])
+        seconds = time.perf_counter() - began
+        proba = model.predict_proba(X[test])
+    return proba, model.classes_, seconds
+
+
+def quality(names: list[str], repeats: int, jobs: int) -> None:
+    for name in names:
+        X, y = SETS[name](return_X_y=True)
+        folds = RepeatedStratifiedKFold(n_splits=5, n_repeats=repeats, random_state=0)
+        splits = list(folds.split(X, y))
+        heading(f"Quality on {name}: {repeats} times 5 stratified folds")
+        for peer in estimators():
+            parts = Parallel(n_jobs=jobs)(
+                delayed(fold)(peer, X, y, *split, seed) for seed, split in enumerate(splits)
+            )
+            # Calibration of all rows of a repeat together: a fold of 30 rows has none.
+            scores, accuracy = [], []
+            for repeat in range(repeats):
+                chosen = slice(5 * repeat, 5 * repeat + 5)
+                proba = np.concatenate([p for p, _, _ in parts[chosen]])
+                truth = np.concatenate([y[test] for _, test in splits[chosen]])
+                scores.append(score(truth, proba, parts[0][1]))
+                accuracy.append(np.mean(parts[0][1][proba.argmax(1)] == truth))
+            loss, error = np.mean(scores, axis=0)
+            print(
+                f"{peer:22s} log loss {loss:.4f}  calibration error {error:.4f}  "
+                f"accuracy {np.mean(accuracy):.4f}  fit {np.median([s for *_, s in parts]):.2f} s",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
