@@ -13,6 +13,7 @@ data sets, with scikit-learn's own classifiers beside.
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import time
 import warnings
@@ -62,7 +63,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     print(
-        f"{platform.machine()}, {arguments.jobs} jobs of one thread, torch {torch.__version__}, "
+        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
         f"scikit-learn {sklearn.__version__}"
     )
     began = time.perf_counter()
