@@ -19,6 +19,9 @@ def main() -> int:
         ("docs/design/evidence.md", "evidence", printed("ablation.txt", "Evidence")),
         ("docs/design/training.md", "training", printed("ablation.txt", "Training")),
     ]
+    if (RESULTS / "products.txt").exists():
+        table = printed("products.txt", "Products")
+        tables.append(("docs/design/subspace.md", "products", table))
     if (RESULTS / "classifier-choices.txt").exists():
         table = printed("classifier-choices.txt", "Choices")
         tables.append(("docs/design/classifier.md", "choices", table))

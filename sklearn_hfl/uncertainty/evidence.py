@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Generator, Tensor
@@ -63,7 +63,7 @@ class EvidenceOptions:
     prior: bool
     noise: bool
     least_prior: float = 0.0
-    starts: tuple[tuple[float, float], ...] = STARTS
+    starts: tuple[tuple[float, float], ...] = field(default_factory=lambda: STARTS)
     rtol: float = 0.02
 
 
