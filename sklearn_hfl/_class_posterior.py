@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sklearn_hfl._base import HFLBase
 from sklearn_hfl._members import member_logits, member_means
-from sklearn_hfl._params import boolean, validate
+from sklearn_hfl._params import boolean
 from sklearn_hfl._validation import Array, to_numpy
 from sklearn_hfl.posterior.link import SOFTMAX, log_probabilities
 from sklearn_hfl.uncertainty.moderation import LogitPosterior, entropy, normal_draws
@@ -215,7 +215,7 @@ class ClassPosterior(HFLBase):
         with torch.inference_mode(False):
             queries = self._queries(X)
             logits, _ = self._logits(queries)
-            log_p = self._moderated(logits)
+            log_p = self._moderated(queries, logits)
             moments = self._moments(queries, log_p)
             draws = self._draws()
             log_means, entropies = zip(*(each.sampled(draws) for each in logits), strict=True)
@@ -236,17 +236,19 @@ class ClassPosterior(HFLBase):
     def _log_probabilities(self, X: Tensor, warns: bool = True) -> list[Tensor]:
         """Log probabilities (Q, C) of each member at X (Q, D), moderated as ``link`` says."""
         if self.link == "none":
-            return [log_probabilities(mean) for mean in member_means(self.estimators_, X)]
+            return self._moderated(X, [])
         logits, verdicts = self._logits(X)
         if warns:
             self._warn_of_misses(verdicts)
-        return self._moderated(logits)
+        return self._moderated(X, logits)
 
-    def _moderated(self, logits: list[LogitPosterior]) -> list[Tensor]:
-        if self.link == "mc":
-            draws = self._draws()
-            return [each.sampled(draws)[0] for each in logits]
-        return [log_probabilities(e.mean) if self.link == "none" else e.probit() for e in logits]
+    def _moderated(self, X: Tensor, logits: list[LogitPosterior]) -> list[Tensor]:
+        if self.link == "none":  # of the MAP weights: the logits' own mean is the posterior's
+            return [log_probabilities(mean) for mean in member_means(self.estimators_, X)]
+        if self.link == "probit":
+            return [each.probit() for each in logits]
+        draws = self._draws()
+        return [each.sampled(draws)[0] for each in logits]
 
     def _moments(self, X: Tensor, log_p: list[Tensor]) -> Predictive:
         means = [each.exp() for each in log_p]
@@ -268,5 +270,9 @@ def _mean_log(log_probabilities: Any) -> Tensor:
 
 
 def _asked(return_std: Any) -> bool:
-    validate("predict", {"return_std": return_std}, {"return_std": boolean()})
+    if not boolean().accepts(return_std):
+        raise ValueError(
+            f"return_std must be True or False, but got {return_std!r}. predict_uncertainty "
+            "gives the other parts of the uncertainty."
+        )
     return bool(return_std)

@@ -55,7 +55,7 @@ def check_labelled_data(
     if len(classes) < 2:
         raise ValueError(
             f"y must hold two classes or more, but its {used.sum()} rows of positive weight are "
-            f"all of class {classes[0]!r}. Check y, and how it was split."
+            f"all of class {classes.tolist()[0]!r}. Check y, and how it was split."
         )
     return X[used], classes, index, weight[used]
 
