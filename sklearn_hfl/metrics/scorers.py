@@ -135,7 +135,7 @@ class NLPDScorer(_Scorer):
     >>> from sklearn_hfl.metrics import nlpd_scorer
     >>> X, y = load_diabetes(return_X_y=True)
     >>> cross_val_score(BayesianRidge(), X, y, scoring=nlpd_scorer, cv=3).round(2)
-    array([-5.43, -5.42, -5.46])
+    array([-5.43, -5.46, -5.39])
     """
 
     def _score(
@@ -159,7 +159,7 @@ class CRPSScorer(_Scorer):
     >>> from sklearn_hfl.metrics import crps_scorer
     >>> X, y = load_diabetes(return_X_y=True)
     >>> round(crps_scorer(BayesianRidge().fit(X, y), X, y), 1)
-    -30.4
+    -30.5
     """
 
     def _score(
@@ -189,7 +189,7 @@ class IntervalScorer(_LevelScorer):
     >>> X, y = load_diabetes(return_X_y=True)
     >>> model = BayesianRidge().fit(X, y)
     >>> round(IntervalScorer(confidence_level=0.5)(model, X, y))
-    -136
+    -137
     """
 
     def _score(
@@ -224,7 +224,7 @@ class CoverageScorer(_LevelScorer):
     >>> X, y = load_diabetes(return_X_y=True)
     >>> model = BayesianRidge().fit(X, y)
     >>> round(CoverageScorer(confidence_level=0.95)(model, X, y), 3)
-    -0.007
+    -0.014
     """
 
     def _score(
