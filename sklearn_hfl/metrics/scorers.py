@@ -171,7 +171,7 @@ class CRPSScorer(_Scorer):
 class IntervalScorer(_LevelScorer):
     """Scorer by minus the interval score of the central Gaussian intervals mean ± z std.
 
-    Parameters
+    Attributes
     ----------
     confidence_level : float, default=0.9
         Level of the intervals, between 0 and 1.
@@ -206,7 +206,7 @@ class CoverageScorer(_LevelScorer):
     The best score is 0. Wide intervals where little is known and narrow ones
     everywhere else are not rewarded: compare by the other scorers too.
 
-    Parameters
+    Attributes
     ----------
     confidence_level : float, default=0.9
         Level of the intervals, between 0 and 1.

@@ -126,7 +126,9 @@ class PredictionIntervalDisplay:
                 f"{np.shape(X)}. UncertaintyDecompositionDisplay shows rows of many features."
             )
         if not integer(2).accepts(grid_resolution):
-            raise ValueError(f"grid_resolution must be an integer ≥ 2, but got {grid_resolution!r}.")
+            raise ValueError(
+                f"grid_resolution must be an integer ≥ 2, but got {grid_resolution!r}."
+            )
         x = columns[:, 0]
         margin = MARGIN * np.ptp(x)
         grid = np.linspace(x.min() - margin, x.max() + margin, grid_resolution)
