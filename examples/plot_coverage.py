@@ -1,8 +1,9 @@
 """Coverage: do intervals hold as many held-out rows as they say, and what are they made of?
 
 A sine with a gap in the inputs. Left: mean and intervals. Middle: coverage of intervals
-of every level on other rows from the same inputs, for the network and for a linear model
-with the same kind of noise. Right: over the input, how much of each error bar is noise.
+of every level on other rows from the same inputs: of the network, of the network with the
+noise left out (these intervals are for the mean, not for new rows), and of a linear model.
+Right: over the input, how much of each error bar is noise.
 """
 
 from pathlib import Path
@@ -43,6 +44,11 @@ for model, color in zip(models, ("tab:blue", "tab:red"), strict=True):
         "{:13s} minus NLPD {:.2f}, minus CRPS {:.3f}, ".format(type(model).__name__, *scores)
         + f"90 % intervals off by {-coverage_scorer(model, X_test, y_test):.1%}"
     )
+mean, epistemic_std = models[0].predict(X_test, return_std="epistemic")
+CoverageDisplay.from_predictions(
+    y_test, mean, epistemic_std, name="HFLRegressor, epistemic std alone", ax=middle,
+    color="tab:blue", ls=":",
+)  # fmt: skip
 middle.set(title="400 other rows")
 grid = np.linspace(-2.6, 2.6, 160)[:, None]
 UncertaintyDecompositionDisplay.from_estimator(models[0], grid, feature=0, ax=right)

@@ -91,7 +91,7 @@ def test_the_central_interval_has_the_least_expected_score(level, low, high):
     y = norm.ppf((np.arange(2000) + 0.5) / 2000)
     ends = np.tile(norm.interval(level), (2000, 1))
     best = interval_score(y, ends, confidence_level=level)
-    assert best < interval_score(y, ends + [low, high], confidence_level=level)
+    assert best < interval_score(y, ends + np.array([low, high]), confidence_level=level)
 
 
 def test_interval_score_by_hand():

@@ -114,6 +114,7 @@ class _LevelScorer(_Scorer):
         return values, np.stack([means - half, means + half], axis=-1)
 
 
+@dataclass(frozen=True)
 class NLPDScorer(_Scorer):
     """Scorer by minus the negative log predictive density of Gaussian predictions.
 
@@ -144,6 +145,7 @@ class NLPDScorer(_Scorer):
         return -negative_log_predictive_density(y, mean, std, sample_weight=sample_weight)
 
 
+@dataclass(frozen=True)
 class CRPSScorer(_Scorer):
     """Scorer by minus the continuous ranked probability score of Gaussian predictions.
 
@@ -168,6 +170,7 @@ class CRPSScorer(_Scorer):
         return -crps_gaussian(y, mean, std, sample_weight=sample_weight)
 
 
+@dataclass(frozen=True)
 class IntervalScorer(_LevelScorer):
     """Scorer by minus the interval score of the central Gaussian intervals mean ± z std.
 
@@ -200,6 +203,7 @@ class IntervalScorer(_LevelScorer):
         return -interval_score(*values, confidence_level=level, sample_weight=sample_weight)
 
 
+@dataclass(frozen=True)
 class CoverageScorer(_LevelScorer):
     """Scorer by minus |coverage − level| of the central Gaussian intervals mean ± z std.
 

@@ -22,7 +22,7 @@ class CoverageDisplay:
 
     Above the diagonal intervals are too wide, below it too narrow. The grey band holds,
     level by level, 95 % of what chance gives a calibrated model on so many independent
-    rows. Make one with ``from_estimator`` or ``from_predictions``; pass ``ax=display.ax_``
+    rows; that the model itself came from few rows of training is no part of it. Make one with ``from_estimator`` or ``from_predictions``; pass ``ax=display.ax_``
     to compare several models.
 
     Parameters
@@ -181,7 +181,7 @@ class CoverageDisplay:
             words = {"color": "0.4", "fontsize": "small", "transform": ax.transAxes}
             ax.text(0.97, 0.03, "intervals too narrow", ha="right", va="bottom", **words)
         self.band_ = None
-        label = f"95 % of chance, {self.n_samples} rows"
+        label = f"95 % by chance, {self.n_samples} rows"
         if label not in present:
             low, high = (binom.ppf(q, self.n_samples, self.nominal) for q in (0.025, 0.975))
             # binom.ppf gives −1 for a share of 0.

@@ -161,7 +161,7 @@ def test_coverages_share_axes(ridge, pipeline):
     second = CoverageDisplay.from_estimator(pipeline, X, Y, ax=first.ax_, color="red")
     assert second.band_ is None
     assert labels(second) == [
-        "calibrated", "95 % of chance, 40 rows", "BayesianRidge", "HFLRegressor"
+        "calibrated", "95 % by chance, 40 rows", "BayesianRidge", "HFLRegressor"
     ]  # fmt: skip
     assert second.line_.get_color() == "red"
     assert CoverageDisplay.from_estimator(ridge, X[:9], Y[:9], ax=first.ax_).band_ is not None
