@@ -46,7 +46,7 @@ for model, color in zip(models, ("tab:blue", "tab:red"), strict=True):
     )
 mean, epistemic_std = models[0].predict(X_test, return_std="epistemic")
 CoverageDisplay.from_predictions(
-    y_test, mean, epistemic_std, name="HFLRegressor, epistemic std alone", ax=middle,
+    y_test, mean, epistemic_std, name="epistemic std alone", ax=middle,
     color="tab:blue", ls=":",
 )  # fmt: skip
 middle.set(title="400 other rows")

@@ -331,3 +331,14 @@ def test_a_request_leaves_the_scorer_itself_alone():
     assert interval_scorer.get_metadata_routing().score.requests == {"sample_weight": None}
     with pytest.raises(ValueError, match="alias"):
         nlpd_scorer.set_score_request(sample_weight=3)
+
+
+def test_a_pipeline_has_to_request_return_std():
+    regressor = BayesianRidge()
+    with sklearn.config_context(enable_metadata_routing=True):
+        pipeline = make_pipeline(StandardScaler(), regressor).fit(X, Y)
+        with pytest.raises(ValueError, match="set_predict_request"):
+            nlpd_scorer(pipeline, X, Y)
+        regressor.set_predict_request(return_std=True)
+        score = nlpd_scorer(pipeline, X, Y)
+    assert score == nlpd_scorer(pipeline, X, Y)

@@ -22,8 +22,9 @@ class CoverageDisplay:
 
     Above the diagonal intervals are too wide, below it too narrow. The grey band holds,
     level by level, 95 % of what chance gives a calibrated model on so many independent
-    rows; that the model itself came from few rows of training is no part of it. Make one with ``from_estimator`` or ``from_predictions``; pass ``ax=display.ax_``
-    to compare several models.
+    rows; that the model itself came from few rows of training is no part of it. Make one
+    with ``from_estimator`` or ``from_predictions``; pass ``ax=display.ax_`` to compare
+    several models.
 
     Parameters
     ----------
