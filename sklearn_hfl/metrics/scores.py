@@ -1,0 +1,257 @@
+"""Scores of predicted distributions and intervals against what was observed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import erf
+from sklearn.utils import check_array
+
+from sklearn_hfl._moments import Array, check_level, check_std, check_values
+
+__all__ = [
+    "column_means",
+    "coverage_score",
+    "crps_gaussian",
+    "ends_of",
+    "gaussians",
+    "interval_score",
+    "negative_log_predictive_density",
+]
+
+
+def negative_log_predictive_density(
+    y_true: ArrayLike, mean: ArrayLike, std: ArrayLike, *, sample_weight: ArrayLike | None = None
+) -> float:
+    """Mean of −log N(y; mean, std²), in nats; smaller is better.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n,) or (n, n_outputs)
+        Observed values.
+    mean, std : array-like of the same shape
+        Mean and standard deviation of each predictive distribution, noise included.
+    sample_weight : array-like of shape (n,), default=None
+        Weights of the rows.
+
+    Returns
+    -------
+    float
+        Mean over rows, and over outputs.
+
+    Examples
+    --------
+    >>> from sklearn_hfl.metrics import negative_log_predictive_density
+    >>> round(negative_log_predictive_density([0.0, 1.0], [0.0, 0.0], [1.0, 1.0]), 4)
+    1.1689
+    """
+    y, mean, std = gaussians(y_true, mean, std)
+    losses = 0.5 * np.log(2 * np.pi) + np.log(std) + 0.5 * ((y - mean) / std) ** 2
+    return float(column_means(losses, sample_weight).mean())
+
+
+def crps_gaussian(
+    y_true: ArrayLike, mean: ArrayLike, std: ArrayLike, *, sample_weight: ArrayLike | None = None
+) -> float:
+    r"""Continuous ranked probability score of N(mean, std²), in units of y; smaller is better.
+
+    The score ∫ (F(t) − 1[y ≤ t])² dt of a predictive distribution function F is for a
+    Gaussian σ (z (2Φ(z) − 1) + 2φ(z) − 1/√π) with z = (y − mean) / σ [1]_. For a point
+    forecast, σ → 0, it is the absolute error.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n,) or (n, n_outputs)
+        Observed values.
+    mean, std : array-like of the same shape
+        Mean and standard deviation of each predictive distribution, noise included.
+    sample_weight : array-like of shape (n,), default=None
+        Weights of the rows.
+
+    Returns
+    -------
+    float
+        Mean over rows, and over outputs.
+
+    References
+    ----------
+    .. [1] T. Gneiting, A. E. Raftery, "Strictly Proper Scoring Rules, Prediction, and
+       Estimation", JASA 102 (2007), equation 21 (there with the opposite sign).
+
+    Examples
+    --------
+    >>> from sklearn_hfl.metrics import crps_gaussian
+    >>> round(crps_gaussian([0.0, 1.0], [0.0, 0.0], [1.0, 1.0]), 4)
+    0.4181
+    """
+    y, mean, std = gaussians(y_true, mean, std)
+    z = (y - mean) / std
+    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
+    losses = std * (z * erf(z / np.sqrt(2)) + 2 * density - 1 / np.sqrt(np.pi))
+    return float(column_means(losses, sample_weight).mean())
+
+
+def interval_score(
+    y_true: ArrayLike,
+    interval: ArrayLike,
+    *,
+    confidence_level: float = 0.9,
+    sample_weight: ArrayLike | None = None,
+) -> float:
+    """Width of the intervals, plus 2/α times the distance of what lies outside; smaller is better.
+
+    α = 1 − ``confidence_level``. Among all intervals, the central one of the true
+    distribution has the least expected score [1]_.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n,) or (n, n_outputs)
+        Observed values.
+    interval : array-like of shape (n, 2) or (n, n_outputs, 2)
+        Lower and upper ends; infinite ends are allowed, and make the score infinite.
+    confidence_level : float, default=0.9
+        Level of the intervals, between 0 and 1.
+    sample_weight : array-like of shape (n,), default=None
+        Weights of the rows.
+
+    Returns
+    -------
+    float
+        Mean over rows, and over outputs; in units of y.
+
+    References
+    ----------
+    .. [1] T. Gneiting, A. E. Raftery, "Strictly Proper Scoring Rules, Prediction, and
+       Estimation", JASA 102 (2007), equation 43 (there with the opposite sign).
+
+    Examples
+    --------
+    >>> from sklearn_hfl.metrics import interval_score
+    >>> interval_score([0.0, 3.0], [[-1.0, 1.0], [-1.0, 1.0]], confidence_level=0.5)
+    6.0
+    """
+    alpha = 1 - check_level("interval_score", confidence_level)
+    y, lower, upper = ends_of(y_true, interval)
+    outside = np.maximum(lower - y, 0) + np.maximum(y - upper, 0)
+    return float(column_means(upper - lower + 2 / alpha * outside, sample_weight).mean())
+
+
+def coverage_score(
+    y_true: ArrayLike, interval: ArrayLike, *, sample_weight: ArrayLike | None = None
+) -> float:
+    """Share of the observed values that lie in their intervals, ends included.
+
+    Closer to the intervals' level is better: it is no score to be maximised.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n,) or (n, n_outputs)
+        Observed values.
+    interval : array-like of shape (n, 2) or (n, n_outputs, 2)
+        Lower and upper ends, which may be infinite.
+    sample_weight : array-like of shape (n,), default=None
+        Weights of the rows.
+
+    Returns
+    -------
+    float
+        Between 0 and 1; the mean over outputs.
+
+    Examples
+    --------
+    >>> from sklearn_hfl.metrics import coverage_score
+    >>> coverage_score([0.0, 3.0], [[-1.0, 1.0], [-1.0, 1.0]])
+    0.5
+    """
+    y, lower, upper = ends_of(y_true, interval)
+    return float(column_means((lower <= y) & (y <= upper), sample_weight).mean())
+
+
+def gaussians(y: ArrayLike, mean: ArrayLike, std: ArrayLike) -> tuple[Array, Array, Array]:
+    """Validate observed values, means and standard deviations.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,) or (n, n_outputs)
+        Observed values.
+    mean, std : array-like of the same shape
+        Mean and standard deviation of each predictive distribution.
+
+    Returns
+    -------
+    y, mean, std : ndarray of shape (n, n_outputs)
+        As columns.
+    """
+    values = check_values("y_true", y)
+    return values, check_values("mean", mean, values.shape), check_std("std", std, values.shape)
+
+
+def ends_of(y: ArrayLike, interval: ArrayLike) -> tuple[Array, Array, Array]:
+    """Validate observed values and intervals.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,) or (n, n_outputs)
+        Observed values.
+    interval : array-like of shape (n, 2) or (n, n_outputs, 2)
+        Lower and upper ends.
+
+    Returns
+    -------
+    y, lower, upper : ndarray of shape (n, n_outputs)
+        As columns.
+    """
+    values = check_values("y_true", y)
+    ends = check_array(
+        interval,
+        dtype=np.float64,
+        ensure_2d=False,
+        allow_nd=True,
+        ensure_all_finite=False,
+        input_name="interval",
+    )
+    n, k = values.shape
+    if ends.shape != (n, k, 2) and not (k == 1 and ends.shape == (n, 2)):
+        expected = f"({n}, 2)" if k == 1 else f"({n}, {k}, 2)"
+        raise ValueError(
+            f"Expected interval of shape {expected}: the lower and the upper end of one level "
+            f"for each value of y_true, but got shape {ends.shape}."
+        )
+    lower, upper = np.moveaxis(ends.reshape(n, k, 2), -1, 0)
+    wrong = ~((lower <= upper) & (lower < np.inf) & (upper > -np.inf))
+    if wrong.any():
+        raise ValueError(
+            f"Expected the lower end first in each interval, and no NaN, but {wrong.sum()} of "
+            f"{wrong.size} intervals are not so."
+        )
+    return values, lower, upper
+
+
+def column_means(values: Any, sample_weight: ArrayLike | None) -> Array:
+    """Average over the rows.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n, n_outputs)
+        Losses.
+    sample_weight : array-like of shape (n,) or None
+        Weights of the rows.
+
+    Returns
+    -------
+    ndarray of shape (n_outputs,)
+    """
+    if sample_weight is None:
+        return np.asarray(values.mean(axis=0))
+    weight = check_array(
+        sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight"
+    )
+    if weight.shape != (len(values),) or (weight < 0).any() or not weight.any():
+        raise ValueError(
+            f"Expected sample_weight of shape ({len(values)},), none negative and not all zero, "
+            f"but got shape {weight.shape} with values from {weight.min():.3g} to "
+            f"{weight.max():.3g}."
+        )
+    return np.average(values, axis=0, weights=weight)

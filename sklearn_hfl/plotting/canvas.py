@@ -1,0 +1,104 @@
+"""Canvas: the axes that a display draws on, and what is allowed there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sklearn_hfl._moments import Array
+
+__all__ = ["axes_for", "name_of", "single_output", "style"]
+
+
+def axes_for(owner: str, ax: Any) -> Any:
+    """Give the axes to draw on.
+
+    Parameters
+    ----------
+    owner : str
+        Name of the display, for the message.
+    ax : matplotlib Axes or None
+        None is a new figure.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(
+            f"{owner}.plot needs matplotlib, which cannot be imported: {error}. Install it with "
+            "pip install sklearn_hfl[plot]."
+        ) from error
+    return plt.subplots()[1] if ax is None else ax
+
+
+def style(defaults: dict[str, Any], given: dict[str, Any] | None, artist: Any) -> dict[str, Any]:
+    """Merge keywords for matplotlib, whose aliases (c, lw, ...) replace the full names.
+
+    Parameters
+    ----------
+    defaults : dict
+        By full name.
+    given : dict or None
+        The user's.
+    artist : type
+        Class of matplotlib that knows the aliases.
+
+    Returns
+    -------
+    dict
+    """
+    from matplotlib.cbook import normalize_kwargs
+
+    return {**defaults, **normalize_kwargs(given or {}, artist)}
+
+
+def single_output(owner: str, name: str, columns: Array) -> Array:
+    """Take the only column.
+
+    Parameters
+    ----------
+    owner : str
+        Name of the display, for the message.
+    name : str
+        Name of the values.
+    columns : ndarray of shape (n, n_outputs)
+        The values.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+
+    Raises
+    ------
+    ValueError
+        If there are several.
+    """
+    if columns.shape[1] != 1:
+        raise ValueError(
+            f"{owner} shows one output, but {name} has {columns.shape[1]} columns. Call "
+            "from_predictions with one column of each array."
+        )
+    return columns[:, 0]
+
+
+def name_of(estimator: Any) -> str:
+    """Name an estimator by its class, a pipeline by that of its last step.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Any.
+
+    Returns
+    -------
+    str
+    """
+    steps = getattr(estimator, "steps", None)
+    return type(steps[-1][1] if steps else estimator).__name__

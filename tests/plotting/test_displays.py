@@ -1,0 +1,263 @@
+"""Displays: what is drawn, and what is refused."""
+
+from __future__ import annotations
+
+import sys
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import binom, norm
+from sklearn.linear_model import BayesianRidge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_hfl import HFLRegressor
+from sklearn_hfl.plotting import (
+    CoverageDisplay,
+    PredictionIntervalDisplay,
+    UncertaintyDecompositionDisplay,
+)
+
+matplotlib.use("Agg")
+plt = pytest.importorskip("matplotlib.pyplot")
+
+RNG = np.random.default_rng(0)
+X = RNG.uniform(-1, 1, (40, 1))
+Y = np.sin(3 * X[:, 0]) + 0.2 * RNG.standard_normal(40)
+TWO = np.column_stack([Y, Y])
+PARAMS = {"hidden_layer_sizes": (4,), "prior_precision": 1.0, "noise_std": 0.2, "random_state": 0}
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return make_pipeline(StandardScaler(), HFLRegressor(**PARAMS)).fit(X, Y)
+
+
+@pytest.fixture(scope="module")
+def ridge():
+    return BayesianRidge().fit(X, Y)
+
+
+def edges(band):
+    """Lower and upper edge of a band, on its x in ascending order."""
+    vertices = band.get_paths()[0].vertices
+    x = np.unique(vertices[:, 0])
+    low = [vertices[vertices[:, 0] == each, 1].min() for each in x]
+    high = [vertices[vertices[:, 0] == each, 1].max() for each in x]
+    return x, np.array(low), np.array(high)
+
+
+def labels(display):
+    return display.ax_.get_legend_handles_labels()[1]
+
+
+# ------------------------------------------------------------ prediction intervals
+
+
+def test_intervals_of_a_pipeline_are_drawn_in_both_parts(pipeline):
+    display = PredictionIntervalDisplay.from_estimator(
+        pipeline, X, Y, confidence_level=0.5, grid_resolution=30
+    )
+    grid = np.linspace(X.min() - 0.2 * np.ptp(X), X.max() + 0.2 * np.ptp(X), 30)
+    for kind, band in (("total", display.total_band_), ("epistemic", display.epistemic_band_)):
+        mean, std = pipeline.predict(grid[:, None], return_std=kind)
+        low, high = norm.interval(0.5, mean, std)
+        for drawn, expected in zip(edges(band), (grid, low, high), strict=True):
+            assert_allclose(drawn, expected, rtol=1e-6, atol=1e-9)
+    assert_allclose(display.line_.get_xydata(), np.column_stack([grid, mean]))
+    assert_array_equal(display.points_.get_xydata(), np.column_stack([X[:, 0], Y]))
+    assert labels(display) == [
+        "mean", "50 %, noise included", "50 %, epistemic alone", "data"
+    ]  # fmt: skip
+    assert display.figure_ is display.ax_.figure
+
+
+def test_only_the_total_is_drawn_where_no_parts_are_known(ridge):
+    display = PredictionIntervalDisplay.from_estimator(make_pipeline(ridge), X)
+    assert display.epistemic_band_ is display.points_ is None
+    assert labels(display) == ["mean", "90 %, noise included"]
+
+
+def test_a_frame_keeps_its_name():
+    frame = pd.DataFrame({"depth": X[:, 0]})
+    display = PredictionIntervalDisplay.from_estimator(BayesianRidge().fit(frame, Y), frame, Y)
+    assert display.ax_.get_xlabel() == "depth"
+
+
+def test_intervals_are_drawn_on_given_axes_in_the_colour_of_the_line():
+    _, ax = plt.subplots()
+    display = PredictionIntervalDisplay.from_predictions(
+        [2, 0, 1], [5, 3, 4], [1, 1, 1], ax=ax, c="red", lw=3
+    )
+    assert display.ax_ is ax
+    assert_array_equal(display.line_.get_xydata(), [[0, 3], [1, 4], [2, 5]])
+    assert display.line_.get_linewidth() == 3
+    assert_allclose(display.total_band_.get_facecolor()[0, :3], [1, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"std": [-1, 1, 1]}, "Expected std ≥ 0"),
+        ({"std": [1, 1]}, "Expected std of the same shape"),
+        ({"mean": [[0, 0]] * 3}, "shows one output, but mean has 2 columns"),
+        ({"epistemic_std": [np.nan] * 3}, "epistemic_std contains NaN"),
+        ({"x_points": [1]}, "come together"),
+        ({"x_points": [1], "y_points": [1, 2]}, "Expected y_points of the same shape"),
+        ({"confidence_level": 1}, "PredictionIntervalDisplay: confidence_level"),
+    ],
+)
+def test_bad_intervals_are_refused(keywords, message):
+    arrays = {"x": [0, 1, 2], "mean": [0, 0, 0], "std": [1, 1, 1]}
+    with pytest.raises(ValueError, match=message):
+        PredictionIntervalDisplay.from_predictions(**{**arrays, **keywords})
+
+
+def test_several_features_are_refused():
+    with pytest.raises(ValueError, match=r"X of shape \(n, 1\), one feature, but got shape"):
+        PredictionIntervalDisplay.from_estimator(BayesianRidge().fit(TWO, Y), TWO, Y)
+
+
+@pytest.mark.parametrize("n", [1, 2.5, True])
+def test_bad_resolutions_are_refused(ridge, n):
+    with pytest.raises(ValueError, match="grid_resolution must be an integer ≥ 2"):
+        PredictionIntervalDisplay.from_estimator(ridge, X, grid_resolution=n)
+
+
+# ------------------------------------------------------------------------ coverage
+
+
+def test_coverage_is_the_share_of_rows_inside(ridge):
+    mean, std = ridge.predict(X, return_std=True)
+    display = CoverageDisplay.from_estimator(make_pipeline(ridge), X, Y)
+    for level, share in display.line_.get_xydata()[1:-1]:
+        low, high = norm.interval(level, mean, std)
+        assert_allclose(share, ((low <= Y) & (high >= Y)).mean())
+    assert display.line_.get_label() == "BayesianRidge"
+
+
+def test_the_band_of_chance_is_binomial():
+    rng = np.random.default_rng(1)
+    display = CoverageDisplay.from_predictions(rng.normal(size=50), np.zeros(50), np.ones(50))
+    x, low, high = edges(display.band_)
+    inside = (x > 0.02) & (x < 0.98)
+    assert_allclose(50 * low[inside], binom.ppf(0.025, 50, x[inside]), atol=1e-9)
+    assert_allclose(50 * high[inside], binom.ppf(0.975, 50, x[inside]), atol=1e-9)
+    assert low.min() >= 0
+    assert high.max() <= 1
+
+
+def test_coverages_share_axes(ridge, pipeline):
+    first = CoverageDisplay.from_estimator(ridge, X, Y)
+    second = CoverageDisplay.from_estimator(pipeline, X, Y, ax=first.ax_, color="red")
+    assert second.band_ is None
+    assert labels(second) == [
+        "calibrated", "95 % by chance, 40 rows", "BayesianRidge", "HFLRegressor"
+    ]  # fmt: skip
+    assert second.line_.get_color() == "red"
+    assert CoverageDisplay.from_estimator(ridge, X[:9], Y[:9], ax=first.ax_).band_ is not None
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ((TWO, TWO, 0 * TWO + 1), "CoverageDisplay shows one output"),
+        ((Y, Y, 0 * Y), "Expected std > 0"),
+        ((Y, Y[1:], Y), "Expected mean of the same shape"),
+    ],
+)
+def test_bad_coverage_is_refused(arrays, message):
+    with pytest.raises(ValueError, match=message):
+        CoverageDisplay.from_predictions(*arrays)
+
+
+# ------------------------------------------------------------------- decomposition
+
+
+def test_parts_are_in_order_of_the_total(pipeline):
+    display = UncertaintyDecompositionDisplay.from_estimator(pipeline, X, Y)
+    mean, total = pipeline.predict(X, return_std=True)
+    order = np.argsort(total, kind="stable")
+    drawn = {
+        "total": (display.total_, total[order]),
+        "epistemic": (display.epistemic_, pipeline.predict(X, return_std="epistemic")[1][order]),
+        "aleatoric": (display.aleatoric_, np.full(40, 0.2)),
+        "error": (display.error_, np.abs(Y - mean)[order]),
+    }
+    for line, expected in drawn.values():
+        assert_allclose(line.get_ydata(), expected, rtol=1e-6)
+        assert_allclose(line.get_xdata(), (np.arange(40) + 0.5) / 40)
+
+
+@pytest.mark.parametrize("feature", [0, "depth"])
+def test_parts_are_drawn_over_a_feature(feature):
+    frame = pd.DataFrame({"depth": X[:, 0]})
+    model = HFLRegressor(**PARAMS).fit(frame, Y)
+    display = UncertaintyDecompositionDisplay.from_estimator(model, frame, feature=feature)
+    assert_array_equal(display.total_.get_xdata(), np.sort(X[:, 0]))
+    expected = model.predict(frame, return_std=True)[1][np.argsort(X[:, 0])]
+    assert_allclose(display.total_.get_ydata(), expected, rtol=1e-6)
+    assert display.ax_.get_xlabel() == "depth"
+    assert display.error_ is None
+    assert display.total_.get_linestyle() == "None"
+
+
+def test_without_parts_there_is_nothing_to_decompose(ridge):
+    with pytest.raises(ValueError, match="BayesianRidge gives the total alone"):
+        UncertaintyDecompositionDisplay.from_estimator(make_pipeline(ridge), X)
+
+
+@pytest.mark.parametrize("feature", [1, -1, True, "width"])
+def test_features_that_are_none_are_refused(pipeline, feature):
+    with pytest.raises(ValueError, match="UncertaintyDecompositionDisplay: "):
+        UncertaintyDecompositionDisplay.from_estimator(pipeline, X, feature=feature)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "keywords", "message"),
+    [
+        ((TWO**2, TWO**2), {}, "shows one output"),
+        ((Y**2, -(Y**2)), {}, "Expected aleatoric_std ≥ 0"),
+        ((Y**2, Y**2), {"y_true": Y}, "come together"),
+        ((Y**2, Y**2), {"by": Y[1:]}, "Expected by of the same shape"),
+    ],
+)
+def test_bad_parts_are_refused(arrays, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        UncertaintyDecompositionDisplay.from_predictions(*arrays, **keywords)
+
+
+# ------------------------------------------------------------------- all of them
+
+
+DISPLAYS = {
+    "interval": lambda: PredictionIntervalDisplay(X[:, 0], Y, Y**2),
+    "coverage": lambda: CoverageDisplay(np.linspace(0, 1), np.linspace(0, 1), n_samples=9),
+    "decomposition": lambda: UncertaintyDecompositionDisplay(X[:, 0], Y**2, Y**2),
+}
+
+
+@pytest.mark.parametrize("make", DISPLAYS.values(), ids=list(DISPLAYS))
+def test_without_matplotlib_the_error_says_what_to_install(make, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=r"pip install sklearn_hfl\[plot\]"):
+        make().plot()
+
+
+@pytest.mark.parametrize("make", DISPLAYS.values(), ids=list(DISPLAYS))
+def test_a_display_can_be_drawn_again(make):
+    display = make()
+    first = display.plot().ax_
+    assert display.plot().ax_ is not first
+    _, ax = plt.subplots()
+    assert display.plot(ax) is display
+    assert display.ax_ is ax
