@@ -36,14 +36,15 @@ from sklearn_hfl._params import (
     real,
     validate,
 )
-from sklearn_hfl._validation import Array, Standardizer, check_features, check_module, to_tensor
+from sklearn_hfl._translation import Trained, module_start
+from sklearn_hfl._validation import Array, Standardizer, check_features, to_tensor
 from sklearn_hfl.exceptions import warn
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.initialization import initial_weights, scaled_precision
 from sklearn_hfl.posterior.likelihood import Likelihood
 from sklearn_hfl.posterior.link import IDENTITY, Link
 from sklearn_hfl.posterior.log_posterior import LogPosterior
-from sklearn_hfl.posterior.network import ACTIVATIONS, MLP, ModuleNetwork, Network
+from sklearn_hfl.posterior.network import ACTIVATIONS, MLP, Network
 from sklearn_hfl.posterior.prior import GaussianPrior
 from sklearn_hfl.uncertainty.evidence import EvidenceOptions
 from sklearn_hfl.uncertainty.variance import Variance
@@ -127,14 +128,19 @@ class HFLBase(BaseEstimator):
         sample_weight: Array,
         likelihood: Likelihood,
         options: EvidenceOptions,
+        trained: Trained | None,
     ) -> tuple[Member, ...]:
-        """Train ``n_estimators`` MAPs from seeds drawn before anything else."""
+        """Train ``n_estimators`` MAPs from seeds drawn before anything else.
+
+        A network that is ``trained`` elsewhere takes the place of a random start.
+        """
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=self.n_estimators)
         inputs, weight = self._tensor(X), self._tensor(sample_weight)
         jobs, warm = [], self._warm_members()
         for i, seed in enumerate(seeds):
             generator = torch.Generator().manual_seed(int(seed))
-            network, weights = self._start(inputs, y.shape[1], generator)
+            start = self._start if trained is None else trained.start
+            network, weights = start(inputs, y.shape[1], generator)
             labels, names = network.group_labels()
             alpha = self._fixed_prior_precision()
             precision = (
@@ -148,6 +154,9 @@ class HFLBase(BaseEstimator):
                 log_posterior, weights = warm_started(warm[i], log_posterior, weights)
             jobs.append((log_posterior, weights, generator))
         trainer = self._trainer(jobs[0][2], inputs)
+        if trained is not None:
+            jobs = [(trained.settled(*job, options), *job[1:]) for job in jobs]
+            trainer, options = trained.trainer(trainer), EvidenceOptions(False, False)
         results = Parallel(n_jobs=self.n_jobs)(
             delayed(fit_member)(*job, trainer, options, bool(self.verbose)) for job in jobs
         )
@@ -175,9 +184,7 @@ class HFLBase(BaseEstimator):
         # The factory draws from torch's global generator: seeded for it, then put back.
         with torch.random.fork_rng(devices=[]):
             torch.random.manual_seed(seed)
-            module = check_module(self.module(X.shape[1], n_outputs), X, n_outputs)
-        network = ModuleNetwork(module, n_outputs)
-        return network, network.packing.pack([p.detach() for p in module.parameters()])
+            return module_start(self.module(X.shape[1], n_outputs), X, n_outputs)
 
     def _trainer(self, generator: torch.Generator, X: Tensor) -> Trainer:
         n = len(X)
@@ -233,12 +240,17 @@ class HFLBase(BaseEstimator):
         }
         if not self.converged_:
             worst = max(m.diagnostics.decrement for m in members)
+            # Only weights that were trained elsewhere are left as they came.
+            reached = f"reached after {self.n_iter_} steps" if self.n_iter_ else "given"
+            advice = (
+                "Try a larger max_iter, a smaller tol, or solver='newton-cg'."
+                if self.n_iter_
+                else "polish=True trains on to the MAP."
+            )
             warn(
                 f"The MAP is not stationary: it lies about {worst:.3g} posterior standard "
-                f"deviations from the weights reached after {self.n_iter_} steps (‖∇L‖ = "
-                f"{facts.grad_norm:.3g}). Standard deviations are those of the Laplace "
-                "approximation at these weights. Try a larger max_iter, a smaller tol, or "
-                "solver='newton-cg'."
+                f"deviations from the weights {reached} (‖∇L‖ = {facts.grad_norm:.3g}). Standard "
+                f"deviations are those of the Laplace approximation at these weights. {advice}"
             )
 
     # ---------------------------------------------------------------- queries

@@ -12,10 +12,12 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils import check_random_state
 from torch import nn
 
+from sklearn_hfl._adoption import ClassifierAdoption
 from sklearn_hfl._base import HFLBase
 from sklearn_hfl._class_posterior import ClassPosterior
 from sklearn_hfl._labels import check_labelled_data, class_weighted
 from sklearn_hfl._params import Rule, any_of, mapping, none, one_of
+from sklearn_hfl._translation import Trained
 from sklearn_hfl._validation import Standardizer
 from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
 from sklearn_hfl.uncertainty.evidence import EvidenceOptions
@@ -31,7 +33,7 @@ LEAST_PRIOR = 0.01
 STARTS = ((0.1, 1.0),)
 
 
-class HFLClassifier(ClassifierMixin, ClassPosterior):
+class HFLClassifier(ClassifierMixin, ClassifierAdoption, ClassPosterior):
     """Neural network classification with the standard deviation of every probability.
 
     A multi-layer perceptron is trained to its maximum a posteriori (MAP) weights.
@@ -43,7 +45,7 @@ class HFLClassifier(ClassifierMixin, ClassPosterior):
     ----------
     hidden_layer_sizes : int or sequence of int, default=(50,)
         Widths of the hidden layers; () is logistic regression.
-    activation : {"tanh", "relu", "silu", "gelu", "logistic"}, default="tanh"
+    activation : {"tanh", "relu", "silu", "gelu", "logistic", "identity"}, default="tanh"
         Activation of the hidden layers.
     module : callable, default=None
         (n_features, n_outputs) -> torch.nn.Module, in place of the perceptron.
@@ -261,8 +263,16 @@ class HFLClassifier(ClassifierMixin, ClassPosterior):
             self._fit(X, y, sample_weight)
         return self
 
-    def _fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None) -> None:
+    def _fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        trained: Trained | None = None,
+    ) -> None:
         X, classes, index, weight = check_labelled_data(self, X, y, sample_weight)
+        if trained is not None:
+            trained.check_classes(classes)
         weight = class_weighted(self.class_weight, classes, index, weight)
         if self.warm_start and not np.array_equal(getattr(self, "classes_", classes), classes):
             raise ValueError(
@@ -280,6 +290,7 @@ class HFLClassifier(ClassifierMixin, ClassPosterior):
             EvidenceOptions(
                 self._learns_prior, noise=False, least_prior=LEAST_PRIOR, starts=STARTS
             ),
+            trained,
         )
         self._x_scaler = x_scaler
         self._draw_seed = int(check_random_state(self.random_state).randint(2**31 - 1))

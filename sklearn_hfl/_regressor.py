@@ -11,9 +11,11 @@ from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin
 from torch import nn
 
+from sklearn_hfl._adoption import RegressorAdoption
 from sklearn_hfl._base import HFLBase
 from sklearn_hfl._params import Rule, any_of, boolean, one_of, real, reals
 from sklearn_hfl._posterior_predictive import PosteriorPredictive
+from sklearn_hfl._translation import Trained
 from sklearn_hfl._validation import Array, Standardizer, check_training_data, to_numpy
 from sklearn_hfl.exceptions import warn
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
@@ -25,7 +27,7 @@ __all__ = ["HFLRegressor"]
 START_NOISE_STD = 1.0
 
 
-class HFLRegressor(RegressorMixin, PosteriorPredictive):
+class HFLRegressor(RegressorMixin, RegressorAdoption, PosteriorPredictive):
     """Neural network regression with the standard deviation of every prediction.
 
     A multi-layer perceptron is trained to its maximum a posteriori (MAP) weights.
@@ -37,7 +39,7 @@ class HFLRegressor(RegressorMixin, PosteriorPredictive):
     ----------
     hidden_layer_sizes : int or sequence of int, default=(50,)
         Widths of the hidden layers; () is linear regression.
-    activation : {"tanh", "relu", "silu", "gelu", "logistic"}, default="tanh"
+    activation : {"tanh", "relu", "silu", "gelu", "logistic", "identity"}, default="tanh"
         Activation of the hidden layers.
     module : callable, default=None
         (n_features, n_outputs) -> torch.nn.Module, in place of the perceptron.
@@ -261,7 +263,13 @@ class HFLRegressor(RegressorMixin, PosteriorPredictive):
             self._fit(X, y, sample_weight)
         return self
 
-    def _fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None) -> None:
+    def _fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        trained: Trained | None = None,
+    ) -> None:
         X, y, weight = check_training_data(self, X, y, sample_weight)
         targets = y.reshape(len(y), -1)
         n_outputs = targets.shape[1]
@@ -275,6 +283,7 @@ class HFLRegressor(RegressorMixin, PosteriorPredictive):
             weight,
             GaussianLikelihood(self._tensor(noise**-2)),
             EvidenceOptions(self._learns_prior, noise=isinstance(self.noise_std, str)),
+            trained,
         )
         self._x_scaler, self._y_scaler = x_scaler, y_scaler
         self._one_dimensional = y.ndim == 1

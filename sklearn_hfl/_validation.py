@@ -254,6 +254,21 @@ def to_numpy(tensor: Tensor) -> Array:
     return tensor.detach().cpu().double().numpy().copy()
 
 
+def _tried(module: nn.Module, X: Tensor) -> Tensor:
+    try:
+        output = module(X)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"module failed on rows of shape {tuple(X.shape)} and {X.dtype}: {error}"
+        ) from error
+    if not isinstance(output, Tensor):
+        raise ValueError(
+            f"module must return one Tensor of shape (n, n_outputs), but it returned "
+            f"{type(output).__name__}."
+        )
+    return output
+
+
 # Layers whose output depends on the other rows, or on chance, have no posterior of one row.
 _FORBIDDEN = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
@@ -287,18 +302,22 @@ def check_module(module: Any, X: Tensor, n_outputs: int) -> nn.Module:
             f"module must be a callable (n_features, n_outputs) -> torch.nn.Module, "
             f"but it returned {type(module).__name__}."
         )
-    for layer in module.modules():
-        dropout = isinstance(layer, _FORBIDDEN[1]) and layer.p > 0
-        if isinstance(layer, _FORBIDDEN[0]) or dropout:
+    for name, layer in module.named_modules():
+        dropout = isinstance(layer, _FORBIDDEN[1]) and layer.p > 0 and layer.training
+        # Without running statistics batch norm looks at the other rows in eval mode too.
+        norm = isinstance(layer, _FORBIDDEN[0]) and (layer.training or layer.running_mean is None)
+        if dropout or norm:
+            where = f" as submodule {name!r}" if name else ""
             raise ValueError(
-                f"module holds {type(layer).__name__}: a prediction must depend on its own row "
-                "and the weights alone. Use LayerNorm in place of batch norm, and no dropout."
+                f"module holds {type(layer).__name__}{where}, in training mode: a prediction must "
+                "depend on its own row and the weights alone. Call .eval() on a module that is "
+                "trained; else use LayerNorm in place of batch norm, and no dropout."
             )
     if not any(parameter.numel() for parameter in module.parameters()):
         raise ValueError("module must have weights to be uncertain about, but it has none.")
     module = copy.deepcopy(module).to(X)
     with torch.no_grad():
-        output = module(X[:2])
+        output = _tried(module, X[:2])
         if not torch.equal(output, module(X[:2])):
             raise ValueError(
                 "module gave two outputs for the same rows: a prediction must not depend on "

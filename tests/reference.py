@@ -22,6 +22,7 @@ ACTIVATIONS = {
     "silu": lambda z: z * expit(z),
     "gelu": lambda z: 0.5 * z * (1 + erf(z / np.sqrt(2))),
     "logistic": expit,
+    "identity": lambda z: z,
 }
 
 

@@ -32,7 +32,7 @@ TRUTH = r"True or False"
 BAD_PARAMETERS = [
     *[("hidden_layer_sizes", v, r"integers? ≥ 1") for v in (0, -1, 2.0, True, "50", None)],
     *[("hidden_layer_sizes", v, r"integers? ≥ 1") for v in ((5, 0), (2.5,), [[5]], ("a",), {5})],
-    *[("activation", v, r"one of 'tanh', 'relu'") for v in ("Tanh", "identity", None, np.tanh)],
+    *[("activation", v, r"one of 'tanh', 'relu'") for v in ("Tanh", "linear", None, np.tanh)],
     *[("module", v, r"None or a callable") for v in ("mlp", 3)],
     *[("likelihood", v, r"'gaussian'") for v in ("normal", None)],
     *[

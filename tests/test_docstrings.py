@@ -14,7 +14,7 @@ import sklearn_hfl
 from sklearn_hfl import HFLRegressor
 
 PUBLIC = sklearn_hfl.__all__
-METHODS = ("fit", "predict", "predict_uncertainty", "sample_y")
+METHODS = ("fit", "from_mlp", "from_torch", "predict", "predict_uncertainty", "sample_y")
 
 
 def section(docstring, title):
@@ -24,7 +24,7 @@ def section(docstring, title):
     entries = {}
     if match:
         for head, body in re.findall(
-            r"^(\w[^\n]*)\n((?:(?: {4}[^\n]*)?(?:\n|\Z))*)", match[1], re.MULTILINE
+            r"^(?:\*\*)?(\w[^\n]*)\n((?:(?: {4}[^\n]*)?(?:\n|\Z))*)", match[1], re.MULTILINE
         ):
             names, _, kind = head.partition(" : ")
             for name in names.split(", "):
@@ -92,7 +92,7 @@ def test_fitted_attributes_are_those_documented():
 def test_a_method_documents_its_arguments_and_defaults(name):
     method = getattr(HFLRegressor, name)
     entries = section(method.__doc__, "Parameters")
-    parameters = dict(list(inspect.signature(method).parameters.items())[1:])
+    parameters = dict(inspect.signature(getattr(HFLRegressor(), name)).parameters)
     assert list(entries) == list(parameters)
     for argument, parameter in parameters.items():
         if parameter.default is not inspect.Parameter.empty:

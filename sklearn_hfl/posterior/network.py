@@ -27,6 +27,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
     "gelu": nn.GELU,
     "logistic": nn.Sigmoid,
+    "identity": nn.Identity,
 }
 
 

@@ -15,7 +15,15 @@ from sklearn_hfl.posterior.initialization import scaled_precision
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
-__all__ = ["EvidenceOptions", "effective_parameters", "log_evidence", "maximize_evidence"]
+__all__ = [
+    "EvidenceOptions",
+    "effective_parameters",
+    "evidence_at",
+    "log_evidence",
+    "maximize_evidence",
+    "noise_precision",
+    "squared_residuals",
+]
 
 # Weak Gamma(a, b) hyperprior of each α, which keeps groups without evidence at α = a/b = 1.
 HYPERPRIOR = 0.005
@@ -58,6 +66,8 @@ class EvidenceOptions:
         noise in SDs of y.
     rtol : float
         Rounds end when no precision changes by more than this factor less one.
+    noise_unit : float or Tensor of shape (K,)
+        SD of y, where it is not standardised.
     """
 
     prior: bool
@@ -65,6 +75,7 @@ class EvidenceOptions:
     least_prior: float = 0.0
     starts: tuple[tuple[float, float], ...] = field(default_factory=lambda: STARTS)
     rtol: float = 0.02
+    noise_unit: float | Tensor = 1.0
 
 
 def effective_parameters(subspace: Subspace) -> Tensor:
@@ -256,13 +267,71 @@ def _updated(
     if options.noise and isinstance(likelihood, GaussianLikelihood):
         squares = squared_residuals(log_posterior, weights)
         total = log_posterior.sample_weight.sum()
-        # γ cannot exceed the rows; at least a twentieth of them stays for the noise.
-        left = (total - gamma.sum() / len(squares)).clamp(min=0.05 * float(total))
-        target = ((left + 1) / (squares + PSEUDO_RESIDUAL**2)).clamp(max=LEAST_NOISE_STD**-2)
+        share = gamma.sum() / len(squares)
+        target = noise_precision(squares, share, total, options.noise_unit)
         beta = _limited(likelihood.noise_precision, target)
         change = max(change, _change(likelihood.noise_precision, beta))
         likelihood = likelihood.with_precision(beta)
     return replace(log_posterior, prior=prior, likelihood=likelihood), change
+
+
+def noise_precision(
+    squares: Tensor, gamma: Tensor, rows: Tensor, unit: float | Tensor = 1.0
+) -> Tensor:
+    """Noise precision that makes the data most probable, at fixed weights.
+
+    Parameters
+    ----------
+    squares : Tensor
+        Sum of squared residuals.
+    gamma : Tensor
+        Effective parameters that they have paid for.
+    rows : Tensor
+        Number of residuals.
+    unit : float or Tensor
+        SD of y.
+
+    Returns
+    -------
+    Tensor
+        (rows − γ) / squares, each with one more row by the hyperprior.
+    """
+    # γ cannot exceed the rows; at least a twentieth of them stays for the noise.
+    left = torch.maximum(rows - gamma, 0.05 * rows)
+    unit = torch.as_tensor(unit).to(squares)
+    target = (left + 1) / (squares + (PSEUDO_RESIDUAL * unit).square())
+    return torch.minimum(target, (LEAST_NOISE_STD * unit) ** -2)
+
+
+def evidence_at(
+    log_posterior: LogPosterior, weights: Tensor, options: EvidenceOptions, generator: Generator
+) -> LogPosterior:
+    """MacKay's updates of the precisions alone: the weights stay where they are.
+
+    Parameters
+    ----------
+    log_posterior : LogPosterior
+        Its precisions are where the updates start.
+    weights : Tensor of shape (P,)
+        Taken for the MAP at whatever precisions.
+    options : EvidenceOptions
+        What to learn.
+    generator : torch.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    LogPosterior
+        With the precisions found.
+    """
+    for _ in range(MAX_ROUNDS):
+        curvature = GaussNewton(log_posterior, weights)
+        subspace = krylov_subspace(curvature, generator, trace_rtol=1e-2)
+        gamma = effective_parameters(subspace)
+        log_posterior, change = _updated(log_posterior, weights, gamma, options)
+        if change < options.rtol:
+            break
+    return log_posterior
 
 
 def squared_residuals(log_posterior: LogPosterior, weights: Tensor) -> Tensor:

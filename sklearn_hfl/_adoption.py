@@ -1,0 +1,399 @@
+"""Adoption: fitted estimators around networks that were trained elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from numpy.typing import ArrayLike
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from torch import Generator, Tensor, nn
+
+from sklearn_hfl._base import HFLBase
+from sklearn_hfl._translation import (
+    FreshCopies,
+    LogitDifference,
+    Trained,
+    check_mlp,
+    check_polish,
+    gives_two,
+    mlp_params,
+    module_params,
+    module_start,
+    trained_mlp,
+)
+from sklearn_hfl.posterior.network import Network
+
+__all__ = ["ClassifierAdoption", "RegressorAdoption"]
+
+
+class Adoption(HFLBase):
+    """What both estimators do with a trained network."""
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, trained: Trained | None = None) -> None:
+        raise NotImplementedError
+
+    def _adopt(self, X: Any, y: Any, sample_weight: Any, trained: Trained) -> Self:
+        self._check_params()
+        with torch.inference_mode(False):
+            self._fit(X, y, sample_weight, trained)
+        return self
+
+
+class RegressorAdoption(Adoption):
+    """``from_mlp`` and ``from_torch`` of the regressor."""
+
+    noise_std_: Any
+
+    @classmethod
+    def from_mlp(
+        cls,
+        mlp: Any,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        sample_weight: ArrayLike | None = None,
+        polish: bool = False,
+        **params: Any,
+    ) -> Self:
+        """Give error bars to a fitted ``MLPRegressor``.
+
+        Parameters
+        ----------
+        mlp : MLPRegressor
+            Fitted; left unchanged.
+        X : array-like of shape (n_samples, n_features)
+            The inputs that it was trained on.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            The targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            The weights that it was trained with.
+        polish : bool, default=False
+            Train on to the MAP, at the precisions found at the weights as they came.
+            False leaves the weights alone, and warns where they are not stationary.
+        **params : object
+            Parameters of the estimator, but none that the network decides.
+
+        Returns
+        -------
+        HFLRegressor
+            Fitted, with the predictions of ``mlp``. Its parameters describe the same
+            network and precisions, so that a clone can be fitted.
+
+        Raises
+        ------
+        TypeError
+            If ``mlp`` is something else.
+        NotFittedError
+            If it is not fitted.
+        ValueError
+            If ``mlp``, the data or a parameter is not as expected.
+
+        Warns
+        -----
+        HFLWarning
+            If the weights are not stationary: with their distance from the MAP in
+            posterior standard deviations, and the gradient's norm.
+
+        Notes
+        -----
+        scikit-learn minimises ½ Σ (y − f)² + ½ α ‖W‖², with the weights W but not the
+        biases; α is ``mlp.alpha``, times the number of mini-batches in a pass for
+        "adam" and "sgd". That is the negative log posterior, times the noise variance
+        σ², of a prior of precision α / σ² on W. Biases get a thousandth of it. Unless
+        ``noise_std`` is given, σ² is Σ (y − f)² / (N − γ), the same for all outputs.
+        ``prior_precision`` replaces this prior by a number for all weights and biases,
+        or by the evidence's at these weights.
+
+        For several outputs the gradient of ``MLPRegressor`` is that of the sum over
+        outputs, and its loss the mean: "lbfgs" then stops early, and ``polish`` helps.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn.neural_network import MLPRegressor
+        >>> from sklearn_hfl import HFLRegressor
+        >>> X = np.linspace(-1, 1, 40)[:, None]
+        >>> y = X[:, 0] ** 2 + 0.1 * np.cos(50 * X[:, 0])
+        >>> mlp = MLPRegressor(hidden_layer_sizes=5, solver="lbfgs", alpha=0.1, random_state=0)
+        >>> model = HFLRegressor.from_mlp(mlp.fit(X, y), X, y, polish=True)
+        >>> near, far = model.predict([[0.0], [4.0]], return_std="epistemic")[1]
+        >>> bool(far > near)
+        True
+        """
+        check_mlp(mlp, MLPRegressor, cls.__name__)
+        if mlp.out_activation_ != "identity":
+            raise ValueError(
+                f"from_mlp needs squared error, but mlp has loss={mlp.loss!r}. Fit an "
+                "MLPRegressor with loss='squared_error'."
+            )
+        model = cls(**mlp_params(mlp, params), normalize_X=False, normalize_y=False)
+        trained = trained_mlp(mlp, X, polish, params)
+        model._adopt(X, y, sample_weight, trained)
+        if trained.alpha is not None:
+            model.prior_precision = _of_weights(model)
+        if "noise_std" not in params:
+            model.noise_std = model.noise_std_
+        return model
+
+    @classmethod
+    def from_torch(
+        cls,
+        module: nn.Module,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        sample_weight: ArrayLike | None = None,
+        polish: bool = False,
+        **params: Any,
+    ) -> Self:
+        """Give error bars to a trained torch module.
+
+        Parameters
+        ----------
+        module : torch.nn.Module
+            Trained, and in eval mode where that matters. It maps
+            (n, n_features) to (n, n_outputs).
+            A copy is taken to ``dtype`` (float64); the module stays unchanged.
+        X : array-like of shape (n_samples, n_features)
+            The inputs that it was trained on, as the module takes them.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            The targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How many rows each row counts as.
+        polish : bool, default=False
+            Train on to the MAP, at the precisions found at the weights as they came.
+            False leaves the weights alone, and warns where they are not stationary.
+        **params : object
+            Parameters of the estimator. ``module`` may be a factory for refits; by
+            default these start copies of the module anew by ``reset_parameters``.
+
+        Returns
+        -------
+        HFLRegressor
+            Fitted, with the predictions of ``module``.
+
+        Raises
+        ------
+        TypeError
+            If ``module`` is not a torch module.
+        ValueError
+            If it has another shape of output, frozen parameters, batch norm or dropout
+            in training mode, or the data or a parameter is not as expected.
+
+        Warns
+        -----
+        HFLWarning
+            If the weights are not stationary: with their distance from the MAP in
+            posterior standard deviations, and the gradient's norm.
+
+        Notes
+        -----
+        ``prior_precision`` and ``noise_std`` are "evidence" unless given: MacKay's
+        updates at the module's weights, with a prior precision for each parameter
+        tensor. They expect inputs and hidden units near unit scale. To say how the
+        module was trained instead: ``weight_decay`` λ of mean squared error is
+        ``prior_precision`` λ N K / (2 σ²), for N rows, K outputs and noise std σ.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from torch import nn
+        >>> from sklearn_hfl import HFLRegressor
+        >>> X = np.linspace(-1, 1, 40)[:, None]
+        >>> y = 2 * X[:, 0] + 0.1 * np.cos(50 * X[:, 0])
+        >>> module = nn.Linear(1, 1)
+        >>> model = HFLRegressor.from_torch(module, X, y, polish=True)
+        >>> near, far = model.predict([[0.0], [4.0]], return_std="epistemic")[1]
+        >>> bool(far > near)
+        True
+        """
+        fixed = module_params(module, params)
+        model = cls(**fixed, normalize_X=False, normalize_y=False)
+
+        def start(X: Tensor, n_outputs: int, generator: Generator) -> tuple[Network, Tensor]:
+            return module_start(module, X, n_outputs)
+
+        return model._adopt(X, y, sample_weight, Trained(start, check_polish(polish)))
+
+
+class ClassifierAdoption(Adoption):
+    """``from_mlp`` and ``from_torch`` of the classifier."""
+
+    @classmethod
+    def from_mlp(
+        cls,
+        mlp: Any,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        sample_weight: ArrayLike | None = None,
+        polish: bool = False,
+        **params: Any,
+    ) -> Self:
+        """Give error bars to a fitted ``MLPClassifier``.
+
+        Parameters
+        ----------
+        mlp : MLPClassifier
+            Fitted; left unchanged.
+        X : array-like of shape (n_samples, n_features)
+            The inputs that it was trained on.
+        y : array-like of shape (n_samples,)
+            The labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            The weights that it was trained with.
+        polish : bool, default=False
+            Train on to the MAP, at the precisions found at the weights as they came.
+            False leaves the weights alone, and warns where they are not stationary.
+        **params : object
+            Parameters of the estimator, but none that the network decides.
+
+        Returns
+        -------
+        HFLClassifier
+            Fitted, with the predictions of ``mlp``. Its parameters describe the same
+            network and precisions, so that a clone can be fitted.
+
+        Raises
+        ------
+        TypeError
+            If ``mlp`` is something else.
+        NotFittedError
+            If it is not fitted.
+        ValueError
+            If ``mlp``, the data or a parameter is not as expected.
+
+        Warns
+        -----
+        HFLWarning
+            If the weights are not stationary: with their distance from the MAP in
+            posterior standard deviations, and the gradient's norm.
+
+        Notes
+        -----
+        scikit-learn minimises the log loss, summed, + ½ α ‖W‖², with the weights W but
+        not the biases; α is ``mlp.alpha``, times the number of mini-batches in a pass
+        for "adam" and "sgd". It is the precision of the prior on W; biases get a
+        thousandth of it. ``prior_precision`` replaces this prior by a number for all
+        weights and biases, or by the evidence's at these weights.
+
+        ``link`` is "none" unless given, for the probabilities of ``mlp``; "mc" and
+        "probit" average over the posterior.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import make_moons
+        >>> from sklearn.neural_network import MLPClassifier
+        >>> from sklearn_hfl import HFLClassifier
+        >>> X, y = make_moons(60, noise=0.1, random_state=0)
+        >>> mlp = MLPClassifier([5], "tanh", solver="lbfgs", alpha=1.0, random_state=0)
+        >>> model = HFLClassifier.from_mlp(mlp.fit(X, y), X, y, polish=True)
+        >>> proba, std = model.predict_proba(X[:4], return_std=True)
+        >>> proba.shape, std.shape
+        ((4, 2), (4, 2))
+        """
+        check_mlp(mlp, MLPClassifier, cls.__name__)
+        if mlp.out_activation_ == "logistic" and mlp.n_outputs_ > 1:
+            raise ValueError(
+                f"from_mlp needs one label a row, but mlp is multilabel, with {mlp.n_outputs_} "
+                "labels a row. Fit one MLPClassifier for each label."
+            )
+        model = cls(**{"link": "none", **mlp_params(mlp, params)}, normalize_X=False)
+        trained = trained_mlp(mlp, X, polish, params)
+        model._adopt(X, y, sample_weight, trained)
+        if trained.alpha is not None:
+            model.prior_precision = _of_weights(model)
+        return model
+
+    @classmethod
+    def from_torch(
+        cls,
+        module: nn.Module,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        sample_weight: ArrayLike | None = None,
+        polish: bool = False,
+        **params: Any,
+    ) -> Self:
+        """Give error bars to a trained torch module.
+
+        Parameters
+        ----------
+        module : torch.nn.Module
+            Trained, and in eval mode where that matters. It maps
+            (n, n_features) to logits (n, n_classes), or (n, 1) for two classes.
+            A copy is taken to ``dtype`` (float64); the module stays unchanged.
+        X : array-like of shape (n_samples, n_features)
+            The inputs that it was trained on, as the module takes them.
+        y : array-like of shape (n_samples,)
+            The labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How many rows each row counts as.
+        polish : bool, default=False
+            Train on to the MAP, at the precisions found at the weights as they came.
+            False leaves the weights alone, and warns where they are not stationary.
+        **params : object
+            Parameters of the estimator. ``module`` may be a factory for refits; by
+            default these start copies of the module anew by ``reset_parameters``.
+
+        Returns
+        -------
+        HFLClassifier
+            Fitted, with the predictions of ``module``.
+
+        Raises
+        ------
+        TypeError
+            If ``module`` is not a torch module.
+        ValueError
+            If it has another shape of output, frozen parameters, batch norm or dropout
+            in training mode, or the data or a parameter is not as expected.
+
+        Warns
+        -----
+        HFLWarning
+            If the weights are not stationary: with their distance from the MAP in
+            posterior standard deviations, and the gradient's norm.
+
+        Notes
+        -----
+        ``prior_precision`` is "evidence" unless given: MacKay's updates at the module's
+        weights, with a precision for each parameter tensor. They expect inputs and
+        hidden units near unit scale. To say how the module was trained instead:
+        ``weight_decay`` λ of mean cross entropy over N rows is ``prior_precision`` λ N.
+
+        ``link`` is "none" unless given, for the probabilities of ``module``; "mc" and
+        "probit" average over the posterior. Two logits for two classes become their
+        difference.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from torch import nn
+        >>> from sklearn_hfl import HFLClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> model = HFLClassifier.from_torch(
+        ...     nn.Linear(4, 3), X, y, prior_precision=1.0, polish=True
+        ... )
+        >>> proba, std = model.predict_proba(X[:2], return_std=True)
+        >>> proba.shape, std.shape
+        ((2, 3), (2, 3))
+        """
+        fixed = module_params(module, params)
+        model = cls(**{"link": "none", **fixed}, normalize_X=False)
+
+        def start(X: Tensor, n_outputs: int, generator: Generator) -> tuple[Network, Tensor]:
+            if n_outputs > 1 or not gives_two(module, X):
+                return module_start(module, X, n_outputs)
+            if "module" not in params:
+                model.module = FreshCopies(LogitDifference(module))
+            return module_start(LogitDifference(module), X, n_outputs)
+
+        return model._adopt(X, y, sample_weight, Trained(start, check_polish(polish)))
+
+
+def _of_weights(model: HFLBase) -> float:
+    """Prior precision of the weights, which is that of the first group."""
+    return float(next(iter(model.prior_precision_.values())))

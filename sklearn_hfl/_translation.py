@@ -1,0 +1,372 @@
+"""Translation: networks trained elsewhere, as networks of this package."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
+from torch import Generator, Tensor, nn
+
+from sklearn_hfl._params import boolean
+from sklearn_hfl._validation import check_features, check_module
+from sklearn_hfl.optim.subspace import krylov_subspace
+from sklearn_hfl.optim.training import Trainer
+from sklearn_hfl.posterior.curvature import GaussNewton
+from sklearn_hfl.posterior.likelihood import GaussianLikelihood
+from sklearn_hfl.posterior.log_posterior import LogPosterior
+from sklearn_hfl.posterior.network import MLP, ModuleNetwork, Network
+from sklearn_hfl.uncertainty.evidence import (
+    EvidenceOptions,
+    effective_parameters,
+    evidence_at,
+    noise_precision,
+    squared_residuals,
+)
+
+__all__ = [
+    "BIAS_SHARE",
+    "FreshCopies",
+    "LogitDifference",
+    "Trained",
+    "check_mlp",
+    "check_polish",
+    "equivalent_alpha",
+    "gives_two",
+    "mlp_params",
+    "mlp_start",
+    "module_params",
+    "module_start",
+    "trained_mlp",
+]
+
+# scikit-learn leaves biases unpenalised, but a posterior needs a prior: with a thousandth
+# of the weights' precision it is thirty times as wide as theirs. A hundredth moved the MAP of
+# converged networks by more than what counts as stationary.
+BIAS_SHARE = 0.001
+
+Start = Callable[[Tensor, int, Generator], tuple[Network, Tensor]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with the weights that it was trained to.
+
+    Attributes
+    ----------
+    start : callable
+        (X, n_outputs, generator) -> network and weights.
+    polish : bool
+        Whether to train on.
+    alpha : float or None
+        Penalty of the weights in units of the noise precision (of nats, for classes),
+        which is then their prior; None takes the estimator's prior.
+    classes : ndarray or None
+        Labels in the order of the outputs, where known.
+    """
+
+    start: Start
+    polish: bool
+    alpha: float | None = None
+    classes: NDArray[Any] | None = None
+
+    def check_classes(self, classes: NDArray[Any]) -> None:
+        """Compare the labels of y with those of the network."""
+        if self.classes is not None and not np.array_equal(self.classes, classes):
+            raise ValueError(
+                f"mlp was trained on the classes {self.classes.tolist()}, but y has "
+                f"{classes.tolist()}. Pass the data that it was trained on."
+            )
+
+    def trainer(self, trainer: Trainer) -> Trainer:
+        """Return the trainer, which stays put where the weights are not to be polished."""
+        return trainer if self.polish else replace(trainer, max_iter=0)
+
+    def settled(
+        self,
+        log_posterior: LogPosterior,
+        weights: Tensor,
+        generator: Generator,
+        options: EvidenceOptions,
+    ) -> LogPosterior:
+        """Return L with its precisions, found at the weights as they are."""
+        unit = _spread(log_posterior)
+        likelihood = log_posterior.likelihood
+        if options.noise and isinstance(likelihood, GaussianLikelihood):
+            likelihood = likelihood.with_precision(unit**-2)
+            log_posterior = replace(log_posterior, likelihood=likelihood)
+        if self.alpha is not None:
+            return _penalized(log_posterior, weights, self.alpha, unit, options.noise, generator)
+        if options.prior or options.noise:
+            options = replace(options, noise_unit=unit)
+            return evidence_at(log_posterior, weights, options, generator)
+        return log_posterior
+
+
+def _penalized(
+    log_posterior: LogPosterior,
+    weights: Tensor,
+    alpha: float,
+    unit: Tensor,
+    learns_noise: bool,
+    generator: Generator,
+) -> LogPosterior:
+    """L whose gradient is a multiple of that of squared error + α ‖W‖², or log loss + ½ α ‖W‖²."""
+    prior, likelihood = log_posterior.prior, log_posterior.likelihood
+    shares = [BIAS_SHARE if name.endswith("biases") else 1.0 for name in prior.names]
+    relative = alpha * torch.tensor(shares).to(weights)
+    if not isinstance(likelihood, GaussianLikelihood):
+        return replace(log_posterior, prior=prior.with_precision(relative))
+    if learns_noise:
+        # One noise for all outputs, as the sum of their squares has. Prior and data scale
+        # alike with its precision, so that γ does not depend on it, and no round is needed.
+        at_one = replace(
+            log_posterior,
+            prior=prior.with_precision(relative),
+            likelihood=likelihood.with_precision(torch.ones_like(unit)),
+        )
+        gamma = effective_parameters(krylov_subspace(GaussNewton(at_one, weights), generator))
+        squares = squared_residuals(log_posterior, weights)
+        rows = log_posterior.sample_weight.sum() * len(squares)
+        mean_unit = unit.square().mean().sqrt()
+        beta = noise_precision(squares.sum(), gamma.sum(), rows, mean_unit)
+        likelihood = likelihood.with_precision(beta.expand_as(unit).clone())
+    # Given noises that differ have no counterpart in scikit-learn: their mean stands in.
+    beta = likelihood.noise_precision.mean()
+    return replace(
+        log_posterior, prior=prior.with_precision(beta * relative), likelihood=likelihood
+    )
+
+
+def _spread(log_posterior: LogPosterior) -> Tensor:
+    """SD (K,) of y, 1 for constant columns."""
+    y, w = log_posterior.y, log_posterior.sample_weight
+    mean = w @ y / w.sum()
+    spread = (w @ (y - mean).square() / w.sum()).sqrt()
+    return torch.where(spread > 0, spread, torch.ones_like(spread))
+
+
+# ------------------------------------------------------------------ scikit-learn
+
+
+def mlp_start(mlp: Any) -> Start:
+    """Start from the weights of a fitted perceptron of scikit-learn.
+
+    Parameters
+    ----------
+    mlp : MLPRegressor or MLPClassifier
+        Fitted.
+
+    Returns
+    -------
+    callable
+    """
+
+    def start(X: Tensor, n_outputs: int, generator: Generator) -> tuple[Network, Tensor]:
+        if mlp.n_outputs_ != n_outputs:
+            raise ValueError(
+                f"mlp has {mlp.n_outputs_} outputs, but y needs {n_outputs}. Pass the data that "
+                "it was trained on."
+            )
+        sizes = (X.shape[1], *(len(b) for b in mlp.intercepts_))
+        network = MLP(sizes, mlp.activation)
+        layers = zip(mlp.coefs_, mlp.intercepts_, strict=True)
+        tensors = [torch.tensor(a).to(X) for W, b in layers for a in (W.T.copy(), b)]
+        return network, network.packing.pack(tensors)
+
+    return start
+
+
+def equivalent_alpha(mlp: Any, n: int) -> float:
+    """Penalty α of the sum over n rows that the solver of a perceptron has minimised.
+
+    Parameters
+    ----------
+    mlp : MLPRegressor or MLPClassifier
+        Its ``alpha`` is divided by the rows of a mini-batch in each step, and so counts
+        once for each of the mini-batches in a pass.
+    n : int
+        Training rows.
+
+    Returns
+    -------
+    float
+    """
+    if mlp.solver == "lbfgs":
+        return float(mlp.alpha)
+    batch = min(200, n) if mlp.batch_size == "auto" else min(max(mlp.batch_size, 1), n)
+    return float(mlp.alpha) * n / batch
+
+
+# ------------------------------------------------------------------------- torch
+
+
+def module_start(module: Any, X: Tensor, n_outputs: int) -> tuple[Network, Tensor]:
+    """Network and weights of a torch module, which is copied.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Checked here.
+    X : Tensor of shape (n, n_features)
+        Rows to try it on.
+    n_outputs : int
+        Columns that its output must have.
+
+    Returns
+    -------
+    network : ModuleNetwork
+        The module in the precision of X.
+    weights : Tensor of shape (P,)
+        Its parameters.
+    """
+    module = check_module(module, X, n_outputs)
+    network = ModuleNetwork(module, n_outputs)
+    return network, network.packing.pack([p.detach() for p in module.parameters()])
+
+
+class LogitDifference(nn.Module):
+    """The one logit of two classes, from a module that gives one for each.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Maps (n, n_features) to (n, 2).
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Second logit less the first, (n, 1)."""
+        logits = self.module(X)
+        return cast(Tensor, logits[:, 1:] - logits[:, :1])
+
+
+class FreshCopies:
+    """Factory of untrained copies of a module, for refits.
+
+    Layers start anew by their ``reset_parameters``: a refit from the trained weights
+    would know the rows that cross-validation holds out.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Copied.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = copy.deepcopy(module)
+
+    def __call__(self, n_features: int, n_outputs: int) -> nn.Module:
+        module = copy.deepcopy(self.module)
+        _reset(module, "")
+        return module
+
+    def __repr__(self) -> str:
+        inner = self.module.module if isinstance(self.module, LogitDifference) else self.module
+        return f"{type(self).__name__}({type(inner).__name__})"
+
+
+def _reset(module: nn.Module, name: str) -> None:
+    reset = getattr(module, "reset_parameters", None)
+    if callable(reset):
+        reset()
+        return
+    if any(True for _ in module.parameters(recurse=False)):
+        raise ValueError(
+            f"Refitting needs fresh weights, but {type(module).__name__} {name!r} has parameters "
+            "and no reset_parameters method. Add one, or set module to a factory "
+            "(n_features, n_outputs) -> torch.nn.Module."
+        )
+    for child_name, child in module.named_children():
+        _reset(child, f"{name}.{child_name}" if name else child_name)
+
+
+# ----------------------------------------------------------------------- checks
+
+
+def _refuse(name: str, why: str) -> NoReturn:
+    raise ValueError(f"{name} {why}. Leave it out.")
+
+
+# Standardised inputs or targets would be others than those that the network was trained on.
+_FIXED = {
+    "normalize_X": "is False for a network that is trained already: it takes X as it is",
+    "normalize_y": "is False for a network that is trained already: it predicts y as it is",
+    "n_estimators": "is 1 for a network that is trained already",
+}
+_DECIDED = dict.fromkeys(("hidden_layer_sizes", "activation", "module"), "comes from mlp")
+
+
+def mlp_params(mlp: Any, params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of an estimator with the perceptron's network."""
+    for name, why in {**_FIXED, **_DECIDED}.items():
+        if name in params:
+            _refuse(name, why)
+    sizes = tuple(len(b) for b in mlp.intercepts_[:-1])
+    return {"hidden_layer_sizes": sizes, "activation": mlp.activation, **params}
+
+
+def check_mlp(mlp: Any, expected: type, owner: str) -> None:
+    if not isinstance(mlp, expected):
+        raise TypeError(
+            f"{owner}.from_mlp expects a fitted {expected.__name__}, but got "
+            f"{type(mlp).__name__}. Of a pipeline or search, pass the fitted network itself, and X "
+            "as it arrives there."
+        )
+    check_is_fitted(mlp)
+
+
+def trained_mlp(mlp: Any, X: Any, polish: Any, params: dict[str, Any]) -> Trained:
+    n = len(check_features(mlp, X))
+    alpha = None
+    if "prior_precision" not in params:
+        alpha = equivalent_alpha(mlp, n)
+        if alpha == 0:
+            raise ValueError(
+                "mlp was trained with alpha=0, which is no prior: a posterior needs one. Pass "
+                "prior_precision, a number > 0 or 'evidence'."
+            )
+    return Trained(mlp_start(mlp), check_polish(polish), alpha, getattr(mlp, "classes_", None))
+
+
+def check_polish(polish: Any) -> bool:
+    if not boolean().accepts(polish):
+        raise ValueError(f"polish must be True or False, but got {polish!r}.")
+    return bool(polish)
+
+
+def module_params(module: Any, params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of an estimator that refits copies of the module."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"from_torch expects a trained torch.nn.Module, but got {type(module).__name__}."
+        )
+    for name, why in _FIXED.items():
+        if name in params:
+            _refuse(name, why)
+    frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
+    if frozen:
+        raise ValueError(
+            f"from_torch gives every parameter a posterior, but {', '.join(frozen)} "
+            f"{'is' if len(frozen) == 1 else 'are'} frozen. Call module.requires_grad_(True), or "
+            "apply the frozen part to X first and pass the rest."
+        )
+    return {"module": FreshCopies(module), **params}
+
+
+def gives_two(module: nn.Module, X: Tensor) -> bool:
+    """Whether the module gives two logits; what else is wrong with it is found later."""
+    try:
+        with torch.no_grad():
+            output = copy.deepcopy(module).to(X)(X[:2])
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    return isinstance(output, Tensor) and output.shape == (len(X[:2]), 2)
