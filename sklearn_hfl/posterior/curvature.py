@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -57,8 +58,11 @@ class GaussNewton:
         lp = self.log_posterior
         return lp.network.linearize(self.weights, lp.X[rows])
 
-    def _blocks(self, columns: int) -> Iterator[tuple[Linearization, slice]]:
-        """The linearisation in blocks of rows, for products with so many columns."""
+    def _blocks(self, columns: int, extra: int = 0) -> Iterator[tuple[Linearization, slice]]:
+        """The linearisation in blocks of rows, for products with so many columns.
+
+        ``extra`` counts what else the caller keeps for each row.
+        """
         lp = self.log_posterior
         if columns > 1 and self._jacobian_fits:
             if self._jacobian is None:
@@ -67,7 +71,7 @@ class GaussNewton:
             return
         kept = 0 if self._kept is not None else lp.network.linearization_width
         most = max(1, CACHED_NUMBERS // (columns * lp.network.width))
-        for rows in lp.blocks(kept + columns * lp.network.width, most):
+        for rows in lp.blocks(kept + columns * lp.network.width + extra, most):
             yield (self._kept.rows(rows) if self._kept else self._linearize(rows)), rows
 
     def gradient(self) -> Tensor:
@@ -83,8 +87,9 @@ class GaussNewton:
         """A V for V (P, m) or (P,)."""
         lp = self.log_posterior
         columns = V.reshape(self.n_weights, -1)
-        scaled = self.scale[:, None] * columns
-        data = torch.zeros_like(columns)
+        # Each column in one piece of memory, as the layers take it.
+        scaled = (columns.mT.contiguous() * self.scale).mT
+        data = torch.zeros_like(scaled)
         for linear, rows in self._blocks(columns.shape[1]):
             U = linear.forward(scaled)
             curved = lp.likelihood.curvature(linear.outputs, lp.sample_weight[rows], U)
@@ -112,9 +117,9 @@ class GaussNewton:
         """Diagonal (P,) of A − I ⪰ 0."""
         lp = self.log_posterior
         total = torch.zeros_like(self.weights)
-        size = lp.network.n_outputs * lp.n_weights
-        for rows in lp.blocks(3 * size, max(1, CACHED_NUMBERS // size)):
-            outputs, jacobian = lp.network.jacobian(self.weights, lp.X[rows])
-            curved = lp.likelihood.curvature(outputs, lp.sample_weight[rows], jacobian.mT).mT
-            total += (jacobian * curved).sum((0, 1))
+        network = lp.network
+        extra = network.n_outputs * network.width + 2 * network.linearization_width
+        for linear, rows in self._blocks(1, extra):
+            curve = partial(lp.likelihood.curvature, linear.outputs, lp.sample_weight[rows])
+            total += linear.diagonal(curve)
         return self.scale.square() * total

@@ -80,5 +80,6 @@ class CategoricalLikelihood:
         p = log_probabilities(outputs).exp()
         if outputs.shape[-1] == 1:
             return (w * p.prod(-1))[:, None, None] * U
-        weighted = p[:, None, :] * U
-        return w[:, None, None] * (weighted - p[:, None, :] * weighted.sum(-1, keepdim=True))
+        p = p[:, None, :]
+        weighted = (w[:, None, None] * p) * U
+        return weighted.addcmul_(p, weighted.sum(-1, keepdim=True), value=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +30,9 @@ class Linearization(Protocol):
     def backward(self, U: Tensor) -> Tensor:
         """Jᵀ U, (P, m), for U (N, m, K)."""
 
+    def diagonal(self, curve: Callable[[Tensor], Tensor]) -> Tensor:
+        """Diagonal (P,) of Jᵀ Λ J, where ``curve`` maps U (N, m, K) to Λ U."""
+
 
 @dataclass(frozen=True)
 class JacobianLinearization:
@@ -53,6 +57,9 @@ class JacobianLinearization:
 
     def backward(self, U: Tensor) -> Tensor:
         return self.jacobian.flatten(0, 1).mT @ U.mT.flatten(0, 1)
+
+    def diagonal(self, curve: Callable[[Tensor], Tensor]) -> Tensor:
+        return (self.jacobian * curve(self.jacobian.mT).mT).sum((0, 1))
 
 
 @dataclass(frozen=True)
@@ -117,3 +124,17 @@ class PerceptronLinearization:
             if layer:
                 delta = (delta @ W).mul_(self.slopes[layer - 1][:, None, :])
         return torch.cat(parts[::-1], dim=1).mT
+
+    def diagonal(self, curve: Callable[[Tensor], Tensor]) -> Tensor:
+        # The derivative of the outputs by a weight is that by a unit's pre-activation, delta
+        # (N, out, K), times what the weight multiplies: J itself need not be formed.
+        n, k = self.outputs.shape
+        delta = torch.eye(k).to(self.outputs).expand(n, k, k)
+        parts: list[Tensor] = []
+        for layer in reversed(range(len(self.layers))):
+            squares = (delta * curve(delta)).sum(-1)
+            parts += [squares.sum(0), (squares.mT @ self.inputs[layer].square()).reshape(-1)]
+            if layer:
+                W, _ = self.layers[layer]
+                delta = (W.mT @ delta) * self.slopes[layer - 1][:, :, None]
+        return torch.cat(parts[::-1])

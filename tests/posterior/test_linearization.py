@@ -27,6 +27,16 @@ def test_products_equal_those_with_the_jacobian(case, m):
     assert_close(layers.backward(U), dense.backward(U))
 
 
+def test_diagonal_is_that_of_the_product_with_the_curvature(case):
+    layers, dense, network = case
+    root = randn(7, network.n_outputs, network.n_outputs, seed=2)
+    blocks = root @ root.mT
+    J = dense.jacobian
+    expected = torch.einsum("nkp,nkl,nlp->p", J, blocks, J)
+    for linear in (layers, dense):
+        assert_close(linear.diagonal(lambda U: U @ blocks), expected)
+
+
 def test_backward_is_the_transpose_of_forward(case):
     layers, _, network = case
     V, U = randn(network.n_weights, 3), randn(7, 3, network.n_outputs)
