@@ -16,7 +16,7 @@ from torch import Tensor
 from sklearn_hfl.optim.lbfgs import lbfgs
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.objective import PerturbedObjective
-from sklearn_hfl.optim.subspace import Galerkin, Subspace
+from sklearn_hfl.optim.subspace import Galerkin
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.functional import Functional
 
@@ -157,34 +157,25 @@ def linear_response(estimate: MapEstimate, gradient: Tensor, rtol: float) -> Lin
     -------
     LinearResponse
     """
-    subspace = estimate.subspace
+    response = _response(estimate.subspace.solve(gradient))
     curvature: GaussNewton | None = None
-    response = _respond(subspace, gradient)
-    errors = response.rel_error
-    open_rows = torch.nonzero(errors > rtol)[:, 0]
-    residual = response.galerkin.residual[:, open_rows]
-    while len(open_rows):
+    while True:
+        errors, galerkin = response.rel_error, response.galerkin
+        worst = errors.argsort(descending=True)[:REFINEMENT_BLOCK]
+        worst = worst[errors[worst] > rtol]
+        if len(worst) == 0:
+            return response
         curvature = curvature or estimate.curvature()
-        worst = errors[open_rows].argsort(descending=True)[:REFINEMENT_BLOCK]
-        larger = subspace.extended(residual[:, worst], curvature.product)
-        if larger.rank == subspace.rank:
-            break
-        subspace = larger
-        part = _respond(subspace, gradient[:, open_rows])
-        errors[open_rows] = part.rel_error
-        still = part.rel_error > rtol
-        open_rows, residual = open_rows[still], part.galerkin.residual[:, still]
-    if subspace is not estimate.subspace:
-        # One basis for all rows, so that variances and covariances agree.
-        response = _respond(subspace, gradient)
-    return response
+        larger = galerkin.subspace.extended(galerkin.residual[:, worst], curvature.product)
+        if larger.rank == galerkin.subspace.rank:
+            return response
+        response = _response(galerkin.within(larger))
 
 
-def _respond(subspace: Subspace, gradient: Tensor) -> LinearResponse:
+def _response(galerkin: Galerkin) -> LinearResponse:
     # Cholesky solves lose cond(T) · eps; the least eigenvalue of T is 1 or more.
-    largest = float(subspace.gram.diagonal().max()) if subspace.rank else 1.0
-    rounding = 10 * torch.finfo(gradient.dtype).eps * largest
-    return LinearResponse(subspace.solve(gradient), rounding)
+    eps = torch.finfo(galerkin.residual.dtype).eps
+    return LinearResponse(galerkin, 10 * eps * galerkin.subspace.largest)
 
 
 def network_response(

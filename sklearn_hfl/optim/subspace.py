@@ -27,18 +27,24 @@ class Galerkin:
 
     Attributes
     ----------
+    subspace : Subspace
+        Where Δ lies.
     coefficients : Tensor of shape (m, G)
         T^-½ Vᵀ G for the Cholesky root of T, so that the variance found
         within the subspace is their squared norm.
-    step : Tensor of shape (P, G)
-        Δ.
     residual : Tensor of shape (P, G)
         G − A Δ.
     """
 
+    subspace: Subspace
     coefficients: Tensor
-    step: Tensor
     residual: Tensor
+
+    @property
+    def step(self) -> Tensor:
+        """Δ, (P, G)."""
+        factor, basis = self.subspace.factor, self.subspace.basis
+        return basis @ torch.linalg.solve_triangular(factor.mT, self.coefficients, upper=True)
 
     @property
     def lower(self) -> Tensor:
@@ -49,6 +55,22 @@ class Galerkin:
     def gap(self) -> Tensor:
         """‖r‖² (G,): gᵀA⁻¹g ≤ lower + gap, because rᵀA⁻¹r ≤ rᵀr when A ⪰ I."""
         return self.residual.square().sum(0)
+
+    def within(self, larger: Subspace) -> Galerkin:
+        """Solve within a subspace that extends this one, at the cost of its new directions.
+
+        Made conjugate to the old ones, they add rows of coefficients and leave the
+        others alone.
+        """
+        m, old = len(self.coefficients), self.subspace
+        L21, L22 = larger.factor[m:, :m], larger.factor[m:, m:]
+        back = torch.linalg.solve_triangular(old.factor.mT, L21.mT, upper=True)
+        new, image = (
+            torch.linalg.solve_triangular(L22.mT, n - o @ back, upper=True, left=False)
+            for n, o in ((larger.basis[:, m:], old.basis), (larger.image[:, m:], old.image))
+        )
+        more = new.mT @ self.residual
+        return Galerkin(larger, torch.cat([self.coefficients, more]), self.residual - image @ more)
 
 
 @dataclass(frozen=True)
@@ -95,6 +117,11 @@ class Subspace:
         return self.basis.shape[1]
 
     @property
+    def largest(self) -> float:
+        """Largest number on the diagonal of T, 1 or more; A − I is 0 beyond the basis."""
+        return float(self.gram.diagonal().max()) if self.rank else 1.0
+
+    @property
     def n_effective(self) -> float:
         """γ = tr(I − T⁻¹): how many parameters the data determine, of those in the basis."""
         return self.rank - float(torch.trace(torch.cholesky_inverse(self.factor)))
@@ -112,13 +139,14 @@ class Subspace:
         """Solve A Δ = G (P, G) within the subspace."""
         root = torch.linalg.solve_triangular(self.factor, self.basis.mT @ G, upper=False)
         c = torch.linalg.solve_triangular(self.factor.mT, root, upper=True)
-        return Galerkin(root, self.basis @ c, G - self.image @ c)
+        return Galerkin(self, root, G - self.image @ c)
 
     def preconditioner(self, damping: float = 0.0) -> Callable[[Tensor], Tensor]:
         """(A + damping·I)⁻¹ for vectors (P,) or columns (P, G), with A taken as I off the basis."""
         factor = self.factor
         if damping:
-            factor = _cholesky(self.gram + damping * torch.eye(self.rank).to(self.gram))
+            damped = self.gram + damping * torch.eye(self.rank).to(self.gram)
+            factor = _cholesky(damped, self.largest)
 
         def apply(G: Tensor) -> Tensor:
             columns = G.reshape(self.n_weights, -1)
@@ -145,8 +173,14 @@ class Subspace:
                 torch.cat([cross.mT, 0.5 * (corner + corner.mT)], dim=1),
             ]
         )
+        # The factor grows by its new rows; the old ones stay to the last bit.
+        L21 = torch.linalg.solve_triangular(self.factor, cross, upper=False).mT
+        L22 = _cholesky(gram[self.rank :, self.rank :] - L21 @ L21.mT, float(corner.abs().max()))
+        factor = torch.cat(
+            [torch.cat([self.factor, torch.zeros_like(cross)], dim=1), torch.cat([L21, L22], dim=1)]
+        )
         images = torch.cat([self.image, image], dim=1)
-        return Subspace(basis, images, gram, _cholesky(gram), self.excess)
+        return Subspace(basis, images, gram, factor, self.excess)
 
     def _orthonormalized(self, directions: Tensor) -> Tensor:
         scale = torch.linalg.vector_norm(directions, dim=0)
@@ -173,17 +207,17 @@ def stationary_radius(n_effective: float) -> float:
     return STATIONARY_SHARE * max(n_effective, 1.0) ** 0.5
 
 
-def _cholesky(gram: Tensor) -> Tensor:
-    """Lower Cholesky factor, with rounding of the diagonal forgiven.
+def _cholesky(matrix: Tensor, size: float) -> Tensor:
+    """Lower Cholesky factor, with rounding of numbers of that size forgiven.
 
-    T ⪰ I in exact arithmetic. Where its condition number passes 1/eps the factor
-    of a slightly larger T stands in; the bound of rounding in each standard
-    deviation then says that no digit is certain.
+    T ⪰ I in exact arithmetic, and so are its Schur complements. Where its condition
+    number passes 1/eps the factor of a slightly larger T stands in; the bound of rounding
+    in each standard deviation then says that no digit is certain.
     """
-    factor, info = torch.linalg.cholesky_ex(gram)
-    jitter = torch.finfo(gram.dtype).eps * float(gram.diagonal().max()) if len(gram) else 0.0
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    jitter = torch.finfo(matrix.dtype).eps * size
     while int(info) and jitter < torch.inf:
-        factor, info = torch.linalg.cholesky_ex(gram + jitter * torch.eye(len(gram)).to(gram))
+        factor, info = torch.linalg.cholesky_ex(matrix + jitter * torch.eye(len(matrix)).to(matrix))
         jitter *= 10
     return factor
 

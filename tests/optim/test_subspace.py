@@ -141,6 +141,16 @@ def test_more_directions_never_loosen_the_lower_bound(case):
 
 
 @every
+@given(cases())
+def test_a_solution_goes_on_in_a_larger_subspace(case):
+    larger = case.subspace.extended(randn(len(case.A), 2, seed=98), case.A.matmul)
+    grown, afresh = case.subspace.solve(case.G).within(larger), larger.solve(case.G)
+    size = float(torch.linalg.matrix_norm(case.A, 2))
+    assert_close(grown.coefficients, afresh.coefficients, rtol=0, atol=1e-13 * size)
+    assert_close(grown.residual, afresh.residual, rtol=0, atol=1e-12 * size)
+
+
+@every
 @given(cases(), st.floats(-14, -3))
 def test_directions_close_to_the_basis_stay_orthogonal(case, exponent):
     V = case.subspace.basis

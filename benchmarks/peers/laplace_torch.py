@@ -1,0 +1,72 @@
+"""Peer: the Laplace posterior of laplace-torch around a network that is trained already.
+
+Runs in the environment that `make .venv-laplace/.installed` builds:
+
+    .venv-laplace/bin/python benchmarks/peers/laplace_torch.py job.npz answer.npz
+
+The job holds the layers W0, b0, W1, b1, ... of a tanh network, its data X, y, the queries
+Q, the prior precision of each weight, and noise_std for regression. The answer holds the
+seconds of each repetition of fit and of prediction, and what was predicted.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+import torch
+from laplace import Laplace
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+
+def network(job: dict[str, np.ndarray]) -> nn.Sequential:
+    n_layers = sum(name[0] == "W" for name in job)
+    modules: list[nn.Module] = []
+    for layer in range(n_layers):
+        W, b = torch.tensor(job[f"W{layer}"]), torch.tensor(job[f"b{layer}"])
+        linear = nn.Linear(W.shape[1], W.shape[0], dtype=W.dtype)
+        with torch.no_grad():
+            linear.weight.copy_(W)
+            linear.bias.copy_(b)
+        modules += [linear, nn.Tanh()]
+    return nn.Sequential(*modules[:-1])
+
+
+def main() -> None:
+    job = dict(np.load(sys.argv[1]))
+    model, regression = network(job), "noise_std" in job
+    y = torch.tensor(job["y"])
+    loader = DataLoader(
+        TensorDataset(torch.tensor(job["X"]), y if regression else y.long()),
+        batch_size=int(job["batch_size"]),
+    )
+    queries, fits, predictions = torch.tensor(job["Q"]), [], []
+    for _ in range(int(job["repeats"])):
+        began = time.perf_counter()
+        extra = {"sigma_noise": float(job["noise_std"])} if regression else {}
+        laplace = Laplace(
+            model,
+            "regression" if regression else "classification",
+            subset_of_weights=str(job["subset"]),
+            hessian_structure=str(job["structure"]),
+            prior_precision=torch.tensor(job["prior"]),
+            **extra,
+        )
+        laplace.fit(loader)
+        fitted = time.perf_counter()
+        if regression:
+            mean, variance = laplace(queries)
+            answer = {"mean": mean.numpy(), "std": variance[..., 0, 0].sqrt().numpy()}
+        else:
+            answer = {"proba": laplace(queries, link_approx="probit").numpy()}
+        predictions.append(time.perf_counter() - fitted)
+        fits.append(fitted - began)
+    answer = {name: np.asarray(value) for name, value in answer.items()}
+    np.savez(sys.argv[2], fit=fits, predict=predictions, **answer)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(sys.argv[3]) if len(sys.argv) > 3 else torch.get_num_threads())
+    main()
