@@ -3,11 +3,15 @@
     python benchmarks/classifier.py agreement
     python benchmarks/classifier.py choices --data ../shared/data/uci
     python benchmarks/classifier.py quality --sets iris wine breast_cancer digits --repeats 5
+    python benchmarks/classifier.py novelty
+    python benchmarks/classifier.py speed --peer .venv-laplace/bin/python
 
 ``agreement`` compares standard deviations with the dense GGN. ``choices`` fits variants
 of the defaults to data that ``quality`` does not use: synthetic classes, and regression
 targets cut at their quantiles. ``quality`` runs repeated stratified folds of scikit-learn's
-data sets, with scikit-learn's own classifiers beside.
+data sets, with scikit-learn's own classifiers beside. ``novelty`` trains on eight of the ten
+digits and ranks test rows by how likely they are one of the other two. ``speed`` asks
+laplace-torch for the same posterior of the same network, turn by turn.
 """
 
 from __future__ import annotations
@@ -15,12 +19,14 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import subprocess
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import numpy as np
@@ -33,8 +39,8 @@ from sklearn.ensemble import VotingClassifier
 from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.gaussian_process.kernels import RBF
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
-from sklearn.model_selection import GridSearchCV, RepeatedStratifiedKFold
+from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.model_selection import GridSearchCV, RepeatedStratifiedKFold, train_test_split
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -55,11 +61,12 @@ N_BINS = 15
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("agreement", "choices", "quality"))
+    parser.add_argument("part", choices=("agreement", "choices", "quality", "novelty", "speed"))
     parser.add_argument("--data", type=Path, default=Path("../shared/data/uci"))
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--peer", type=Path, default=Path(".venv-laplace/bin/python"))
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     print(
@@ -71,8 +78,12 @@ def main() -> None:
         agreement(arguments.sets)
     elif arguments.part == "choices":
         choices(arguments.data, arguments.jobs)
-    else:
+    elif arguments.part == "quality":
         quality(arguments.sets, arguments.repeats, arguments.jobs)
+    elif arguments.part == "novelty":
+        novelty(arguments.jobs)
+    else:
+        speed(arguments.peer)
     print(f"\n{time.perf_counter() - began:.0f} s in all")
 
 
@@ -235,7 +246,6 @@ def estimators() -> dict[str, object]:
     five = [(f"mlp{i}", clone(mlp).set_params(random_state=i)) for i in range(5)]
     return {
         "HFLClassifier": HFLClassifier(),
-        "HFLClassifier, probit": HFLClassifier(link="probit"),
         "LogisticRegression": make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)),
         "MLP, tuned": GridSearchCV(
             make_pipeline(StandardScaler(), mlp), grid, scoring="neg_log_loss", cv=3
@@ -253,8 +263,12 @@ def fold(name: str, X: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.nd
         began = time.perf_counter()
         model = estimator.set_params(**seeds).fit(X[train], y[train])
         seconds = time.perf_counter() - began
-        proba = model.predict_proba(X[test])
-    return proba, model.classes_, seconds
+        probabilities = {"": model.predict_proba(X[test])}
+        if name == "HFLClassifier":
+            for link in ("probit", "none"):
+                model.set_params(link=link)
+                probabilities[f", {link}"] = model.predict_proba(X[test])
+    return probabilities, model.classes_, seconds
 
 
 def quality(names: list[str], repeats: int, jobs: int) -> None:
@@ -267,20 +281,106 @@ def quality(names: list[str], repeats: int, jobs: int) -> None:
             parts = Parallel(n_jobs=jobs)(
                 delayed(fold)(peer, X, y, *split, seed) for seed, split in enumerate(splits)
             )
-            # Calibration of all rows of a repeat together: a fold of 30 rows has none.
-            scores, accuracy = [], []
-            for repeat in range(repeats):
-                chosen = slice(5 * repeat, 5 * repeat + 5)
-                proba = np.concatenate([p for p, _, _ in parts[chosen]])
-                truth = np.concatenate([y[test] for _, test in splits[chosen]])
-                scores.append(score(truth, proba, parts[0][1]))
-                accuracy.append(np.mean(parts[0][1][proba.argmax(1)] == truth))
-            loss, error = np.mean(scores, axis=0)
-            print(
-                f"{peer:22s} log loss {loss:.4f}  calibration error {error:.4f}  "
-                f"accuracy {np.mean(accuracy):.4f}  fit {np.median([s for *_, s in parts]):.2f} s",
-                flush=True,
-            )
+            for link in parts[0][0]:
+                report(f"{peer}{link}", y, splits, parts, link)
+
+
+def report(name: str, y: np.ndarray, splits: list, parts: list, link: str) -> None:
+    # Calibration of all rows of a repeat together: a fold of 30 rows has none.
+    scores, accuracy, classes = [], [], parts[0][1]
+    for start in range(0, len(splits), 5):
+        chosen = slice(start, start + 5)
+        proba = np.concatenate([p[link] for p, _, _ in parts[chosen]])
+        truth = np.concatenate([y[test] for _, test in splits[chosen]])
+        scores.append(score(truth, proba, classes))
+        accuracy.append(np.mean(classes[proba.argmax(1)] == truth))
+    loss, error = np.mean(scores, axis=0)
+    print(
+        f"{name:22s} log loss {loss:.4f}  calibration error {error:.4f}  "
+        f"accuracy {np.mean(accuracy):.4f}  fit {np.median([s for *_, s in parts]):.2f} s",
+        flush=True,
+    )
+
+
+# ---------------------------------------------------------------- novelty
+
+
+def novelty(jobs: int) -> None:
+    heading("Novelty: AUROC of two digits held out of training, of five disjoint pairs")
+    pairs = [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
+    rows = Parallel(n_jobs=jobs)(delayed(held_out)(pair) for pair in pairs)
+    for pair, row in zip([*map(str, pairs), "mean"], [*rows, np.mean(rows, 0)], strict=True):
+        of_information, of_entropy, of_probability, of_mlp = row
+        print(
+            f"{pair:7s} mutual information {of_information:.4f}  entropy {of_entropy:.4f}  "
+            f"max probability {of_probability:.4f}  MLPClassifier's {of_mlp:.4f}"
+        )
+
+
+def held_out(pair: tuple[int, int]) -> list[float]:
+    warnings.simplefilter("ignore")
+    X, y = datasets.load_digits(return_X_y=True)
+    new = np.isin(y, pair)
+    X_train, X_test, y_train, _ = train_test_split(
+        X[~new], y[~new], test_size=0.2, stratify=y[~new], random_state=0
+    )
+    queries = np.concatenate([X_test, X[new]])
+    is_new = np.repeat([False, True], [len(X_test), new.sum()])
+    with threads(1):
+        result = HFLClassifier(random_state=0).fit(X_train, y_train).predict_uncertainty(queries)
+        mlp = make_pipeline(StandardScaler(), MLPClassifier((50,), max_iter=1000, random_state=0))
+        proba = mlp.fit(X_train, y_train).predict_proba(queries)
+    scores = (result.mutual_information, result.entropy, -result.proba.max(1), -proba.max(1))
+    return [float(roc_auc_score(is_new, each)) for each in scores]
+
+
+# ------------------------------------------------------------------ speed
+
+
+def speed(peer: Path, repeats: int = 5) -> None:
+    heading("Speed: digits, 360 test rows, probabilities with their std, full GGN on both sides")
+    X, y = datasets.load_digits(return_X_y=True)
+    X_train, X_test, y_train, _ = train_test_split(X, y, test_size=360, stratify=y, random_state=0)
+    model = HFLClassifier(link="probit", random_state=0).fit(X_train, y_train)
+    ours, fits, predictions = [], [], []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        model.predict_proba(X_test, return_std=True)
+        ours.append(time.perf_counter() - began)
+        answer = laplace_torch(peer, model, X_test, y_train, repeats=1)
+        fits.append(answer["fit"][0])
+        predictions.append(answer["predict"][0])
+    _, variance = model.latent_mean_and_variance(X_test)
+    theirs = np.asarray(answer["latent_variance"])
+    total = np.array(fits) + np.array(predictions)
+    difference = np.abs(np.sqrt(variance / theirs) - 1).max()
+    print(
+        f"ours {np.median(ours):.2f} s  laplace-torch fit {np.median(fits):.2f} s + predict "
+        f"{np.median(predictions):.2f} s  {np.median(total / ours):.1f} times as long "
+        f"(medians of {repeats})"
+    )
+    print(f"worst relative difference of the logits' std {difference:.1e}")
+
+
+def laplace_torch(
+    peer: Path, model: HFLClassifier, X: np.ndarray, y: np.ndarray, repeats: int
+) -> dict[str, np.ndarray]:
+    """The peer's answer for the same weights, prior and data."""
+    log_posterior = model.estimators_[0].estimate.log_posterior
+    layers = zip(model.coefs_, model.intercepts_, strict=True)
+    weights = {}
+    for i, (W, b) in enumerate(layers):
+        weights |= {f"W{i}": W.T, f"b{i}": b}
+    with TemporaryDirectory() as folder:
+        job, answer = Path(folder, "job.npz"), Path(folder, "answer.npz")
+        np.savez(
+            job, **weights, X=log_posterior.X, y=y, Q=model._queries(X),
+            prior=log_posterior.prior.precision, subset="all", structure="full",
+            batch_size=256, repeats=repeats,
+        )  # fmt: skip
+        script = Path(__file__).parent / "peers" / "laplace_torch.py"
+        subprocess.run([peer, "-W", "ignore", script, job, answer], check=True)
+        return dict(np.load(answer))
 
 
 if __name__ == "__main__":
