@@ -6,7 +6,7 @@ VENV_OLDEST ?= .venv-oldest
 WORKERS ?= 2
 PYTEST_ARGS ?=
 # The modules whose docstrings users read; numpydoc checks these against their signatures.
-PUBLIC = sklearn_hfl/__init__.py sklearn_hfl/exceptions.py sklearn_hfl/_classifier.py sklearn_hfl/_class_posterior.py sklearn_hfl/_regressor.py sklearn_hfl/_posterior_predictive.py sklearn_hfl/metrics/scores.py sklearn_hfl/metrics/scorers.py sklearn_hfl/plotting/coverage.py sklearn_hfl/plotting/decomposition.py sklearn_hfl/plotting/prediction_interval.py sklearn_hfl/_adoption.py
+PUBLIC = sklearn_hfl/__init__.py sklearn_hfl/exceptions.py sklearn_hfl/_classifier.py sklearn_hfl/_class_posterior.py sklearn_hfl/_regressor.py sklearn_hfl/_posterior_predictive.py sklearn_hfl/metrics/scores.py sklearn_hfl/metrics/scorers.py sklearn_hfl/plotting/coverage.py sklearn_hfl/plotting/decomposition.py sklearn_hfl/plotting/prediction_interval.py sklearn_hfl/_adoption.py sklearn_hfl/_intervals.py sklearn_hfl/_sets.py
 
 # One thread for each test worker, so that the workers do not fight over the cores.
 TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MPLBACKEND=Agg
