@@ -37,7 +37,8 @@ from sklearn_hfl._params import (
     validate,
 )
 from sklearn_hfl._translation import Trained, module_start
-from sklearn_hfl._validation import Array, Standardizer, check_features, to_tensor
+from sklearn_hfl._validation import Array, Standardizer, check_features, to_numpy, to_tensor
+from sklearn_hfl.calibration.conformal import n_shared_rows
 from sklearn_hfl.exceptions import warn
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.initialization import initial_weights, scaled_precision
@@ -215,7 +216,8 @@ class HFLBase(BaseEstimator):
         prior = estimate.log_posterior.prior
         self.estimators_ = members
         self.module_ = estimate.log_posterior.network.to_module(estimate.weights)
-        for name in ("coefs_", "intercepts_"):
+        # Those of the last fit, which this one may not have.
+        for name in ("coefs_", "intercepts_", "conformity_scores_"):
             self.__dict__.pop(name, None)
         if self.module is None:
             linear = [m for m in self.module_.modules() if isinstance(m, torch.nn.Linear)]
@@ -268,6 +270,18 @@ class HFLBase(BaseEstimator):
         )
         self._warn_of_misses(variances)
         return variances
+
+    def _warn_of_trained_rows(self, X: Tensor, y: Tensor) -> None:
+        """Warn of calibration rows, standardised as in training, that were trained on."""
+        trained = self.estimators_[0].estimate.log_posterior
+        rows, others = (to_numpy(torch.hstack(pair)) for pair in ((X, y), (trained.X, trained.y)))
+        count = n_shared_rows(rows, others)
+        if count:
+            warn(
+                f"{count} of {len(rows)} calibration rows were trained on, or are copies of rows "
+                "that were. Their scores are too good, and coverage will fall short. Split the "
+                "data before fit, and give conformalize the part that fit has not seen."
+            )
 
     def _warn_of_misses(self, variances: list[Variance]) -> None:
         missed = ~torch.stack([v.converged for v in variances]).all(0)

@@ -254,6 +254,12 @@ class ClassPosterior(HFLBase):
         means = [each.exp() for each in log_p]
         return mixture(means, self._variances(X, SOFTMAX), self._no_noise())
 
+    def _encoded(self, classes: NDArray[Any], index: NDArray[np.intp]) -> Tensor:
+        """Labels as the likelihood takes them, (n, K)."""
+        one_hot = np.eye(len(classes))[index]
+        # Two classes share one logit, that of the second.
+        return self._tensor(one_hot[:, 1:] if len(classes) == 2 else one_hot)
+
     def _draws(self) -> Tensor:
         return normal_draws(N_DRAWS, len(self.classes_), self._draw_seed).to(
             self._tensor(np.empty(0))

@@ -14,9 +14,9 @@ from torch import nn
 
 from sklearn_hfl._adoption import ClassifierAdoption
 from sklearn_hfl._base import HFLBase
-from sklearn_hfl._class_posterior import ClassPosterior
 from sklearn_hfl._labels import check_labelled_data, class_weighted
 from sklearn_hfl._params import Rule, any_of, mapping, none, one_of
+from sklearn_hfl._sets import PredictionSets
 from sklearn_hfl._translation import Trained
 from sklearn_hfl._validation import Standardizer
 from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
@@ -33,7 +33,7 @@ LEAST_PRIOR = 0.01
 STARTS = ((0.1, 1.0),)
 
 
-class HFLClassifier(ClassifierMixin, ClassifierAdoption, ClassPosterior):
+class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
     """Neural network classification with the standard deviation of every probability.
 
     A multi-layer perceptron is trained to its maximum a posteriori (MAP) weights.
@@ -145,6 +145,8 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, ClassPosterior):
         Norm of the loss's gradient.
     diagnostics_ : dict
         The numbers behind these, for each member.
+    conformity_scores_ : ndarray of shape (n_calibration_rows,)
+        Only after ``conformalize``: 1 − p(own class) of its rows, ascending.
 
     See Also
     --------
@@ -279,12 +281,10 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, ClassPosterior):
                 f"HFLClassifier: warm_start=True keeps the classes {self.classes_.tolist()}, "
                 f"but y has {classes.tolist()}. Set warm_start=False to start afresh."
             )
-        one_hot = np.eye(len(classes))[index]
         x_scaler = Standardizer.from_data(X, weight, self.normalize_X)
         members = self._fit_members(
             x_scaler.transform(X),
-            # Two classes share one logit, that of the second.
-            self._tensor(one_hot[:, 1:] if len(classes) == 2 else one_hot),
+            self._encoded(classes, index),
             weight,
             CategoricalLikelihood(),
             EvidenceOptions(

@@ -11,7 +11,7 @@ from sklearn.utils.validation import validate_data
 
 from sklearn_hfl._validation import Array, check_sample_weight, text_explained
 
-__all__ = ["check_labelled_data", "class_weighted"]
+__all__ = ["check_known_labels", "check_labelled_data", "class_weighted"]
 
 
 def check_labelled_data(
@@ -58,6 +58,43 @@ def check_labelled_data(
             f"all of class {classes.tolist()[0]!r}. Check y, and how it was split."
         )
     return X[used], classes, index, weight[used]
+
+
+def check_known_labels(estimator: Any, X: Any, y: Any) -> tuple[Array, NDArray[np.intp]]:
+    """Validate rows and their labels for a fitted classifier.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Knows the features and ``classes_`` seen in fit.
+    X : array-like of shape (n, n_features)
+        Inputs.
+    y : array-like of shape (n,)
+        Labels.
+
+    Returns
+    -------
+    X : ndarray of shape (n, n_features)
+    index : ndarray of shape (n,)
+        Which of the classes each row has.
+
+    Raises
+    ------
+    ValueError
+        If a label is none of them.
+    """
+    with text_explained():
+        X, y = validate_data(estimator, X, y, dtype=np.float64, reset=False)
+    known = estimator.classes_.tolist()
+    position = {label: k for k, label in enumerate(known)}
+    labels = y.tolist()
+    unknown = list(dict.fromkeys(label for label in labels if label not in position))
+    if unknown:
+        raise ValueError(
+            f"y holds the labels {unknown}, but fit saw {known} only. Leave their rows out, or "
+            "check the type of the labels."
+        )
+    return X, np.array([position[label] for label in labels])
 
 
 def class_weighted(

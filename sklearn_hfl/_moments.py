@@ -12,6 +12,7 @@ from sklearn_hfl._params import real
 
 __all__ = [
     "check_level",
+    "check_levels",
     "check_std",
     "check_values",
     "predict_epistemic_std",
@@ -179,6 +180,31 @@ def check_level(owner: str, confidence_level: Any) -> float:
             f"{owner}: confidence_level must be {rule.expected}, but got {confidence_level!r}."
         )
     return float(confidence_level)
+
+
+def check_levels(owner: str, confidence_level: Any) -> Array:
+    """Validate one confidence level or several.
+
+    Parameters
+    ----------
+    owner : str
+        Who asks, for the message.
+    confidence_level : float or sequence of float
+        The levels.
+
+    Returns
+    -------
+    ndarray of shape (n_levels,)
+
+    Raises
+    ------
+    ValueError
+        If there is none, or one is not between 0 and 1.
+    """
+    levels = [confidence_level] if np.ndim(confidence_level) == 0 else list(confidence_level)
+    if not levels:
+        raise ValueError(f"{owner}: confidence_level must hold one level or more, but it is empty.")
+    return np.array([check_level(owner, level) for level in levels])
 
 
 def _description(answer: Any) -> str:

@@ -13,8 +13,8 @@ from torch import nn
 
 from sklearn_hfl._adoption import RegressorAdoption
 from sklearn_hfl._base import HFLBase
+from sklearn_hfl._intervals import PredictionIntervals
 from sklearn_hfl._params import Rule, any_of, boolean, one_of, real, reals
-from sklearn_hfl._posterior_predictive import PosteriorPredictive
 from sklearn_hfl._translation import Trained
 from sklearn_hfl._validation import Array, Standardizer, check_training_data, to_numpy
 from sklearn_hfl.exceptions import warn
@@ -27,7 +27,7 @@ __all__ = ["HFLRegressor"]
 START_NOISE_STD = 1.0
 
 
-class HFLRegressor(RegressorMixin, RegressorAdoption, PosteriorPredictive):
+class HFLRegressor(RegressorMixin, RegressorAdoption, PredictionIntervals):
     """Neural network regression with the standard deviation of every prediction.
 
     A multi-layer perceptron is trained to its maximum a posteriori (MAP) weights.
@@ -138,6 +138,9 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PosteriorPredictive):
         Norm of the loss's gradient.
     diagnostics_ : dict
         The numbers behind these, for each member.
+    conformity_scores_ : ndarray of shape (n_calibration_rows,) or (n_calibration_rows, n_outputs)
+        Only after ``conformalize``: |y − mean| / std of its rows, ascending in each
+        column.
 
     See Also
     --------

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "Standardizer",
+    "check_calibration_data",
     "check_features",
     "check_module",
     "check_sample_weight",
@@ -70,22 +71,51 @@ def check_training_data(
     X, y, sample_weight : ndarray
         Of float64, for the rows of positive weight.
     """
+    X, y = _numeric_rows(estimator, X, y, ensure_min_samples=2)
+    weight = check_sample_weight(sample_weight, len(X))
+    used = weight > 0
+    return X[used], y[used], weight[used]
+
+
+def check_calibration_data(estimator: Any, X: Any, y: Any, n_outputs: int) -> tuple[Array, Array]:
+    """Validate rows X, y for a fitted estimator.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Knows the features seen in fit.
+    X : array-like of shape (n, n_features)
+        Inputs.
+    y : array-like of shape (n,) or (n, n_outputs)
+        Targets.
+    n_outputs : int
+        Outputs seen in fit.
+
+    Returns
+    -------
+    X : ndarray of shape (n, n_features)
+    y : ndarray of shape (n, n_outputs)
+
+    Raises
+    ------
+    ValueError
+        If they are not as seen in fit.
+    """
+    X, y = _numeric_rows(estimator, X, y, reset=False)
+    targets = y.reshape(len(y), -1)
+    if targets.shape[1] != n_outputs:
+        raise ValueError(f"y must have {n_outputs} outputs, as in fit, but got {targets.shape[1]}.")
+    return X, targets
+
+
+def _numeric_rows(estimator: Any, X: Any, y: Any, **options: Any) -> tuple[Array, Array]:
     if issparse(y):
         raise TypeError("y must be dense, but a sparse array came. Use y.toarray().")
     with text_explained():
         X, y = validate_data(
-            estimator,
-            X,
-            y,
-            dtype=np.float64,
-            multi_output=True,
-            y_numeric=True,
-            ensure_min_samples=2,
+            estimator, X, y, dtype=np.float64, multi_output=True, y_numeric=True, **options
         )
-        y = np.asarray(y, dtype=np.float64)
-    weight = check_sample_weight(sample_weight, len(X))
-    used = weight > 0
-    return X[used], y[used], weight[used]
+        return X, np.asarray(y, dtype=np.float64)
 
 
 def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:

@@ -14,7 +14,16 @@ import sklearn_hfl
 from sklearn_hfl import HFLRegressor
 
 PUBLIC = sklearn_hfl.__all__
-METHODS = ("fit", "from_mlp", "from_torch", "predict", "predict_uncertainty", "sample_y")
+METHODS = (
+    "fit",
+    "conformalize",
+    "from_mlp",
+    "from_torch",
+    "predict",
+    "predict_interval",
+    "predict_uncertainty",
+    "sample_y",
+)
 
 
 def section(docstring, title):
@@ -84,6 +93,7 @@ def test_fitted_attributes_are_those_documented():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = HFLRegressor(hidden_layer_sizes=(2,), max_iter=2).fit(X, X["a"])
+        model.conformalize(X, X["a"])
     attributes = {n for n in vars(model) if n.endswith("_") and not n.startswith("_")}
     assert set(section(HFLRegressor.__doc__, "Attributes")) == attributes
 

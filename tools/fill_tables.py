@@ -25,6 +25,9 @@ def main() -> int:
     if (RESULTS / "classifier-choices.txt").exists():
         table = printed("classifier-choices.txt", "Choices")
         tables.append(("docs/design/classifier.md", "choices", table))
+    if (RESULTS / "conformal.txt").exists():
+        table = printed("conformal.txt", "Conformal")
+        tables.append(("docs/user_guide.md", "conformal", table))
     if (RESULTS / "classifier-quality.txt").exists():
         table = all_printed("classifier-quality.txt", "Quality")
         tables.append(("docs/user_guide.md", "quality", table))

@@ -1,0 +1,173 @@
+"""Intervals: where a new observation lies, with a given probability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from scipy.special import ndtri
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from sklearn_hfl._moments import check_levels
+from sklearn_hfl._params import one_of, validate
+from sklearn_hfl._posterior_predictive import PosteriorPredictive
+from sklearn_hfl._validation import Array, check_calibration_data, to_numpy
+from sklearn_hfl.calibration.conformal import conformal_quantile, normalized_residuals
+
+__all__ = ["PredictionIntervals"]
+
+
+class PredictionIntervals(PosteriorPredictive):
+    """Intervals of a regressor, in units of y."""
+
+    conformity_scores_: Array
+
+    def conformalize(self, X: ArrayLike, y: ArrayLike) -> Self:
+        """Calibrate conformal intervals on rows that were held out of fit.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Inputs of the calibration rows.
+        y : array-like of shape (n,) or (n, n_outputs)
+            Their observed values.
+
+        Returns
+        -------
+        HFLRegressor
+            Itself, with ``conformity_scores_``. A second call replaces the first, and
+            ``fit`` discards it.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If an array is not as expected; nothing is then changed.
+
+        Warns
+        -----
+        HFLWarning
+            If rows were trained on: their residuals are too small, and so are intervals
+            made from them.
+
+        Notes
+        -----
+        Split conformal prediction with the score |y − mean| / std, where std is the total
+        one of ``predict(X, return_std=True)``: noise included. Coverage then holds for
+        rows that are exchangeable with the calibration rows, whether or not the model is
+        right, on average over draws of both. Other parameters of the estimator
+        (``variance``, for example) need another calibration.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_diabetes
+        >>> from sklearn_hfl import HFLRegressor
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> model = HFLRegressor(hidden_layer_sizes=(5,), random_state=0).fit(X[:200], y[:200])
+        >>> model.conformalize(X[200:300], y[200:300]).conformity_scores_.shape
+        (100,)
+        """
+        check_is_fitted(self)
+        rows, targets = check_calibration_data(self, X, y, self.n_outputs_)
+        with torch.inference_mode(False):
+            queries = self._tensor(self._x_scaler.transform(rows))
+            self._warn_of_trained_rows(queries, self._tensor(self._y_scaler.transform(targets)))
+            scores = np.sort(normalized_residuals(targets, *self._mean_and_std(queries)), axis=0)
+        self.conformity_scores_ = self._shaped(scores)
+        return self
+
+    def predict_interval(
+        self,
+        X: ArrayLike,
+        confidence_level: float | Sequence[float] = 0.9,
+        kind: str = "gaussian",
+    ) -> tuple[Array, Array]:
+        """Predict intervals that hold a new y, noise included, with a given probability.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Queries.
+        confidence_level : float or sequence of float, default=0.9
+            Probability that an interval holds y, between 0 and 1; of each output by
+            itself.
+        kind : {"gaussian", "conformal"}, default="gaussian"
+            "gaussian": mean ± z std, from the normal distribution's quantile z and the
+            total std; as good as the model. "conformal": mean ± q std, with q from the
+            rows of ``conformalize``; covers whether or not the model is right.
+
+        Returns
+        -------
+        mean : ndarray of shape (n,) or (n, n_outputs)
+            As ``predict`` gives it, in units of y.
+        interval : ndarray of shape (n, 2) or (n, n_outputs, 2)
+            Lower and upper end in units of y. A sequence of levels adds a last axis:
+            (n, 2, n_levels) or (n, n_outputs, 2, n_levels).
+
+        Raises
+        ------
+        ValueError
+            If an argument is none of its values; for "conformal" also before
+            ``conformalize``, and where that had fewer than level / (1 − level) rows.
+
+        Warns
+        -----
+        HFLWarning
+            With the number of standard deviations that missed ``std_rtol``.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_diabetes
+        >>> from sklearn_hfl import HFLRegressor
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> model = HFLRegressor(hidden_layer_sizes=(5,), random_state=0).fit(X[:200], y[:200])
+        >>> mean, interval = model.predict_interval(X[300:], [0.5, 0.9])
+        >>> interval.shape
+        (142, 2, 2)
+        >>> model.conformalize(X[200:300], y[200:300])
+        HFLRegressor(hidden_layer_sizes=(5,), random_state=0)
+        >>> mean, interval = model.predict_interval(X[300:], kind="conformal")
+        >>> interval.shape
+        (142, 2)
+        """
+        check_is_fitted(self)
+        kinds = {"gaussian": self._gaussian, "conformal": self._conformal}
+        validate("predict_interval", {"kind": kind}, {"kind": one_of(*kinds)})
+        levels = check_levels("predict_interval", confidence_level)
+        with torch.inference_mode(False):
+            mean, interval = kinds[kind](self._queries(X), levels)
+        if self._one_dimensional:
+            mean, interval = mean[:, 0], interval[:, 0]
+        return mean, interval if np.ndim(confidence_level) else interval[..., 0]
+
+    # Each kind: queries (n, D) and levels (L,) to means (n, K) and intervals (n, K, 2, L).
+
+    def _gaussian(self, X: Tensor, levels: Array) -> tuple[Array, Array]:
+        return self._symmetric(X, ndtri((1 + levels) / 2))
+
+    def _conformal(self, X: Tensor, levels: Array) -> tuple[Array, Array]:
+        if not hasattr(self, "conformity_scores_"):
+            raise ValueError(
+                "predict_interval: kind='conformal' needs calibration rows. Call "
+                "conformalize(X, y) first, with rows that were not trained on."
+            )
+        scores = self.conformity_scores_.reshape(-1, self.n_outputs_)
+        quantiles = [conformal_quantile(scores, level) for level in levels]
+        return self._symmetric(X, np.stack(quantiles, axis=-1))
+
+    def _symmetric(self, X: Tensor, factor: Array) -> tuple[Array, Array]:
+        """Mean ± factor std, for factors (L,) or (K, L)."""
+        mean, std = self._mean_and_std(X)
+        half = factor * std[..., None]
+        centre = mean[..., None]
+        return mean, np.stack([centre - half, centre + half], axis=2)
+
+    def _mean_and_std(self, X: Tensor) -> tuple[Array, Array]:
+        """Moments (n, K) of a new y in its units."""
+        moments = self._moments(X)
+        return self._y_scaler.inverse(to_numpy(moments.mean)), self._stds(moments)["total"]

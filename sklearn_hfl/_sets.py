@@ -1,0 +1,125 @@
+"""Sets: which classes a new row may have, with a given probability."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_hfl._class_posterior import ClassPosterior
+from sklearn_hfl._labels import check_known_labels
+from sklearn_hfl._moments import check_level
+from sklearn_hfl._validation import Array
+from sklearn_hfl.calibration.conformal import conformal_quantile, label_scores, label_sets
+
+__all__ = ["PredictionSets"]
+
+
+class PredictionSets(ClassPosterior):
+    """Sets of a classifier, in the order of ``classes_``."""
+
+    conformity_scores_: Array
+
+    def conformalize(self, X: ArrayLike, y: ArrayLike) -> Self:
+        """Calibrate sets of classes on rows that were held out of fit.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Inputs of the calibration rows.
+        y : array-like of shape (n,)
+            Their labels, elements of ``classes_``.
+
+        Returns
+        -------
+        HFLClassifier
+            Itself, with ``conformity_scores_``. A second call replaces the first, and
+            ``fit`` discards it.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If an array is not as expected or a label is unknown; nothing is then changed.
+
+        Warns
+        -----
+        HFLWarning
+            If rows were trained on: their labels were learned, and sets made from them
+            are too small.
+
+        Notes
+        -----
+        Split conformal prediction with the score 1 − p, where p is the probability that
+        ``predict_proba`` gives the row's own class (least ambiguous set-valued
+        classifiers: M. Sadinle, J. Lei, L. Wasserman, arXiv:1609.00451). Coverage then
+        holds for rows that are exchangeable with the calibration rows, on average over
+        draws of both and over classes. Other parameters of the estimator (``link``, for
+        example) need another calibration.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import make_moons
+        >>> from sklearn_hfl import HFLClassifier
+        >>> X, y = make_moons(120, noise=0.3, random_state=0)
+        >>> model = HFLClassifier(hidden_layer_sizes=(5,), random_state=0).fit(X[:60], y[:60])
+        >>> model.conformalize(X[60:], y[60:]).conformity_scores_.shape
+        (60,)
+        """
+        check_is_fitted(self)
+        rows, index = check_known_labels(self, X, y)
+        with torch.inference_mode(False):
+            queries = self._tensor(self._x_scaler.transform(rows))
+            self._warn_of_trained_rows(queries, self._encoded(self.classes_, index))
+        self.conformity_scores_ = np.sort(label_scores(self.predict_proba(X), index))
+        return self
+
+    def predict_set(self, X: ArrayLike, confidence_level: float = 0.9) -> NDArray[Any]:
+        """Predict which classes a row may have; needs ``conformalize``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Queries.
+        confidence_level : float, default=0.9
+            Probability that the set holds the row's class, between 0 and 1.
+
+        Returns
+        -------
+        ndarray of bool, of shape (n, n_classes)
+            Whether each class is in the row's set. The most probable class always is, so
+            that no set is empty: coverage is then at least what was asked for, and the
+            accuracy of ``predict`` where that is more.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If the level is not between 0 and 1, before ``conformalize``, and where that
+            had fewer than level / (1 − level) rows.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import make_moons
+        >>> from sklearn_hfl import HFLClassifier
+        >>> X, y = make_moons(120, noise=0.3, random_state=0)
+        >>> model = HFLClassifier(hidden_layer_sizes=(5,), random_state=0).fit(X[:60], y[:60])
+        >>> model = model.conformalize(X[60:], y[60:])
+        >>> model.predict_set([[0.0, 1.0], [0.5, 0.25]], 0.95)
+        array([[ True, False],
+               [ True,  True]])
+        """
+        check_is_fitted(self)
+        level = check_level("predict_set", confidence_level)
+        if not hasattr(self, "conformity_scores_"):
+            raise ValueError(
+                "predict_set needs calibration rows. Call conformalize(X, y) first, with rows "
+                "that were not trained on."
+            )
+        quantile = conformal_quantile(self.conformity_scores_, level)
+        return label_sets(self.predict_proba(X), quantile)

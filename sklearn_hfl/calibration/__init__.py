@@ -1,0 +1,1 @@
+"""How predictions are given coverage: scores of rows that were held out."""

@@ -1,0 +1,151 @@
+"""Split conformal prediction: finite-sample coverage from the scores of held-out rows.
+
+If n calibration rows and a new row are exchangeable, the new row's score is at most the
+k-th smallest of the n with probability k / (n + 1) or more, whatever the model and the
+distribution (V. Vovk, A. Gammerman, G. Shafer, "Algorithmic Learning in a Random World",
+2005; J. Lei et al., "Distribution-Free Predictive Inference for Regression",
+arXiv:1604.04173).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "conformal_quantile",
+    "label_scores",
+    "label_sets",
+    "n_shared_rows",
+    "normalized_residuals",
+    "rows_needed",
+]
+
+Array = NDArray[np.float64]
+
+# Of a row. Rounding lifts products over an integer: 100 × 0.07 is 7.000000000000001.
+ROUNDING = 1e-9
+# Two numbers are taken for one where they agree to so many decimals, in standard deviations.
+DECIMALS = 6
+
+
+def rows_needed(level: float) -> int:
+    """Fewest calibration rows for which a level can be reached: ⌈level / (1 − level)⌉.
+
+    Parameters
+    ----------
+    level : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    int
+    """
+    return max(1, math.ceil((level - ROUNDING) / (1 - level)))
+
+
+def conformal_quantile(scores: Array, level: float) -> Any:
+    """Score that a new row stays under with probability ``level``, or a little more.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n,) or (n, n_outputs)
+        Scores of the calibration rows, ascending in each column.
+    level : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    float or ndarray of shape (n_outputs,)
+        The ⌈(n + 1) level⌉-th smallest.
+
+    Raises
+    ------
+    ValueError
+        If there are too few rows for the level.
+    """
+    n, needed = len(scores), rows_needed(level)
+    if n < needed:
+        raise ValueError(
+            f"confidence_level={level:g} needs {needed} calibration rows or more, but conformalize "
+            f"was given {n}. Give it more rows, or ask for a level of {n / (n + 1):.3g} or less."
+        )
+    rank = max(1, math.ceil((n + 1) * level - ROUNDING))
+    return scores[rank - 1]
+
+
+def normalized_residuals(y: Array, mean: Array, std: Array) -> Array:
+    """Scores |y − mean| / std.
+
+    Parameters
+    ----------
+    y, mean, std : ndarray of shape (n,) or (n, n_outputs)
+        Observed values, and the moments predicted for them.
+
+    Returns
+    -------
+    ndarray of the same shape
+    """
+    return np.abs(y - mean) / std
+
+
+def label_scores(proba: Array, index: NDArray[np.intp]) -> Array:
+    """Scores 1 − p(observed class).
+
+    Parameters
+    ----------
+    proba : ndarray of shape (n, n_classes)
+        Predicted probabilities.
+    index : ndarray of shape (n,)
+        The class that was observed.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+    """
+    return 1 - proba[np.arange(len(index)), index]
+
+
+def label_sets(proba: Array, quantile: float) -> NDArray[np.bool_]:
+    """Classes whose scores are at most the quantile, and always the most probable one.
+
+    Parameters
+    ----------
+    proba : ndarray of shape (n, n_classes)
+        Predicted probabilities.
+    quantile : float
+        Of the scores `label_scores`.
+
+    Returns
+    -------
+    ndarray of bool, of shape (n, n_classes)
+    """
+    scores = 1 - proba
+    return scores <= np.maximum(quantile, scores.min(axis=1, keepdims=True))
+
+
+def n_shared_rows(rows: Array, others: Array) -> int:
+    """Count the rows that are also among others.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, n_columns)
+        Rows, standardised.
+    others : ndarray of shape (n_others, n_columns)
+        Where to look for them.
+
+    Returns
+    -------
+    int
+        How many of the n agree with one of the others in every column, to six decimals.
+    """
+    known = set(_fingerprints(others))
+    return sum(fingerprint in known for fingerprint in _fingerprints(rows))
+
+
+def _fingerprints(rows: Array) -> list[int]:
+    rounded = np.round(rows, DECIMALS) + 0.0  # no negative zeros
+    return [hash(row.tobytes()) for row in rounded]
