@@ -14,10 +14,10 @@ from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["conjugate_gradients", "newton_cg"]
 
-# Below a Newton decrement of one posterior standard deviation the true Hessian
+# Below a Newton decrement of ten posterior standard deviations the true Hessian
 # takes the place of Gauss-Newton, whose convergence is linear, and slow in the flat
 # valley around a MAP (docs/design/training.md).
-NEWTON_REGION = 1.0
+NEWTON_REGION = 10.0
 START_DAMPING = 1e2
 CG_MAX_ITER = 100
 # A direction that took more products than this is worth a new preconditioner, once the
