@@ -77,7 +77,12 @@ def adam_polished() -> HFLRegressor:
     x = np.concatenate([rng.uniform(-2, -0.8, 40), rng.uniform(0.5, 1.6, 40)])
     X, y = x[:, None], np.sin(3 * x) + 0.15 * rng.standard_normal(80)
     mlp = MLPRegressor(
-        (30,), activation="tanh", alpha=0.1, learning_rate_init=0.01, max_iter=300, random_state=0
+        hidden_layer_sizes=(30,),
+        activation="tanh",
+        alpha=0.1,
+        learning_rate_init=0.01,
+        max_iter=300,
+        random_state=0,
     )
     return HFLRegressor.from_mlp(mlp.fit(X, y), X, y, polish=True, max_iter=500, tol=0.0)
 
