@@ -13,8 +13,9 @@ from torch import nn
 
 from sklearn_hfl._adoption import RegressorAdoption
 from sklearn_hfl._base import HFLBase
+from sklearn_hfl._functionals import PopulationFunctionals
 from sklearn_hfl._params import Rule, any_of, boolean, one_of, real, reals
-from sklearn_hfl._posterior_predictive import PosteriorPredictive
+from sklearn_hfl._profiles import ProfileIntervals
 from sklearn_hfl._translation import Trained
 from sklearn_hfl._validation import Array, Standardizer, check_training_data, to_numpy
 from sklearn_hfl.exceptions import warn
@@ -27,7 +28,7 @@ __all__ = ["HFLRegressor"]
 START_NOISE_STD = 1.0
 
 
-class HFLRegressor(RegressorMixin, RegressorAdoption, PosteriorPredictive):
+class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, ProfileIntervals):
     """Neural network regression with the standard deviation of every prediction.
 
     A multi-layer perceptron is trained to its maximum a posteriori (MAP) weights.

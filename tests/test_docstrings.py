@@ -14,7 +14,8 @@ import sklearn_hfl
 from sklearn_hfl import HFLRegressor
 
 PUBLIC = sklearn_hfl.__all__
-METHODS = ("fit", "from_mlp", "from_torch", "predict", "predict_uncertainty", "sample_y")
+METHODS = ("fit", "from_mlp", "from_torch", "predict", "predict_functional",
+           "predict_uncertainty", "sample_y")  # fmt: skip
 
 
 def section(docstring, title):
