@@ -89,7 +89,7 @@ benchmark-functional: $(VENV)/.installed-plot  ## Time the error bar of a popula
 	cat benchmarks/results/functional.txt
 
 benchmark-profile: $(VENV)/.installed-plot  ## Coverage of profile intervals beside Gaussian ones
-	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/profile.py > benchmarks/results/profile.txt
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/profile_interval.py > benchmarks/results/profile.txt
 	cat benchmarks/results/profile.txt
 
 clean:  ## Remove caches and build products
