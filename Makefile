@@ -6,7 +6,7 @@ VENV_OLDEST ?= .venv-oldest
 WORKERS ?= 2
 PYTEST_ARGS ?=
 # The modules whose docstrings users read; numpydoc checks these against their signatures.
-PUBLIC = sklearn_hfl/__init__.py sklearn_hfl/exceptions.py sklearn_hfl/_classifier.py sklearn_hfl/_class_posterior.py sklearn_hfl/_regressor.py sklearn_hfl/_posterior_predictive.py sklearn_hfl/metrics/scores.py sklearn_hfl/metrics/scorers.py sklearn_hfl/plotting/coverage.py sklearn_hfl/plotting/decomposition.py sklearn_hfl/plotting/prediction_interval.py sklearn_hfl/_adoption.py sklearn_hfl/_intervals.py sklearn_hfl/_sets.py
+PUBLIC = sklearn_hfl/__init__.py sklearn_hfl/exceptions.py sklearn_hfl/_classifier.py sklearn_hfl/_class_posterior.py sklearn_hfl/_regressor.py sklearn_hfl/_posterior_predictive.py sklearn_hfl/_functionals.py sklearn_hfl/_intervals.py sklearn_hfl/_sets.py sklearn_hfl/metrics/scores.py sklearn_hfl/metrics/scorers.py sklearn_hfl/plotting/coverage.py sklearn_hfl/plotting/decomposition.py sklearn_hfl/plotting/prediction_interval.py sklearn_hfl/_adoption.py
 
 # One thread for each test worker, so that the workers do not fight over the cores.
 TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MPLBACKEND=Agg
@@ -15,7 +15,7 @@ PYTEST = -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart test test-oldest coverage lint types docs benchmark-equality benchmark-ablation benchmark-classifier benchmark-conformal benchmark-products clean distclean
+.PHONY: help quickstart test test-oldest coverage lint types docs benchmark-equality benchmark-ablation benchmark-classifier benchmark-conformal benchmark-functional benchmark-grid-search benchmark-products benchmark-profile clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,14 @@ benchmark-classifier: $(VENV)/.installed-plot  ## Check the classifier's numbers
 			> benchmarks/results/classifier-$$part.txt || exit 1; \
 	done
 	$(VENV)/bin/python tools/fill_tables.py
+
+benchmark-functional: $(VENV)/.installed-plot  ## Time the error bar of a population mean, and compare it with the dense one
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/functional.py > benchmarks/results/functional.txt
+	cat benchmarks/results/functional.txt
+
+benchmark-profile: $(VENV)/.installed-plot  ## Coverage of profile intervals beside Gaussian ones
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/profile_interval.py > benchmarks/results/profile.txt
+	cat benchmarks/results/profile.txt
 
 clean:  ## Remove caches and build products
 	rm -rf build dist *.egg-info .coverage .coverage.* htmlcov

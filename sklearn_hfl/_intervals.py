@@ -12,16 +12,17 @@ from scipy.special import ndtri
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from sklearn_hfl._members import member_means
 from sklearn_hfl._moments import check_levels
 from sklearn_hfl._params import one_of, validate
-from sklearn_hfl._posterior_predictive import PosteriorPredictive
+from sklearn_hfl._profiles import ProfileIntervals
 from sklearn_hfl._validation import Array, check_calibration_data, to_numpy
 from sklearn_hfl.calibration.conformal import conformal_quantile, normalized_residuals
 
 __all__ = ["PredictionIntervals"]
 
 
-class PredictionIntervals(PosteriorPredictive):
+class PredictionIntervals(ProfileIntervals):
     """Intervals of a regressor, in units of y."""
 
     conformity_scores_: Array
@@ -96,10 +97,13 @@ class PredictionIntervals(PosteriorPredictive):
         confidence_level : float or sequence of float, default=0.9
             Probability that an interval holds y, between 0 and 1; of each output by
             itself.
-        kind : {"gaussian", "conformal"}, default="gaussian"
+        kind : {"gaussian", "conformal", "profile"}, default="gaussian"
             "gaussian": mean ± z std, from the normal distribution's quantile z and the
             total std; as good as the model. "conformal": mean ± q std, with q from the
-            rows of ``conformalize``; covers whether or not the model is right.
+            rows of ``conformalize``; covers whether or not the model is right. "profile":
+            where the network, refitted through each end, loses z²/2 nats, with the
+            noise added in squares; the sides may differ. It refits for each query, end
+            and level: for small data.
 
         Returns
         -------
@@ -118,7 +122,8 @@ class PredictionIntervals(PosteriorPredictive):
         Warns
         -----
         HFLWarning
-            With the number of standard deviations that missed ``std_rtol``.
+            With the number of standard deviations that missed ``std_rtol``, or of profile
+            intervals with an end that was not found, which is then the linearized one.
 
         Examples
         --------
@@ -136,7 +141,11 @@ class PredictionIntervals(PosteriorPredictive):
         (142, 2)
         """
         check_is_fitted(self)
-        kinds = {"gaussian": self._gaussian, "conformal": self._conformal}
+        kinds = {
+            "gaussian": self._gaussian,
+            "conformal": self._conformal,
+            "profile": self._profile,
+        }
         validate("predict_interval", {"kind": kind}, {"kind": one_of(*kinds)})
         levels = check_levels("predict_interval", confidence_level)
         with torch.inference_mode(False):
@@ -159,6 +168,12 @@ class PredictionIntervals(PosteriorPredictive):
         scores = self.conformity_scores_.reshape(-1, self.n_outputs_)
         quantiles = [conformal_quantile(scores, level) for level in levels]
         return self._symmetric(X, np.stack(quantiles, axis=-1))
+
+    def _profile(self, X: Tensor, levels: Array) -> tuple[Array, Array]:
+        ends = [self._profile_interval(X, float(ndtri((1 + level) / 2)))[:2] for level in levels]
+        mean = torch.stack(member_means(self.estimators_, X)).mean(0)
+        interval = np.stack([np.stack(pair, axis=-1) for pair in ends], axis=-1)
+        return self._y_scaler.inverse(to_numpy(mean)), interval
 
     def _symmetric(self, X: Tensor, factor: Array) -> tuple[Array, Array]:
         """Mean ± factor std, for factors (L,) or (K, L)."""

@@ -26,15 +26,19 @@ from sklearn_hfl.uncertainty.diagnostics import Diagnostics, diagnose
 from sklearn_hfl.uncertainty.evidence import EvidenceOptions, maximize_evidence
 from sklearn_hfl.uncertainty.moderation import LogitPosterior
 from sklearn_hfl.uncertainty.posterior_mean import posterior_mean_shift
+from sklearn_hfl.uncertainty.profile import ProfileInterval, profile_interval
 from sklearn_hfl.uncertainty.variance import Variance, variance
 
 __all__ = [
     "Member",
     "Route",
     "fit_member",
+    "functional_moments",
+    "functional_values",
     "joint_covariance",
     "member_logits",
     "member_means",
+    "member_profiles",
     "member_variances",
     "warm_started",
     "with_data",
@@ -216,6 +220,20 @@ def member_logits(
     return logits, verdicts
 
 
+def member_profiles(
+    members: Sequence[Member], X: Tensor, z: float, route: Route, n_jobs: int | None, verbose: bool
+) -> list[ProfileInterval]:
+    """Profile intervals of the predictions at queries (Q, D), outputs fastest, for each member."""
+
+    def answer(member: Member, chunk: Tensor) -> ProfileInterval:
+        functional = Prediction(member.estimate.log_posterior.network, chunk)
+        return profile_interval(member.estimate, functional, z, rtol=route.rtol)
+
+    # Whatever the variance is, the ends are the network's own.
+    parts = _for_chunks(answer, members, X, replace(route, mode="network"), n_jobs, verbose)
+    return [_concatenate(of_member) for of_member in parts]
+
+
 def joint_covariance(
     members: Sequence[Member], X: Tensor, route: Route
 ) -> tuple[Tensor, list[Variance]]:
@@ -235,6 +253,37 @@ def joint_covariance(
         total += joint.diagonal(dim1=1, dim2=3)
         verdicts.append(variance(optima, route.rtol))
     return total / len(members), verdicts
+
+
+def functional_values(
+    members: Sequence[Member], functional: Callable[[LogPosterior], Functional]
+) -> Tensor:
+    """Values (M, G) of the G functionals of each of M members."""
+    values = []
+    with torch.no_grad():
+        for estimate in (member.estimate for member in members):
+            values.append(functional(estimate.log_posterior).value(estimate.weights[None])[0])
+    return torch.stack(values)
+
+
+def functional_moments(
+    members: Sequence[Member],
+    functional: Callable[[LogPosterior], Functional],
+    route: Route,
+    *,
+    joint: bool,
+) -> tuple[Tensor, Tensor, list[Variance]]:
+    """Mixture's means (G,), variances (G,) or ``joint`` covariance (G, G), and verdicts."""
+    values = functional_values(members, functional)
+    deviations = values - values.mean(0)
+    total = deviations.mT @ deviations if joint else deviations.square().sum(0)
+    verdicts = []
+    for member in members:
+        own = functional(member.estimate.log_posterior)
+        optima = route.optima(member.estimate, own)
+        verdicts.append(variance(optima, route.rtol))
+        total += covariance(own, optima, route.rtol) if joint else verdicts[-1].value
+    return values.mean(0), total / len(members), verdicts
 
 
 def _chunk_size(log_posterior: LogPosterior, mode: str) -> int:
@@ -266,7 +315,7 @@ def _for_chunks(
     return [list(parts[i : i + n]) for i in range(0, len(parts), n)]
 
 
-_Tensors = TypeVar("_Tensors", LogitPosterior, Variance)
+_Tensors = TypeVar("_Tensors", LogitPosterior, ProfileInterval, Variance)
 
 
 def _concatenate(parts: Sequence[_Tensors]) -> _Tensors:

@@ -13,6 +13,7 @@ from torch import nn
 
 from sklearn_hfl._adoption import RegressorAdoption
 from sklearn_hfl._base import HFLBase
+from sklearn_hfl._functionals import PopulationFunctionals
 from sklearn_hfl._intervals import PredictionIntervals
 from sklearn_hfl._params import Rule, any_of, boolean, one_of, real, reals
 from sklearn_hfl._translation import Trained
@@ -27,7 +28,7 @@ __all__ = ["HFLRegressor"]
 START_NOISE_STD = 1.0
 
 
-class HFLRegressor(RegressorMixin, RegressorAdoption, PredictionIntervals):
+class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, PredictionIntervals):
     """Neural network regression with the standard deviation of every prediction.
 
     A multi-layer perceptron is trained to its maximum a posteriori (MAP) weights.

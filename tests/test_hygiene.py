@@ -97,6 +97,8 @@ def fit_and_ask(params):
     model.predict(X[:5], return_cov=True)
     model.predict_uncertainty(X[:5])
     model.sample_y(X[:5], 3)
+    model.predict_functional(X[:5])
+    model.predict_functional(X[:5], func=lambda f: f.logsumexp(0), return_cov=True)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -287,6 +287,28 @@ def test_a_warning_that_is_an_error_leaves_the_old_calibration(model):
     assert model.conformity_scores_ is scores
 
 
+# ------------------------------------------------------------------- profile
+
+
+@pytest.mark.parametrize("n_outputs", OUTPUTS)
+def test_profile_intervals_of_a_linear_network_are_gaussian(n_outputs):
+    params = {**SMALL, "hidden_layer_sizes": (), "std_rtol": 1e-7}
+    model = HFLRegressor(**params).fit(*data(40, n_outputs))
+    for level in (0.9, LEVELS):
+        mean, expected = model.predict_interval(NEW[0], level, "gaussian")
+        centre, interval = model.predict_interval(NEW[0], level, "profile")
+        assert_array_equal(centre, mean)
+        assert_allclose(interval, expected, rtol=1e-6)
+
+
+def test_profile_intervals_of_a_curved_network_lean_to_a_side(model):
+    far = np.array([[1.5, -1.5], [2.0, 2.0]])
+    mean, interval = model.predict_interval(far, 0.8, "profile")
+    below, above = mean - interval[:, 0], interval[:, 1] - mean
+    assert (np.minimum(below, above) > 0).all()
+    assert (np.abs(below / above - 1) > 0.05).any()
+
+
 # ----------------------------------------------------------------- bad input
 
 
@@ -327,7 +349,7 @@ def test_no_level_is_an_error(calibrated):
 
 @pytest.mark.parametrize("kind", ["Gaussian", "split", None, 1])
 def test_another_kind_is_an_error_that_lists_them(calibrated, kind):
-    with pytest.raises(ValueError, match="kind must be one of 'gaussian', 'conformal', but got"):
+    with pytest.raises(ValueError, match="kind must be one of 'gaussian', 'conformal', 'profile', but got"):
         calibrated.predict_interval(NEW[0], kind=kind)
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
+from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.functional import Functional
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
-__all__ = ["MapObjective", "Objective", "PerturbedObjective"]
+__all__ = ["CurbedObjective", "MapObjective", "Objective", "PerturbedObjective"]
 
 
 class Objective(Protocol):
@@ -82,18 +83,69 @@ class PerturbedObjective:
     strength: Tensor
     subspace: Subspace
 
+    @classmethod
+    def around(
+        cls,
+        estimate: MapEstimate,
+        functional: Functional,
+        member: Tensor,
+        strength: Tensor,
+        **more: Any,
+    ) -> Self:
+        """Perturb the optimum θ̂ of an estimate."""
+        value, gradient = estimate.log_posterior.value_and_gradient(estimate.weights[None])
+        return cls(
+            estimate.log_posterior,
+            center=estimate.weights / estimate.scale,
+            center_value=float(value[0]),
+            center_gradient=estimate.scale * gradient[0],
+            functional=functional,
+            member=member,
+            strength=strength,
+            subspace=estimate.subspace,
+            **more,
+        )
+
     def value_and_gradient(self, U: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         scale = self.log_posterior.prior.scale
         weights = scale * U
         value, gradient = self.log_posterior.value_and_gradient(weights)
         g, g_gradient = paired_value_and_gradient(self.functional, weights, self.member[index])
-        strength = self.strength[index]
+        tilt, slope = self.tilt(g, index)
         value = (value - self.center_value) - (U - self.center) @ self.center_gradient
-        gradient = scale * (gradient - strength[:, None] * g_gradient) - self.center_gradient
-        return value - strength * g, gradient
+        gradient = scale * (gradient + slope[:, None] * g_gradient) - self.center_gradient
+        return value + tilt, gradient
+
+    def tilt(self, g: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """What problems ``index`` (b,) add to the loss at g (b,), and its slope in g."""
+        strength = self.strength[index]
+        return -strength * g, -strength
 
     def precondition(self, G: Tensor) -> Tensor:
         return self.subspace.preconditioner()(G.mT).mT
+
+
+@dataclass(frozen=True)
+class CurbedObjective(PerturbedObjective):
+    """L(θ) − L(θ̂) − ∇L(θ̂)ᵀ(θ − θ̂) − λ_b d + ½ ρ_b d² with d = g_b(θ) − ĝ_b.
+
+    Its optima are optima perturbed by λ − ρ d. Yet it is bounded where L − λ g is not,
+    and its optimum moves steadily where the profile of L is flat or bends down.
+
+    Parameters
+    ----------
+    origin : Tensor of shape (B,)
+        ĝ_b.
+    curb : Tensor of shape (B,)
+        ρ_b.
+    """
+
+    origin: Tensor
+    curb: Tensor
+
+    def tilt(self, g: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        d, strength, curb = g - self.origin[index], self.strength[index], self.curb[index]
+        return d * (0.5 * curb * d - strength), curb * d - strength
 
 
 def paired_value_and_gradient(

@@ -265,17 +265,8 @@ def _refit(
     tol: float,
 ) -> tuple[Tensor, Tensor]:
     """Optima (2, b, P) for + and − λ of the functionals ``rows``, with residuals (2, b)."""
-    log_posterior, weights = estimate.log_posterior, estimate.weights
-    value, gradient = log_posterior.value_and_gradient(weights[None])
-    objective = PerturbedObjective(
-        log_posterior,
-        center=weights / estimate.scale,
-        center_value=float(value[0]),
-        center_gradient=estimate.scale * gradient[0],
-        functional=functional,
-        member=rows.repeat(2),
-        strength=torch.cat([strength, -strength]),
-        subspace=estimate.subspace,
+    objective = PerturbedObjective.around(
+        estimate, functional, rows.repeat(2), torch.cat([strength, -strength])
     )
     solution = lbfgs(
         objective,

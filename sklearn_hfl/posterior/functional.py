@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from sklearn_hfl.posterior.link import IDENTITY, Link
 from sklearn_hfl.posterior.network import Network
@@ -84,25 +85,34 @@ class WeightedSum:
         The population.
     W : Tensor of shape (n_sums, Q)
         Weights of the sums; 1/Q everywhere is the population mean.
+    memory_limit : float
+        Bytes that one pass over X may use; its rows are taken in blocks to meet it.
     """
 
     network: Network
     X: Tensor
     W: Tensor
+    memory_limit: float = 1e9
 
     @property
     def n_functionals(self) -> int:
         return self.W.shape[0] * self.network.n_outputs
 
     def value(self, weights: Tensor) -> Tensor:
-        return (self.W @ self.network.forward(weights, self.X)).flatten(1)
+        return (self.W @ _outputs(self.network, weights, self.X, self.memory_limit)).flatten(1)
 
     def paired(self, weights: Tensor, index: Tensor) -> Tensor:
         return self.value(weights).gather(1, index[:, None])[:, 0]
 
     def gradient(self, weights: Tensor) -> Tensor:
-        jacobian = self.network.jacobian(weights, self.X)[1]
-        return torch.einsum("gq,qkp->pgk", self.W, jacobian).flatten(1)
+        eye = torch.eye(self.network.n_outputs).to(self.W)
+
+        def sums(rows: slice) -> Tensor:
+            return (self.W.mT[rows, :, None, None] * eye).flatten(1, 2)
+
+        return _pulled_back(
+            self.network, weights, self.X, sums, self.n_functionals, self.memory_limit
+        )
 
 
 @dataclass(frozen=True)
@@ -117,11 +127,14 @@ class PredictionFunction:
         The rows that ``func`` sees.
     func : callable
         Maps predictions (Q, K) to a scalar or to (G,).
+    memory_limit : float
+        Bytes that one pass over X may use; its rows are taken in blocks to meet it.
     """
 
     network: Network
     X: Tensor
     func: Callable[[Tensor], Tensor]
+    memory_limit: float = 1e9
 
     @cached_property
     def n_functionals(self) -> int:
@@ -129,15 +142,56 @@ class PredictionFunction:
         return self.func(zeros).numel()
 
     def value(self, weights: Tensor) -> Tensor:
-        outputs = self.network.forward(weights, self.X)
+        outputs = _outputs(self.network, weights, self.X, self.memory_limit)
         return torch.stack([self.func(f).reshape(-1) for f in outputs])
 
     def paired(self, weights: Tensor, index: Tensor) -> Tensor:
         return self.value(weights).gather(1, index[:, None])[:, 0]
 
     def gradient(self, weights: Tensor) -> Tensor:
+        with torch.no_grad():
+            (outputs,) = _outputs(self.network, weights[None], self.X, self.memory_limit)
         with torch.enable_grad():
-            w = weights.detach().clone().requires_grad_()
-            values = self.value(w[None])[0]
-            rows = [torch.autograd.grad(g, w, retain_graph=True)[0] for g in values]
-        return torch.stack(rows, dim=1)
+            f = outputs.clone().requires_grad_()
+            values = self.func(f).reshape(-1)
+            rows = [torch.autograd.grad(g, f, retain_graph=True)[0] for g in values]
+        slopes = torch.stack(rows, dim=1)
+        return _pulled_back(
+            self.network, weights, self.X, slopes.__getitem__, len(rows), self.memory_limit
+        )
+
+
+def _outputs(network: Network, weights: Tensor, X: Tensor, memory_limit: float) -> Tensor:
+    """f(X; θ), (B, Q, K), at weights (B, P).
+
+    Between blocks nothing but the outputs is kept: a backward pass computes the rest anew.
+    """
+    size = _block_size(memory_limit, X, weights.shape[0] * network.width)
+    if size >= len(X):
+        return network.forward(weights, X)
+    parts = [
+        checkpoint(network.forward, weights, rows, use_reentrant=False, preserve_rng_state=False)
+        for rows in X.split(size)
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def _pulled_back(
+    network: Network,
+    weights: Tensor,
+    X: Tensor,
+    slopes: Callable[[slice], Tensor],
+    n_functionals: int,
+    memory_limit: float,
+) -> Tensor:
+    """Σ_q J_qᵀ ∂g/∂f_q, (P, G), from the slopes (rows, G, K) of a block of rows."""
+    size = _block_size(memory_limit, X, network.linearization_width + n_functionals * network.width)
+    total = weights.new_zeros(network.n_weights, n_functionals)
+    for start in range(0, len(X), size):
+        rows = slice(start, start + size)
+        total += network.linearize(weights, X[rows]).backward(slopes(rows))
+    return total
+
+
+def _block_size(memory_limit: float, X: Tensor, numbers_per_row: int) -> int:
+    return max(1, int(memory_limit / (numbers_per_row * X.element_size())))

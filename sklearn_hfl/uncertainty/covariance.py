@@ -30,7 +30,7 @@ def covariance(functional: Functional, optima: PerturbedOptima, rtol: float) -> 
         Symmetric and positive semi-definite. Pairs of which one refit failed
         keep the linearised covariance.
     """
-    return block_covariance(functional, optima, rtol, functional.n_functionals)[0]
+    return block_covariance(functional, optima, rtol, len(optima.linear.variance))[0]
 
 
 def block_covariance(
@@ -80,7 +80,7 @@ def _blocks(columns: Tensor, size: int) -> Tensor:
 
 def _cross_differences(functional: Functional, response: NetworkResponse, size: int) -> Tensor:
     """[h(θ^{+λ}) − h(θ^{−λ})] / 2λ for each row's λ and every h of its block, made symmetric."""
-    rows = torch.arange(functional.n_functionals, device=response.strength.device)
+    rows = torch.arange(len(response.strength), device=response.strength.device)
     if size == len(rows):
         difference = functional.value(response.plus) - functional.value(response.minus)
     else:

@@ -1,0 +1,85 @@
+"""Active learning: measure next where the mean function is least known.
+
+Two networks start from the same four rows of a sine. One then asks twelve times for the
+candidate whose epistemic std is the largest, the other for any candidate; most of those
+lie on the left, as in data that were collected without a plan. Left and middle: what each
+knows in the end, and the rows that it asked for. Right: the error over the whole range as
+rows arrive, for several starts.
+"""
+
+import warnings
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from sklearn_hfl import HFLRegressor, HFLWarning
+
+N_START, N_ADDED, N_SEEDS = 4, 12, 3
+candidates = 6 * np.random.default_rng(0).beta(1, 3, 200) - 3
+grid = np.linspace(-3, 3, 121)
+
+
+def truth(x: np.ndarray) -> np.ndarray:
+    return np.sin(2 * x) + 0.5 * x
+
+
+def learn(by_std: bool, seed: int) -> tuple[list[float], HFLRegressor, np.ndarray, np.ndarray]:
+    """Errors as rows arrive; the last network, and the rows that it learned from."""
+    rng = np.random.default_rng(seed)
+    y = truth(candidates) + 0.1 * rng.standard_normal(len(candidates))
+    chosen = list(rng.choice(len(candidates), N_START, replace=False))
+    model = HFLRegressor(
+        hidden_layer_sizes=(20,), prior_precision=1.0, noise_std=0.1, max_iter=30,
+        normalize_X=False, normalize_y=False, random_state=seed,
+    )  # fmt: skip
+    errors = []
+    while True:
+        model.fit(candidates[chosen, None], y[chosen])
+        error = model.predict(grid[:, None]) - truth(grid)
+        errors.append(float(np.sqrt((error**2).mean())))
+        if len(chosen) == N_START + N_ADDED:
+            return errors, model, candidates[chosen], y[chosen]
+        left = np.setdiff1d(np.arange(len(candidates)), chosen)
+        if by_std:
+            std = model.predict(candidates[left, None], return_std="epistemic")[1]
+            chosen.append(left[std.argmax()])
+        else:
+            chosen.append(rng.choice(left))
+
+
+warnings.simplefilter("ignore", HFLWarning)  # networks on the way need not be at their MAP
+figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+for ax, by_std, name, color in (
+    (axes[0], True, "largest epistemic std", "tab:blue"),
+    (axes[1], False, "any row", "tab:red"),
+):
+    runs = [learn(by_std, seed) for seed in range(N_SEEDS)]
+    curves = np.array([run[0] for run in runs])
+    print(
+        f"{name:22s} median RMSE {np.median(curves[:, 0]):.2f} with {N_START} rows, "
+        f"{np.median(curves[:, -1]):.2f} with {N_START + N_ADDED}"
+    )
+    _, model, x, y = runs[0]
+    mean, std = model.predict(grid[:, None], return_std="epistemic")
+    ax.fill_between(grid, mean - 1.96 * std, mean + 1.96 * std, color=color, alpha=0.2, lw=0)
+    ax.plot(grid, mean, color=color, label="mean ± 1.96 epistemic std")
+    ax.plot(grid, truth(grid), "k:", lw=1, label="truth")
+    ax.plot(x[:N_START], y[:N_START], "k+", ms=9, label="first rows")
+    ax.plot(x[N_START:], y[N_START:], "o", color=color, ms=4, label="rows asked for")
+    ax.plot(candidates, np.full_like(candidates, -3.8), "|", color="0.6", ms=6, alpha=0.5)
+    ax.set(title=f"asked for: {name}", xlabel="x (strokes: candidates)", ylim=(-4, 4))
+    ax.legend(loc="upper left", fontsize=8)
+    counts = N_START + np.arange(curves.shape[1])
+    axes[2].plot(counts, curves.T, color=color, lw=0.6, alpha=0.5)
+    axes[2].plot(counts, np.median(curves, axis=0), color=color, lw=2, label=f"{name}, median")
+axes[2].set(ylim=(0, 2), xlabel="rows measured", title=f"RMSE over the range, {N_SEEDS} starts")
+axes[2].legend()
+for ax in axes:
+    ax.spines[["top", "right"]].set_visible(False)
+path = Path(__file__).with_suffix(".png")
+figure.savefig(path, dpi=110)
+print(f"picture: {path}")
