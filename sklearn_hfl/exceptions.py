@@ -33,6 +33,6 @@ def warn(message: str) -> None:
         How many rows are concerned, and what to try.
     """
     level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_globals["__name__"].startswith(f"{__package__}."):
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(f"{__package__}."):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, HFLWarning, stacklevel=level)
