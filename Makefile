@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 VENV_OLDEST ?= .venv-oldest
+VENV_LAPLACE ?= .venv-laplace
 WORKERS ?= 2
 PYTEST_ARGS ?=
 # The modules whose docstrings users read; numpydoc checks these against their signatures.
@@ -15,7 +16,7 @@ PYTEST = -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart test test-oldest coverage lint types docs benchmark-equality benchmark-ablation benchmark-classifier benchmark-conformal benchmark-functional benchmark-grid-search benchmark-products benchmark-profile clean distclean
+.PHONY: help quickstart examples test test-oldest coverage lint types docs benchmark-equality benchmark-ablation benchmark-classifier benchmark-conformal benchmark-functional benchmark-grid-search benchmark-products benchmark-profile clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +24,11 @@ help:  ## List the targets
 
 quickstart: $(VENV)/.installed-plot  ## Install the package in .venv and run examples/quickstart.py
 	$(VENV)/bin/python examples/quickstart.py
+
+examples: $(VENV)/.installed-plot  ## Run all examples; their pictures lie beside them
+	for script in examples/plot_*.py; do \
+		echo "$$script" && $(TEST_ENV) $(VENV)/bin/python $$script || exit 1; \
+	done
 
 test: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Run the whole test suite
 	$(TEST_ENV) $(VENV)/bin/python $(PYTEST)
@@ -58,7 +64,7 @@ benchmark-ablation: $(VENV)/.installed-plot  ## Repeat the experiments behind th
 
 # A stamp file says that a step is done. Where the system's Python cannot put pip into a new
 # environment (Debian without python3-venv), the system's pip does it from outside.
-$(VENV)/.created $(VENV_OLDEST)/.created:
+$(VENV)/.created $(VENV_OLDEST)/.created $(VENV_LAPLACE)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit("Expected Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(@D) || { \
 		$(PYTHON) -m venv --without-pip $(@D) && \
@@ -73,6 +79,16 @@ $(VENV_OLDEST)/.installed: $(VENV_OLDEST)/.created constraints-oldest.txt pyproj
 	$(VENV_OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[plot,test]'
 	@touch $@
 
+# laplace-torch asks for torchvision, which it does not need: its packages come one by one.
+$(VENV_LAPLACE)/.installed: $(VENV_LAPLACE)/.created benchmarks/peers/laplace.txt benchmarks/peers/laplace-alone.txt
+	$(VENV_LAPLACE)/bin/python -m pip install --quiet --constraint constraints.txt --requirement benchmarks/peers/laplace.txt
+	$(VENV_LAPLACE)/bin/python -m pip install --quiet --no-deps --requirement benchmarks/peers/laplace-alone.txt
+	@touch $@
+
+benchmark-grid-search: $(VENV)/.installed-plot  ## Choose hyperparameters by log density and by R²
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/grid_search.py > benchmarks/results/grid-search.txt
+	$(VENV)/bin/python tools/fill_tables.py
+
 benchmark-products: $(VENV)/.installed-plot  ## Time the products that training and queries are made of
 	$(VENV)/bin/python benchmarks/products.py > benchmarks/results/products.txt
 	$(VENV)/bin/python tools/fill_tables.py
@@ -81,8 +97,8 @@ benchmark-conformal: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Measure
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/conformal.py > benchmarks/results/conformal.txt
 	$(VENV)/bin/python tools/fill_tables.py
 
-benchmark-classifier: $(VENV)/.installed-plot  ## Check the classifier's numbers, defaults and quality
-	for part in agreement choices quality; do \
+benchmark-classifier: $(VENV)/.installed-plot $(VENV_LAPLACE)/.installed  ## Check the classifier's numbers, defaults and quality
+	for part in agreement choices quality novelty speed; do \
 		OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/classifier.py $$part \
 			> benchmarks/results/classifier-$$part.txt || exit 1; \
 	done
@@ -102,4 +118,4 @@ clean:  ## Remove caches and build products
 	find . -name '.venv*' -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 distclean: clean  ## Remove the virtual environments too
-	rm -rf $(VENV) $(VENV_OLDEST)
+	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_LAPLACE)
