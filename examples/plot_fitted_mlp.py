@@ -55,7 +55,7 @@ for axis, (mlp, fitted, title) in zip(
     PredictionIntervalDisplay.from_estimator(fitted, X, y, ax=axis)
     axis.plot(grid, mlp.predict(grid), "k:", label="the MLPRegressor itself")
     axis.set(title=title, xlabel="x", ylim=(-3.5, 3.5))
-axes[0].legend(fontsize=8, loc="lower left")
+axes[0].legend(fontsize=8, loc="upper right")
 path = Path(__file__).with_suffix(".png")
 figure.savefig(path, dpi=110)
 print(f"picture: {path}")
