@@ -13,24 +13,31 @@ from pathlib import Path
 RESULTS = Path("benchmarks/results")
 
 
+# Page, table's name there, file it is printed in, and how its heading begins; headings that
+# several tables share bring them all.
+PRINTED = [
+    ("docs/design/evidence.md", "evidence", "ablation.txt", "Evidence"),
+    ("docs/design/training.md", "training", "ablation.txt", "Training"),
+    ("docs/design/subspace.md", "products", "products.txt", "Products"),
+    ("docs/design/classifier.md", "choices", "classifier-choices.txt", "Choices"),
+    ("docs/design/classifier.md", "agreement", "classifier-agreement.txt", "Defaults"),
+    ("docs/user_guide.md", "quality", "classifier-quality.txt", "Quality"),
+    ("docs/user_guide.md", "novelty", "classifier-novelty.txt", "Novelty"),
+    ("docs/user_guide.md", "classifier-speed", "classifier-speed.txt", "Speed"),
+    ("docs/user_guide.md", "conformal", "conformal.txt", "Conformal"),
+    ("docs/user_guide.md", "functional", "functional.txt", "Functional"),
+    ("docs/user_guide.md", "profile", "profile.txt", "Profile"),
+    ("docs/user_guide.md", "grid-search", "grid-search.txt", "Grid search"),
+]
+
+
 def main() -> int:
     stale = []
     tables = [
-        ("docs/design/evidence.md", "evidence", printed("ablation.txt", "Evidence")),
-        ("docs/design/training.md", "training", printed("ablation.txt", "Training")),
+        (page, name, printed(file, title))
+        for page, name, file, title in PRINTED
+        if (RESULTS / file).exists()
     ]
-    if (RESULTS / "products.txt").exists():
-        table = printed("products.txt", "Products")
-        tables.append(("docs/design/subspace.md", "products", table))
-    if (RESULTS / "classifier-choices.txt").exists():
-        table = printed("classifier-choices.txt", "Choices")
-        tables.append(("docs/design/classifier.md", "choices", table))
-    if (RESULTS / "conformal.txt").exists():
-        table = printed("conformal.txt", "Conformal")
-        tables.append(("docs/user_guide.md", "conformal", table))
-    if (RESULTS / "classifier-quality.txt").exists():
-        table = all_printed("classifier-quality.txt", "Quality")
-        tables.append(("docs/user_guide.md", "quality", table))
     if (RESULTS / "equality.csv").exists():
         tables.append(("README.md", "equality", equality_table()))
     for page, name, table in tables:
@@ -49,16 +56,11 @@ def main() -> int:
 
 
 def printed(file: str, title: str) -> str:
-    """One table of a benchmark's output, as a code block."""
-    tables = (RESULTS / file).read_text(encoding="utf-8").split("\n\n")
-    (table,) = [t for t in tables if t.startswith(title)]
-    return f"```\n{table.strip()}\n```\n"
-
-
-def all_printed(file: str, title: str) -> str:
     """All tables of a benchmark's output whose headings begin alike, as one code block."""
     tables = (RESULTS / file).read_text(encoding="utf-8").split("\n\n")
     chosen = [t.strip() for t in tables if t.startswith(title)]
+    if not chosen:
+        raise SystemExit(f"No table in {RESULTS / file} has a heading that begins with {title!r}.")
     return "```\n" + "\n\n".join(chosen) + "\n```\n"
 
 
