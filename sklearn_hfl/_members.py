@@ -158,14 +158,14 @@ def with_data(estimate: MapEstimate, X: Tensor, y: Tensor, weight: Tensor) -> Ma
     return replace(estimate, log_posterior=log_posterior)
 
 
-def member_means(members: Sequence[Member], X: Tensor) -> list[Tensor]:
-    """MAP outputs (Q, K) of each member at queries (Q, D)."""
+def member_means(members: Sequence[Member], X: Tensor, link: Link = IDENTITY) -> list[Tensor]:
+    """Values (Q, C) of the link at the MAP of each member, at queries (Q, D)."""
     means = []
     for member in members:
         lp, weights = member.estimate.log_posterior, member.estimate.weights
         size = max(1, int(lp.memory_limit / (lp.network.width * X.element_size())))
         parts = [lp.network.forward(weights[None], part)[0] for part in torch.split(X, size)]
-        means.append(torch.cat(parts))
+        means.append(link.value(torch.cat(parts)))
     return means
 
 
@@ -217,19 +217,19 @@ def member_logits(
 
 
 def joint_covariance(
-    members: Sequence[Member], X: Tensor, route: Route
+    members: Sequence[Member], X: Tensor, route: Route, link: Link = IDENTITY
 ) -> tuple[Tensor, list[Variance]]:
-    """Epistemic covariance (Q, Q, K) of the mixture at queries (Q, D), and its verdicts.
+    """Epistemic covariance (Q, Q, K) of the mixture's values at queries (Q, D), and its verdicts.
 
     The outputs are taken one at a time: covariances between them are left out.
     """
-    means = torch.stack(member_means(members, X))
+    means = torch.stack(member_means(members, X, link))
     deviations = means - means.mean(0)
     total = torch.einsum("mik,mjk->ijk", deviations, deviations)
     q, k = means.shape[1:]
     verdicts = []
     for member in members:
-        functional = Prediction(member.estimate.log_posterior.network, X)
+        functional = Prediction(member.estimate.log_posterior.network, X, link)
         optima = route.optima(member.estimate, functional)
         joint = covariance(functional, optima, route.rtol).reshape(q, k, q, k)
         total += joint.diagonal(dim1=1, dim2=3)

@@ -14,17 +14,19 @@ from torch import nn
 from sklearn_hfl._adoption import RegressorAdoption
 from sklearn_hfl._base import HFLBase
 from sklearn_hfl._intervals import PredictionIntervals
+from sklearn_hfl._members import member_means
 from sklearn_hfl._params import Rule, any_of, boolean, one_of, real, reals
 from sklearn_hfl._translation import Trained
 from sklearn_hfl._validation import Array, Standardizer, check_training_data, to_numpy
 from sklearn_hfl.exceptions import warn
-from sklearn_hfl.posterior.likelihood import GaussianLikelihood
+from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.uncertainty.evidence import EvidenceOptions
 
 __all__ = ["HFLRegressor"]
 
 # Standardised noise from which the evidence starts where the prior is given.
 START_NOISE_STD = 1.0
+LIKELIHOODS = {"gaussian": GaussianLikelihood, "heteroscedastic": HeteroscedasticLikelihood}
 
 
 class HFLRegressor(RegressorMixin, RegressorAdoption, PredictionIntervals):
@@ -168,7 +170,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PredictionIntervals):
 
     _rules: ClassVar[dict[str, Rule]] = {
         **HFLBase._rules,
-        "likelihood": one_of("gaussian"),
+        "likelihood": one_of("gaussian", "heteroscedastic"),
         "noise_std": any_of(one_of("evidence"), real(0), reals(0)),
         "normalize_y": boolean(),
     }
@@ -284,7 +286,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PredictionIntervals):
             x_scaler.transform(X),
             self._tensor(y_scaler.transform(targets)),
             weight,
-            GaussianLikelihood(self._tensor(noise**-2)),
+            LIKELIHOODS[self.likelihood](self._tensor(noise**-2)),
             EvidenceOptions(self._learns_prior, noise=isinstance(self.noise_std, str)),
             trained,
         )
@@ -299,8 +301,11 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PredictionIntervals):
                 "only say what the prior allows. Check y."
             )
         self._record(members)
-        squares = torch.stack(self._noise_variances()).mean(0)
-        noise_std = to_numpy(squares.sqrt()) * y_scaler.scale
+        outputs = member_means(members, members[0].estimate.log_posterior.X)
+        squares = torch.stack(self._noise_variances(outputs)).mean(0)
+        # The mean over the rows, exact where they all have the same noise.
+        mean = squares[0] + self._tensor(weight / weight.sum()) @ (squares - squares[0])
+        noise_std = to_numpy(mean.sqrt()) * y_scaler.scale
         self.noise_std_ = float(noise_std[0]) if self._one_dimensional else noise_std
 
     def _start_noise(self, n_outputs: int, scale: Array) -> Array:

@@ -25,9 +25,8 @@ from sklearn_hfl.uncertainty.evidence import (
     EvidenceOptions,
     effective_parameters,
     evidence_at,
-    noise_precision,
-    squared_residuals,
 )
+from sklearn_hfl.uncertainty.noise import noise_precision, squared_residuals
 
 __all__ = [
     "BIAS_SHARE",

@@ -41,7 +41,7 @@ class GaussNewton:
         self.scale = log_posterior.prior.scale
         # Both are kept where they fit the memory limit, and recomputed block by block where not.
         lp, self._jacobian = log_posterior, None
-        n, k = lp.y.shape
+        n, k = len(lp.X), lp.network.n_outputs
         self._kept = (
             self._linearize(slice(None)) if lp.fits(n * lp.network.linearization_width) else None
         )
@@ -95,6 +95,16 @@ class GaussNewton:
             curved = lp.likelihood.curvature(linear.outputs, lp.sample_weight[rows], U)
             data += linear.backward(curved)
         return (columns + self.scale[:, None] * data).reshape(V.shape)
+
+    def output_energies(self, S: Tensor) -> Tensor:
+        """What each output (K,) adds to tr(Sᵀ (A − I) S), for S (P, m)."""
+        lp = self.log_posterior
+        total = self.weights.new_zeros(lp.network.n_outputs)
+        for linear, rows in self._blocks(S.shape[1]):
+            U = linear.forward(self.scale[:, None] * S)
+            curved = lp.likelihood.curvature(linear.outputs, lp.sample_weight[rows], U)
+            total += (U * curved).sum((0, 1))
+        return total
 
     def skew(self, S: Tensor) -> Tensor:
         """Whitened gradient (P,) of ½ tr(Sᵀ A S), for S (P, m), by Λ alone: J is held fixed.

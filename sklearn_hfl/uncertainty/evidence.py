@@ -12,8 +12,10 @@ from sklearn_hfl.optim.subspace import Subspace, krylov_subspace
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.initialization import scaled_precision
-from sklearn_hfl.posterior.likelihood import GaussianLikelihood
+from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
+from sklearn_hfl.posterior.network import OF_NOISE
+from sklearn_hfl.uncertainty.noise import noise_precision, paid_by_residuals, squared_residuals
 
 __all__ = [
     "EvidenceOptions",
@@ -21,19 +23,11 @@ __all__ = [
     "evidence_at",
     "log_evidence",
     "maximize_evidence",
-    "noise_precision",
-    "squared_residuals",
 ]
 
 # Weak Gamma(a, b) hyperprior of each α, which keeps groups without evidence at α = a/b = 1.
 HYPERPRIOR = 0.005
 PRIOR_PRECISION_RANGE = (1e-2, 1e5)
-# The hyperprior of each β counts as one more row, with this residual in SDs of y: few
-# rows that the network can interpolate do not prove that there is no noise.
-PSEUDO_RESIDUAL = 0.03
-# A noise std below a thousandth of the target's SD makes the curvature's condition
-# number pass 1e11, and rounding shows in the standard deviations.
-LEAST_NOISE_STD = 1e-3
 # No update changes a precision by more than this factor: the first ones are far from a MAP.
 LARGEST_STEP = 5.0
 # Where regression starts: prior in multiples of the fan-in, noise in SDs of y. From the
@@ -42,6 +36,9 @@ LARGEST_STEP = 5.0
 # first stays a constant. The evidence chooses (docs/design/evidence.md).
 STARTS = ((10.0, 1.0), (1.0, 0.3))
 SCREENING_ROUNDS = 10
+# Where log noise starts, once a constant is known: biases aside, its prior has a std of
+# about a third (docs/design/heteroscedastic.md).
+START_OF_NOISE = 10.0
 MAX_ROUNDS = 40
 STEPS_PER_ROUND = 10
 # A round need not end closer to its MAP than this. At a saddle (all units at zero under a
@@ -155,11 +152,34 @@ def maximize_evidence(
     curve : tuple of float
         Losses on the way; the precisions change between rounds, and L with them.
     """
+    likelihood = log_posterior.likelihood
+    varies = options.noise and isinstance(likelihood, HeteroscedasticLikelihood)
+    if varies:
+        log_posterior = replace(log_posterior, likelihood=replace(likelihood, constant=True))
+    best = _search(log_posterior, weights, trainer, options, generator, callback)
+    curve = best.curve
+    left = replace(trainer, max_iter=trainer.max_iter - len(curve))
+    if varies and left.max_iter > 0:
+        freed = _freed(best.log_posterior, options)
+        found = _alternate(freed, best.weights, left, options, MAX_ROUNDS, generator, callback)
+        curve += found.curve
+        best = max(best, found, key=lambda each: each.log_evidence)
+    return best.log_posterior, best.weights, curve
+
+
+def _search(
+    log_posterior: LogPosterior,
+    weights: Tensor,
+    trainer: Trainer,
+    options: EvidenceOptions,
+    generator: Generator,
+    callback: Callback,
+) -> _Round:
+    """Alternate from each start, and go on from the best."""
     if not options.prior:
-        found = _alternate(
+        return _alternate(
             log_posterior, weights, trainer, options, MAX_ROUNDS, generator, callback
         )
-        return found.log_posterior, found.weights, found.curve
     screened: list[_Round] = []
     steps = 0
     for strength, noise_std in options.starts:
@@ -180,7 +200,7 @@ def maximize_evidence(
             best.log_posterior, best.weights, left, options, rounds, generator, callback
         )
         curve += best.curve
-    return best.log_posterior, best.weights, curve
+    return replace(best, curve=curve)
 
 
 @dataclass(frozen=True)
@@ -213,6 +233,19 @@ def _started(
     return started
 
 
+def _freed(log_posterior: LogPosterior, options: EvidenceOptions) -> LogPosterior:
+    """Let the log noise vary, a little, from where it was constant."""
+    likelihood, prior = log_posterior.likelihood, log_posterior.prior
+    assert isinstance(likelihood, HeteroscedasticLikelihood)
+    freed = replace(log_posterior, likelihood=replace(likelihood, constant=False))
+    if not options.prior:
+        return freed
+    strong = scaled_precision(log_posterior.network, START_OF_NOISE).to(prior.group_precision)
+    of_noise = torch.tensor([name.endswith(OF_NOISE) for name in prior.names])
+    precision = torch.where(of_noise.to(strong.device), strong, prior.group_precision)
+    return replace(freed, prior=prior.with_precision(precision))
+
+
 def _alternate(
     log_posterior: LogPosterior,
     weights: Tensor,
@@ -241,18 +274,19 @@ def _alternate(
         trajectory = rough.train(log_posterior, weights, generator, callback, subspace)
         weights = trajectory.weights
         curve += trajectory.curve[1:]
-        subspace = krylov_subspace(GaussNewton(log_posterior, weights), generator, trace_rtol=1e-2)
+        curvature = GaussNewton(log_posterior, weights)
+        subspace = krylov_subspace(curvature, generator, trace_rtol=1e-2)
         evidence = log_evidence(log_posterior, weights, subspace)
-        log_posterior, change = _updated(
-            log_posterior, weights, effective_parameters(subspace), options
-        )
+        log_posterior, change = _updated(curvature, subspace, options)
         settled = change < options.rtol
     return _Round(log_posterior, weights, tuple(curve), evidence, settled)
 
 
 def _updated(
-    log_posterior: LogPosterior, weights: Tensor, gamma: Tensor, options: EvidenceOptions
+    curvature: GaussNewton, subspace: Subspace, options: EvidenceOptions
 ) -> tuple[LogPosterior, float]:
+    log_posterior, weights = curvature.log_posterior, curvature.weights
+    gamma = effective_parameters(subspace)
     change = 0.0
     prior, likelihood = log_posterior.prior, log_posterior.likelihood
     if options.prior:
@@ -267,40 +301,12 @@ def _updated(
     if options.noise and isinstance(likelihood, GaussianLikelihood):
         squares = squared_residuals(log_posterior, weights)
         total = log_posterior.sample_weight.sum()
-        share = gamma.sum() / len(squares)
-        target = noise_precision(squares, share, total, options.noise_unit)
+        paid = paid_by_residuals(curvature, subspace, gamma)
+        target = noise_precision(squares, paid, total, options.noise_unit)
         beta = _limited(likelihood.noise_precision, target)
         change = max(change, _change(likelihood.noise_precision, beta))
         likelihood = likelihood.with_precision(beta)
     return replace(log_posterior, prior=prior, likelihood=likelihood), change
-
-
-def noise_precision(
-    squares: Tensor, gamma: Tensor, rows: Tensor, unit: float | Tensor = 1.0
-) -> Tensor:
-    """Noise precision that makes the data most probable, at fixed weights.
-
-    Parameters
-    ----------
-    squares : Tensor
-        Sum of squared residuals.
-    gamma : Tensor
-        Effective parameters that they have paid for.
-    rows : Tensor
-        Number of residuals.
-    unit : float or Tensor
-        SD of y.
-
-    Returns
-    -------
-    Tensor
-        (rows − γ) / squares, each with one more row by the hyperprior.
-    """
-    # γ cannot exceed the rows; at least a twentieth of them stays for the noise.
-    left = torch.maximum(rows - gamma, 0.05 * rows)
-    unit = torch.as_tensor(unit).to(squares)
-    target = (left + 1) / (squares + (PSEUDO_RESIDUAL * unit).square())
-    return torch.minimum(target, (LEAST_NOISE_STD * unit) ** -2)
 
 
 def evidence_at(
@@ -327,33 +333,10 @@ def evidence_at(
     for _ in range(MAX_ROUNDS):
         curvature = GaussNewton(log_posterior, weights)
         subspace = krylov_subspace(curvature, generator, trace_rtol=1e-2)
-        gamma = effective_parameters(subspace)
-        log_posterior, change = _updated(log_posterior, weights, gamma, options)
+        log_posterior, change = _updated(curvature, subspace, options)
         if change < options.rtol:
             break
     return log_posterior
-
-
-def squared_residuals(log_posterior: LogPosterior, weights: Tensor) -> Tensor:
-    """Σ w (y − f)² of each output.
-
-    Parameters
-    ----------
-    log_posterior : LogPosterior
-        The data and the network.
-    weights : Tensor of shape (P,)
-        Where f is evaluated.
-
-    Returns
-    -------
-    Tensor of shape (K,)
-    """
-    total = weights.new_zeros(log_posterior.y.shape[1])
-    for rows in log_posterior.blocks(log_posterior.network.width):
-        f = log_posterior.network.forward(weights[None], log_posterior.X[rows])[0]
-        residual = log_posterior.y[rows] - f
-        total += log_posterior.sample_weight[rows] @ residual.square()
-    return total
 
 
 def _limited(old: Tensor, target: Tensor) -> Tensor:
