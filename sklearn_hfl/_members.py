@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from sklearn_hfl.optim.subspace import krylov_subspace
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.functional import Functional, Prediction
-from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
+from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 from sklearn_hfl.posterior.link import CENTRED, IDENTITY, Link
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.uncertainty.covariance import block_covariance, covariance
@@ -35,6 +35,7 @@ __all__ = [
     "joint_covariance",
     "member_logits",
     "member_means",
+    "member_noise",
     "member_variances",
     "warm_started",
     "with_data",
@@ -127,7 +128,7 @@ def fit_member(
             curve += trajectory.curve[1:]
     subspace = krylov_subspace(GaussNewton(log_posterior, weights), generator)
     estimate = MapEstimate(log_posterior, weights, subspace)
-    skewed = isinstance(log_posterior.likelihood, CategoricalLikelihood)
+    skewed = log_posterior.likelihood.skewed
     shift = posterior_mean_shift(estimate, generator) if skewed else None
     return Member(estimate, diagnose(estimate), curve, shift)
 
@@ -167,6 +168,26 @@ def member_means(members: Sequence[Member], X: Tensor, link: Link = IDENTITY) ->
         parts = [lp.network.forward(weights[None], part)[0] for part in torch.split(X, size)]
         means.append(link.value(torch.cat(parts)))
     return means
+
+
+def member_noise(members: Sequence[Member], X: Tensor) -> list[Tensor]:
+    """Noise variances (Q, n_targets) of each member at queries (Q, D).
+
+    Where they depend on the outputs, these are those of the posterior mean, not the MAP.
+    """
+    variances = []
+    for member in members:
+        lp, weights = member.estimate.log_posterior, member.estimate.weights
+        likelihood = cast(GaussianLikelihood, lp.likelihood)
+        outputs = X.new_zeros(len(X), lp.network.n_outputs)
+        if member.shift is not None:
+            width = lp.network.width + lp.network.linearization_width
+            size = max(1, int(lp.memory_limit / (width * X.element_size())))
+            for rows, part in zip(outputs.split(size), X.split(size), strict=True):
+                linear = lp.network.linearize(weights, part)
+                rows.copy_(linear.outputs + linear.forward(member.shift[:, None])[:, 0])
+        variances.append(likelihood.noise_variance(outputs))
+    return variances
 
 
 def member_variances(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_hfl._base import HFLBase
-from sklearn_hfl._members import Member, joint_covariance, member_means
+from sklearn_hfl._members import joint_covariance, member_means, member_noise
 from sklearn_hfl._params import integer, validate
 from sklearn_hfl._validation import Array, Standardizer, to_numpy
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
@@ -192,11 +191,10 @@ class PosteriorPredictive(HFLBase):
             return samples[:, 0] if self._one_dimensional else samples
 
     def _moments(self, X: Tensor) -> Predictive:
-        outputs, link = member_means(self.estimators_, X), self._mean_link
         return mixture(
-            [link.value(f) for f in outputs],
-            self._variances(X, link),
-            self._noise_variances(outputs),
+            member_means(self.estimators_, X, self._mean_link),
+            self._variances(X, self._mean_link),
+            member_noise(self.estimators_, X),
         )
 
     def _stds(self, moments: Predictive) -> dict[str, Array]:
@@ -214,8 +212,7 @@ class PosteriorPredictive(HFLBase):
         total, verdicts = joint_covariance(chosen, X, self._route(), self._mean_link)
         self._warn_of_misses(verdicts)
         if noise:
-            outputs = member_means(self.estimators_, X)
-            mean_noise = torch.stack(self._noise_variances(outputs)[members]).mean(0)
+            mean_noise = torch.stack(member_noise(chosen, X)).mean(0)
             total += torch.eye(len(X)).to(X)[..., None] * mean_noise
         return to_numpy(total) * self._y_scaler.scale**2
 
@@ -229,18 +226,8 @@ class PosteriorPredictive(HFLBase):
 
     @property
     def _mean_link(self) -> Link:
-        return _likelihood(self.estimators_[0]).mean_link
-
-    def _noise_variances(self, outputs: Sequence[Tensor]) -> list[Tensor]:
-        """Standardised noise variance (n, n_outputs) of each member, given what it says."""
-        return [
-            _likelihood(member).noise_variance(f)
-            for member, f in zip(self.estimators_, outputs, strict=True)
-        ]
-
-
-def _likelihood(member: Member) -> GaussianLikelihood:
-    return cast(GaussianLikelihood, member.estimate.log_posterior.likelihood)
+        likelihood = self.estimators_[0].estimate.log_posterior.likelihood
+        return cast(GaussianLikelihood, likelihood).mean_link
 
 
 def _which_part(return_std: Any) -> str:

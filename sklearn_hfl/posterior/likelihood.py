@@ -28,6 +28,10 @@ MOST_CONTRAST = math.log(1000)
 class Likelihood(Protocol):
     """p(y | f) of independent rows, each with a weight w. N rows, K outputs."""
 
+    @property
+    def skewed(self) -> bool:
+        """Whether Λ depends on the outputs: the posterior mean is then not the MAP."""
+
     def n_outputs(self, n_targets: int) -> int:
         """K for so many columns of y."""
 
@@ -54,6 +58,10 @@ class GaussianLikelihood:
     noise_precision: Tensor
 
     mean_link: ClassVar[Link] = IDENTITY
+
+    @property
+    def skewed(self) -> bool:
+        return False
 
     def n_outputs(self, n_targets: int) -> int:
         return n_targets
@@ -103,6 +111,10 @@ class HeteroscedasticLikelihood(GaussianLikelihood):
     constant: bool = False
     mean_link: ClassVar[Link] = MEAN
 
+    @property
+    def skewed(self) -> bool:
+        return not self.constant
+
     def n_outputs(self, n_targets: int) -> int:
         return 2 * n_targets
 
@@ -148,6 +160,10 @@ class CategoricalLikelihood:
     A single output f is the two-class case, softmax(0, f): y (N, 1) is then 1 for
     the second class. The Gauss-Newton block Λ of a row is w (diag(p) − ppᵀ).
     """
+
+    @property
+    def skewed(self) -> bool:
+        return True
 
     def n_outputs(self, n_targets: int) -> int:
         return n_targets

@@ -25,7 +25,8 @@ __all__ = [
     "maximize_evidence",
 ]
 
-# Weak Gamma(a, b) hyperprior of each α, which keeps groups without evidence at α = a/b = 1.
+# Weak Gamma(a, b) hyperprior of each α, which keeps groups without evidence at α = a/b: 1, or
+# much more where they lead to the log noise alone.
 HYPERPRIOR = 0.005
 PRIOR_PRECISION_RANGE = (1e-2, 1e5)
 # No update changes a precision by more than this factor: the first ones are far from a MAP.
@@ -36,9 +37,9 @@ LARGEST_STEP = 5.0
 # first stays a constant. The evidence chooses (docs/design/evidence.md).
 STARTS = ((10.0, 1.0), (1.0, 0.3))
 SCREENING_ROUNDS = 10
-# Where log noise starts, once a constant is known: biases aside, its prior has a std of
-# about a third (docs/design/heteroscedastic.md).
-START_OF_NOISE = 10.0
+# Log noise starts from a constant, under a prior that lets it vary by a tenth; without
+# evidence it stays there (docs/design/heteroscedastic.md).
+NOISE_STRENGTH = 100.0
 MAX_ROUNDS = 40
 STEPS_PER_ROUND = 10
 # A round need not end closer to its MAP than this. At a saddle (all units at zero under a
@@ -153,14 +154,19 @@ def maximize_evidence(
         Losses on the way; the precisions change between rounds, and L with them.
     """
     likelihood = log_posterior.likelihood
-    varies = options.noise and isinstance(likelihood, HeteroscedasticLikelihood)
-    if varies:
-        log_posterior = replace(log_posterior, likelihood=replace(likelihood, constant=True))
-    best = _search(log_posterior, weights, trainer, options, generator, callback)
+    if not (options.noise and isinstance(likelihood, HeteroscedasticLikelihood)):
+        found = _search(log_posterior, weights, trainer, options, generator, callback)
+        return found.log_posterior, found.weights, found.curve
+    # A constant noise first: hard rows would else be taken for noisy ones before the mean is
+    # there. It stays where the evidence prefers it.
+    constant = replace(log_posterior, likelihood=replace(likelihood, constant=True))
+    best = _search(constant, weights, trainer, options, generator, callback)
     curve = best.curve
     left = replace(trainer, max_iter=trainer.max_iter - len(curve))
-    if varies and left.max_iter > 0:
-        freed = _freed(best.log_posterior, options)
+    if left.max_iter > 0:
+        freed = replace(
+            best.log_posterior, likelihood=replace(best.log_posterior.likelihood, constant=False)
+        )
         found = _alternate(freed, best.weights, left, options, MAX_ROUNDS, generator, callback)
         curve += found.curve
         best = max(best, found, key=lambda each: each.log_evidence)
@@ -233,17 +239,13 @@ def _started(
     return started
 
 
-def _freed(log_posterior: LogPosterior, options: EvidenceOptions) -> LogPosterior:
-    """Let the log noise vary, a little, from where it was constant."""
-    likelihood, prior = log_posterior.likelihood, log_posterior.prior
-    assert isinstance(likelihood, HeteroscedasticLikelihood)
-    freed = replace(log_posterior, likelihood=replace(likelihood, constant=False))
-    if not options.prior:
-        return freed
-    strong = scaled_precision(log_posterior.network, START_OF_NOISE).to(prior.group_precision)
+def _usual_precision(log_posterior: LogPosterior) -> Tensor:
+    """Precision (n_groups,) of the groups about which the data say nothing."""
+    prior = log_posterior.prior
+    ones = torch.ones_like(prior.group_precision)
+    strong = NOISE_STRENGTH * scaled_precision(log_posterior.network, 1.0).to(ones)
     of_noise = torch.tensor([name.endswith(OF_NOISE) for name in prior.names])
-    precision = torch.where(of_noise.to(strong.device), strong, prior.group_precision)
-    return replace(freed, prior=prior.with_precision(precision))
+    return torch.where(of_noise.to(ones.device), strong, ones)
 
 
 def _alternate(
@@ -291,7 +293,7 @@ def _updated(
     prior, likelihood = log_posterior.prior, log_posterior.likelihood
     if options.prior:
         target = (prior.group_sum(gamma) + 2 * HYPERPRIOR) / (
-            prior.group_sum(weights.square()) + 2 * HYPERPRIOR
+            prior.group_sum(weights.square()) + 2 * HYPERPRIOR / _usual_precision(log_posterior)
         )
         least = options.least_prior * scaled_precision(log_posterior.network, 1.0).to(target)
         target = torch.maximum(target.clamp(*PRIOR_PRECISION_RANGE), least)

@@ -7,14 +7,13 @@ from torch.testing import assert_close
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.uncertainty.evidence import (
     HYPERPRIOR,
-    PSEUDO_RESIDUAL,
     EvidenceOptions,
     effective_parameters,
     log_evidence,
     maximize_evidence,
-    squared_residuals,
 )
 from sklearn_hfl.uncertainty.exact import dense_ggn
+from sklearn_hfl.uncertainty.noise import PSEUDO_RESIDUAL, squared_residuals
 from tests import reference
 from tests.cases import LINEAR, PROBLEMS, TASKS, generator, map_estimate, problem
 
@@ -68,7 +67,11 @@ def test_log_evidence_of_a_linear_network_is_the_marginal_density(name):
 def test_squared_residuals_equal_a_loop(name, limit):
     lp, weights = problem(name).log_posterior, problem(name).weights()
     f = lp.network.forward(weights[None], lp.X)[0]
-    expected = sum(w * (y - out) ** 2 for w, y, out in zip(lp.sample_weight, lp.y, f, strict=True))
+    k = lp.y.shape[1]
+    expected = sum(
+        w * (y - out[:k]) ** 2 / (torch.exp(2 * out[k:]) if len(out) > k else 1)
+        for w, y, out in zip(lp.sample_weight, lp.y, f, strict=True)
+    )
     assert_close(squared_residuals(replace(lp, memory_limit=limit), weights), expected)
 
 
