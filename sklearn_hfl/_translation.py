@@ -291,7 +291,6 @@ def _reset(module: nn.Module, name: str) -> None:
 # ----------------------------------------------------------------------- checks
 
 
-
 # Standardised inputs or targets would be others than those that the network was trained on.
 _FIXED = {
     "normalize_X": "is False for a network that is trained already: it takes X as it is",

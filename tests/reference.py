@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from sklearn_hfl.posterior.likelihood import (
-    LEAST_SHARE,
     GaussianLikelihood,
     HeteroscedasticLikelihood,
 )
@@ -61,7 +60,7 @@ def log_density(likelihood: GaussianLikelihood, outputs: Tensor, y: Tensor) -> T
         return Normal(outputs, std).log_prob(y)
     mean, s = outputs.chunk(2, -1)
     # The guard is an inverse gamma density of exp(2 s), 1 at s = 0.
-    guard = 0.5 * LEAST_SHARE**2 * (1 - (-2 * s).exp())
+    guard = 0.5 * likelihood.guard * (1 - (-2 * s).exp())
     return Normal(mean, std * s.exp()).log_prob(y) + guard
 
 
@@ -70,7 +69,7 @@ def fisher(likelihood: GaussianLikelihood, outputs: Tensor) -> Tensor:
     if not isinstance(likelihood, HeteroscedasticLikelihood):
         return torch.diag(likelihood.noise_precision)
     shrunk = (-2 * outputs.chunk(2)[1]).exp()
-    of_log_noise = 2 + 2 * LEAST_SHARE**2 * shrunk
+    of_log_noise = 2 + 2 * likelihood.guard * shrunk
     return torch.diag(torch.cat([likelihood.noise_precision * shrunk, of_log_noise]))
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
+from torch.func import grad, jvp, vmap
 
 from sklearn_hfl.posterior.linearization import JacobianLinearization, Linearization
 from sklearn_hfl.posterior.log_posterior import LogPosterior
@@ -96,30 +97,18 @@ class GaussNewton:
             data += linear.backward(curved)
         return (columns + self.scale[:, None] * data).reshape(V.shape)
 
-    def output_energies(self, S: Tensor) -> Tensor:
-        """What each output (K,) adds to tr(Sᵀ (A − I) S), for S (P, m)."""
-        lp = self.log_posterior
-        total = self.weights.new_zeros(lp.network.n_outputs)
-        for linear, rows in self._blocks(S.shape[1]):
-            U = linear.forward(self.scale[:, None] * S)
-            curved = lp.likelihood.curvature(linear.outputs, lp.sample_weight[rows], U)
-            total += (U * curved).sum((0, 1))
-        return total
-
     def skew(self, S: Tensor) -> Tensor:
-        """Whitened gradient (P,) of ½ tr(Sᵀ A S), for S (P, m), by Λ alone: J is held fixed.
+        """Whitened gradient (P,) of ½ tr(Sᵀ H S), for S (P, m), with J held fixed.
 
-        For likelihoods whose Λ depends on the outputs.
+        H is A with the loss's own second derivative by the outputs, which varies with
+        them also where Λ, expected over y, does not.
         """
         lp = self.log_posterior
         scaled = self.scale[:, None] * S
         total = torch.zeros_like(self.weights)
         for linear, rows in self._blocks(S.shape[1]):
-            U = linear.forward(scaled)
-            with torch.enable_grad():
-                f = linear.outputs.detach().requires_grad_()
-                energy = 0.5 * (U * lp.likelihood.curvature(f, lp.sample_weight[rows], U)).sum()
-                (slope,) = torch.autograd.grad(energy, f)
+            score = partial(lp.likelihood.score, y=lp.y[rows], w=lp.sample_weight[rows])
+            slope = grad(partial(_energy, score, linear.forward(scaled)))(linear.outputs)
             total += linear.backward(slope[:, None, :])[:, 0]
         return self.scale * total
 
@@ -133,3 +122,9 @@ class GaussNewton:
             curve = partial(lp.likelihood.curvature, linear.outputs, lp.sample_weight[rows])
             total += linear.diagonal(curve)
         return self.scale.square() * total
+
+
+def _energy(score: Callable[[Tensor], Tensor], U: Tensor, f: Tensor) -> Tensor:
+    """½ Σ uᵀ H u over rows and columns of U (N, m, K), with the derivative H of ``score`` at f."""
+    curved = vmap(lambda u: jvp(score, (f,), (u,))[1], in_dims=1, out_dims=1)(U)
+    return 0.5 * (U * curved).sum()

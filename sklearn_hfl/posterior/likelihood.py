@@ -18,9 +18,6 @@ __all__ = [
     "Likelihood",
 ]
 
-# A row's noise cannot be learned to be far below the level: its residual counts as at least
-# this share of it. Rows that the network interpolates would else seem to have none.
-LEAST_SHARE = 0.03
 # s beyond ± log 1000 is taken as that, so that no noise overflows far from the data.
 MOST_CONTRAST = math.log(1000)
 
@@ -97,17 +94,20 @@ class HeteroscedasticLikelihood(GaussianLikelihood):
 
     The level β is a hyperparameter as in ``GaussianLikelihood``, which this one is where
     s = 0: the prior of the weights shrinks the noise to a constant. Curvature is the
-    Fisher information, 1 / σ² of m and 2 of s. Each squared residual is taken to be
-    larger by (``LEAST_SHARE``)² / β, which bounds the loss from below.
+    Fisher information, 1 / σ² of m and 2 of s. Each squared residual counts as larger by
+    κ / β: rows that the network interpolates would else seem to have no noise.
 
     Parameters
     ----------
     noise_precision : Tensor of shape (K,)
         β of each target.
+    guard : Tensor of shape (K,) or float
+        κ, about the least share of 1/β that the variance of a row can be.
     constant : bool
         Take s for 0, whatever the network says.
     """
 
+    guard: Tensor | float = 1e-3
     constant: bool = False
     mean_link: ClassVar[Link] = MEAN
 
@@ -132,7 +132,7 @@ class HeteroscedasticLikelihood(GaussianLikelihood):
 
     def loss(self, outputs: Tensor, y: Tensor, w: Tensor) -> Tensor:
         beta, s = self.noise_precision, self._split(outputs)[1]
-        squares = (beta * self.squares(outputs, y) + LEAST_SHARE**2 * torch.expm1(-2 * s)).sum(-1)
+        squares = (beta * self.squares(outputs, y) + self.guard * torch.expm1(-2 * s)).sum(-1)
         constant = y.shape[-1] * math.log(2 * math.pi) - beta.log().sum()
         return 0.5 * (w * (squares + 2 * s.sum(-1) + constant)).sum(-1)
 
@@ -142,13 +142,13 @@ class HeteroscedasticLikelihood(GaussianLikelihood):
         of_mean = precision * (mean - y)
         if self.constant:
             return w[:, None] * torch.cat([of_mean, torch.zeros_like(s)], -1)
-        of_s = 1 - of_mean * (mean - y) - LEAST_SHARE**2 * (-2 * s).exp()
+        of_s = 1 - of_mean * (mean - y) - self.guard * (-2 * s).exp()
         return w[:, None] * torch.cat([of_mean, of_s], -1)
 
     def curvature(self, outputs: Tensor, w: Tensor, U: Tensor) -> Tensor:
         s = self._split(outputs)[1]
         shrunk = (-2 * s).exp()
-        of_s = torch.zeros_like(s) if self.constant else 2 * (1 + LEAST_SHARE**2 * shrunk)
+        of_s = torch.zeros_like(s) if self.constant else 2 * (1 + self.guard * shrunk)
         blocks = torch.cat([self.noise_precision * shrunk, of_s], -1)
         return (w[:, None] * blocks)[:, None, :] * U
 

@@ -191,11 +191,12 @@ class MLP:
             labels.append(torch.full((n_out,), len(names)))
             names.append(f"layer {layer} biases")
         if self.n_noise:
-            # Noise needs less freedom than the mean: in the last layer it is shrunk by itself.
-            for tensor in labels[-2:]:
-                own = tensor[-self.n_noise * len(tensor) // self.n_outputs :]
+            # Noise needs less freedom than the mean: what leads to it alone is shrunk by itself.
+            for i in (-2, -1):
+                n_own = self.n_noise * len(labels[i]) // self.n_outputs
+                shared, own = labels[i].split([len(labels[i]) - n_own, n_own])
                 groups, index = own.unique(return_inverse=True)
-                own.copy_(index + len(names))
+                labels[i] = torch.cat([shared, len(names) + index])
                 names += [names[int(group)] + OF_NOISE for group in groups]
         return torch.cat(labels), tuple(names)
 

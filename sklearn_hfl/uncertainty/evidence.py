@@ -15,7 +15,7 @@ from sklearn_hfl.posterior.initialization import scaled_precision
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import OF_NOISE
-from sklearn_hfl.uncertainty.noise import noise_precision, paid_by_residuals, squared_residuals
+from sklearn_hfl.uncertainty.noise import freed_noise, noise_precision, squared_residuals
 
 __all__ = [
     "EvidenceOptions",
@@ -26,8 +26,10 @@ __all__ = [
 ]
 
 # Weak Gamma(a, b) hyperprior of each α, which keeps groups without evidence at α = a/b: 1, or
-# much more where they lead to the log noise alone.
+# this multiple of ``scaled_precision`` where they lead to the log noise alone, which varies
+# by a tenth under that prior, and otherwise stays constant (docs/design/heteroscedastic.md).
 HYPERPRIOR = 0.005
+NOISE_STRENGTH = 100.0
 PRIOR_PRECISION_RANGE = (1e-2, 1e5)
 # No update changes a precision by more than this factor: the first ones are far from a MAP.
 LARGEST_STEP = 5.0
@@ -37,9 +39,6 @@ LARGEST_STEP = 5.0
 # first stays a constant. The evidence chooses (docs/design/evidence.md).
 STARTS = ((10.0, 1.0), (1.0, 0.3))
 SCREENING_ROUNDS = 10
-# Log noise starts from a constant, under a prior that lets it vary by a tenth; without
-# evidence it stays there (docs/design/heteroscedastic.md).
-NOISE_STRENGTH = 100.0
 MAX_ROUNDS = 40
 STEPS_PER_ROUND = 10
 # A round need not end closer to its MAP than this. At a saddle (all units at zero under a
@@ -157,20 +156,16 @@ def maximize_evidence(
     if not (options.noise and isinstance(likelihood, HeteroscedasticLikelihood)):
         found = _search(log_posterior, weights, trainer, options, generator, callback)
         return found.log_posterior, found.weights, found.curve
-    # A constant noise first: hard rows would else be taken for noisy ones before the mean is
-    # there. It stays where the evidence prefers it.
+    # A constant noise first, or rows that are hard to fit would be taken for noisy ones. Log
+    # noise then varies around that level, which stays: a second one would drift against it.
     constant = replace(log_posterior, likelihood=replace(likelihood, constant=True))
-    best = _search(constant, weights, trainer, options, generator, callback)
-    curve = best.curve
-    left = replace(trainer, max_iter=trainer.max_iter - len(curve))
-    if left.max_iter > 0:
-        freed = replace(
-            best.log_posterior, likelihood=replace(best.log_posterior.likelihood, constant=False)
-        )
-        found = _alternate(freed, best.weights, left, options, MAX_ROUNDS, generator, callback)
-        curve += found.curve
-        best = max(best, found, key=lambda each: each.log_evidence)
-    return best.log_posterior, best.weights, curve
+    level = _search(constant, weights, trainer, options, generator, callback)
+    freed = freed_noise(level.log_posterior, level.weights)
+    options = replace(options, noise=False)
+    left = replace(trainer, max_iter=trainer.max_iter - len(level.curve))
+    found = _alternate(freed, level.weights, left, options, MAX_ROUNDS, generator, callback)
+    best = max(level, found, key=lambda each: each.log_evidence)
+    return best.log_posterior, best.weights, level.curve + found.curve
 
 
 def _search(
@@ -181,11 +176,9 @@ def _search(
     generator: Generator,
     callback: Callback,
 ) -> _Round:
-    """Alternate from each start, and go on from the best."""
+    """Alternate from each start for some rounds, and go on from the best."""
     if not options.prior:
-        return _alternate(
-            log_posterior, weights, trainer, options, MAX_ROUNDS, generator, callback
-        )
+        return _alternate(log_posterior, weights, trainer, options, MAX_ROUNDS, generator, callback)
     screened: list[_Round] = []
     steps = 0
     for strength, noise_std in options.starts:
@@ -239,15 +232,6 @@ def _started(
     return started
 
 
-def _usual_precision(log_posterior: LogPosterior) -> Tensor:
-    """Precision (n_groups,) of the groups about which the data say nothing."""
-    prior = log_posterior.prior
-    ones = torch.ones_like(prior.group_precision)
-    strong = NOISE_STRENGTH * scaled_precision(log_posterior.network, 1.0).to(ones)
-    of_noise = torch.tensor([name.endswith(OF_NOISE) for name in prior.names])
-    return torch.where(of_noise.to(ones.device), strong, ones)
-
-
 def _alternate(
     log_posterior: LogPosterior,
     weights: Tensor,
@@ -276,19 +260,18 @@ def _alternate(
         trajectory = rough.train(log_posterior, weights, generator, callback, subspace)
         weights = trajectory.weights
         curve += trajectory.curve[1:]
-        curvature = GaussNewton(log_posterior, weights)
-        subspace = krylov_subspace(curvature, generator, trace_rtol=1e-2)
+        subspace = krylov_subspace(GaussNewton(log_posterior, weights), generator, trace_rtol=1e-2)
         evidence = log_evidence(log_posterior, weights, subspace)
-        log_posterior, change = _updated(curvature, subspace, options)
+        log_posterior, change = _updated(
+            log_posterior, weights, effective_parameters(subspace), options
+        )
         settled = change < options.rtol
     return _Round(log_posterior, weights, tuple(curve), evidence, settled)
 
 
 def _updated(
-    curvature: GaussNewton, subspace: Subspace, options: EvidenceOptions
+    log_posterior: LogPosterior, weights: Tensor, gamma: Tensor, options: EvidenceOptions
 ) -> tuple[LogPosterior, float]:
-    log_posterior, weights = curvature.log_posterior, curvature.weights
-    gamma = effective_parameters(subspace)
     change = 0.0
     prior, likelihood = log_posterior.prior, log_posterior.likelihood
     if options.prior:
@@ -303,12 +286,21 @@ def _updated(
     if options.noise and isinstance(likelihood, GaussianLikelihood):
         squares = squared_residuals(log_posterior, weights)
         total = log_posterior.sample_weight.sum()
-        paid = paid_by_residuals(curvature, subspace, gamma)
-        target = noise_precision(squares, paid, total, options.noise_unit)
+        share = gamma.sum() / len(squares)
+        target = noise_precision(squares, share, total, options.noise_unit)
         beta = _limited(likelihood.noise_precision, target)
         change = max(change, _change(likelihood.noise_precision, beta))
         likelihood = likelihood.with_precision(beta)
     return replace(log_posterior, prior=prior, likelihood=likelihood), change
+
+
+def _usual_precision(log_posterior: LogPosterior) -> Tensor:
+    """Precision (n_groups,) of groups about which the data say nothing."""
+    prior = log_posterior.prior
+    ones = torch.ones_like(prior.group_precision)
+    strong = NOISE_STRENGTH * scaled_precision(log_posterior.network, 1.0).to(ones)
+    of_noise = torch.tensor([name.endswith(OF_NOISE) for name in prior.names])
+    return torch.where(of_noise.to(ones.device), strong, ones)
 
 
 def evidence_at(
@@ -335,7 +327,8 @@ def evidence_at(
     for _ in range(MAX_ROUNDS):
         curvature = GaussNewton(log_posterior, weights)
         subspace = krylov_subspace(curvature, generator, trace_rtol=1e-2)
-        log_posterior, change = _updated(curvature, subspace, options)
+        gamma = effective_parameters(subspace)
+        log_posterior, change = _updated(log_posterior, weights, gamma, options)
         if change < options.rtol:
             break
     return log_posterior

@@ -1,20 +1,22 @@
-"""Noise: its precision that makes the data most probable, at fixed weights."""
+"""Noise: how much the data prove, at fixed weights."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from sklearn_hfl.optim.subspace import Subspace
-from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
-__all__ = ["noise_precision", "paid_by_residuals", "squared_residuals"]
+__all__ = ["freed_noise", "noise_precision", "squared_residuals"]
 
 # The hyperprior of each β counts as one more row, with this residual in SDs of y: few
 # rows that the network can interpolate do not prove that there is no noise.
 PSEUDO_RESIDUAL = 0.03
+# Where noise varies, a row's variance is at least about this share of the constant noise's.
+LEAST_SHARE = 1e-3
 # A noise std below a thousandth of the target's SD makes the curvature's condition
 # number pass 1e11, and rounding shows in the standard deviations.
 LEAST_NOISE_STD = 1e-3
@@ -48,34 +50,31 @@ def noise_precision(
     return torch.minimum(target, (LEAST_NOISE_STD * unit) ** -2)
 
 
-def paid_by_residuals(curvature: GaussNewton, subspace: Subspace, gamma: Tensor) -> Tensor:
-    """Effective parameters that made the squared residuals of each target smaller.
+def freed_noise(log_posterior: LogPosterior, weights: Tensor) -> LogPosterior:
+    """Let the log noise vary around a constant noise that was learned.
 
     Parameters
     ----------
-    curvature : GaussNewton
-        At the MAP.
-    subspace : Subspace
-        Its directions.
-    gamma : Tensor of shape (P,)
-        Share of each weight that the data determine.
+    log_posterior : LogPosterior
+        With a heteroscedastic likelihood that is constant.
+    weights : Tensor of shape (P,)
+        At which its noise was learned.
 
     Returns
     -------
-    Tensor of shape (K,) or ()
-        γ over the K targets; without what went into the log noise, where that varies.
+    LogPosterior
+        Its variances keep the share of the constant one that the hyperprior, not the
+        residuals, stood for, and ``LEAST_SHARE`` at the least.
     """
-    lp = curvature.log_posterior
-    share = gamma.sum() / lp.y.shape[1]
-    if not isinstance(lp.likelihood, HeteroscedasticLikelihood) or lp.likelihood.constant:
-        return share
-    # tr A⁻¹ JᵀΛJ, output by output: Λ of this likelihood is diagonal.
-    by_output = curvature.output_energies(subspace.root())
-    return gamma.sum() * (lp.likelihood.mean_link.value(by_output) / by_output.sum())
+    likelihood = log_posterior.likelihood
+    assert isinstance(likelihood, HeteroscedasticLikelihood)
+    pseudo = PSEUDO_RESIDUAL**2
+    guard = (pseudo / (squared_residuals(log_posterior, weights) + pseudo)).clamp(min=LEAST_SHARE)
+    return replace(log_posterior, likelihood=replace(likelihood, guard=guard, constant=False))
 
 
 def squared_residuals(log_posterior: LogPosterior, weights: Tensor) -> Tensor:
-    """Σ w (y − f)² of each target, in units of each row's share of the noise.
+    """Σ w (y − f)² of each target.
 
     Parameters
     ----------
@@ -93,6 +92,6 @@ def squared_residuals(log_posterior: LogPosterior, weights: Tensor) -> Tensor:
     total = weights.new_zeros(log_posterior.y.shape[1])
     for rows in log_posterior.blocks(log_posterior.network.width):
         f = log_posterior.network.forward(weights[None], log_posterior.X[rows])[0]
-        squares = likelihood.squares(f, log_posterior.y[rows])
-        total += log_posterior.sample_weight[rows] @ squares
+        residual = log_posterior.y[rows] - likelihood.mean_link.value(f)
+        total += log_posterior.sample_weight[rows] @ residual.square()
     return total

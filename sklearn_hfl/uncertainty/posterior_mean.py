@@ -37,9 +37,10 @@ def posterior_mean_shift(estimate: MapEstimate, generator: Generator) -> Tensor:
         In weights, not whitened.
     """
     subspace = estimate.subspace
+    root = torch.linalg.solve_triangular(subspace.factor, subspace.basis.mT, upper=False).mT
     signs = torch.randint(0, 2, (len(estimate.weights), N_PROBES), generator=generator)
-    probes = subspace.complement((2.0 * signs - 1.0).to(subspace.basis)) / N_PROBES**0.5
-    slope = estimate.curvature().skew(torch.cat([subspace.root(), probes], dim=1))
+    probes = subspace.complement((2.0 * signs - 1.0).to(root)) / N_PROBES**0.5
+    slope = estimate.curvature().skew(torch.cat([root, probes], dim=1))
     # A tenth of the shift is far below the posterior's own width.
     step = linear_response(estimate, slope[:, None], rtol=0.1).galerkin.step
     return -estimate.scale * step[:, 0]

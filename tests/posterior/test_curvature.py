@@ -8,7 +8,6 @@ from torch.testing import assert_close
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
 from sklearn_hfl.uncertainty.exact import dense_ggn
-from tests import reference
 from tests.cases import F64, PROBLEMS, problem, randn
 
 
@@ -53,11 +52,13 @@ def test_excess_diagonal_equals_the_dense_one(case):
     assert_close(curvature.excess_diagonal(), dense.diagonal() - 1, rtol=1e-10, atol=1e-12)
 
 
-def test_skew_is_the_derivative_by_the_outputs(case):
+@pytest.mark.parametrize("classes", [False, True])
+def test_skew_is_the_derivative_by_the_outputs(case, classes):
     lp, weights = case[0].log_posterior, case[0].weights
-    k = lp.network.n_outputs
-    one_hot = torch.eye(k, dtype=F64)[torch.arange(len(lp.y)) % k]
-    lp = replace(lp, likelihood=CategoricalLikelihood(), y=one_hot)
+    if classes:
+        k = lp.network.n_outputs
+        one_hot = torch.eye(k, dtype=F64)[torch.arange(len(lp.y)) % k]
+        lp = replace(lp, likelihood=CategoricalLikelihood(), y=one_hot)
     curvature, S = GaussNewton(lp, weights), randn(len(weights), 4)
     outputs, jacobian = lp.network.jacobian(curvature.weights, lp.X)
     jacobian = jacobian * curvature.scale
@@ -74,43 +75,6 @@ def test_skew_is_the_derivative_by_the_outputs(case):
 
     expected = grad(energy)(torch.zeros_like(curvature.weights))
     assert_close(curvature.skew(S), expected, rtol=1e-7, atol=1e-8)
-
-
-@pytest.fixture
-def noisy():
-    """Curvature of a heteroscedastic likelihood, and directions."""
-    case = problem("log noise")
-    curvature = GaussNewton(case.log_posterior, case.weights())
-    return curvature, randn(curvature.n_weights, 3)
-
-
-def test_skew_of_the_log_noise_is_the_derivative_of_the_information(noisy):
-    curvature, S = noisy
-    lp = curvature.log_posterior
-    outputs, jacobian = lp.network.jacobian(curvature.weights, lp.X)
-    U = jacobian * curvature.scale @ S
-
-    def energy(u):
-        f = outputs + jacobian * curvature.scale @ u
-        blocks = torch.stack([reference.fisher(lp.likelihood, row) for row in f])
-        blocks = lp.sample_weight[:, None, None] * blocks
-        return 0.5 * torch.einsum("nkm,nkl,nlm->", U, blocks, U)
-
-    expected = grad(energy)(torch.zeros_like(curvature.weights))
-    assert_close(curvature.skew(S), expected)
-
-
-@pytest.mark.parametrize("limit", [1.0, 1e9])
-def test_output_energies_are_the_information_of_each_output(noisy, limit):
-    curvature, S = noisy
-    lp = replace(curvature.log_posterior, memory_limit=limit)
-    outputs, jacobian = lp.network.jacobian(curvature.weights, lp.X)
-    U = jacobian * curvature.scale @ S
-    information = torch.stack([reference.fisher(lp.likelihood, f).diagonal() for f in outputs])
-    expected = torch.einsum("n,nk,nkm->k", lp.sample_weight, information, U**2)
-    energies = GaussNewton(lp, curvature.weights).output_energies(S)
-    assert_close(energies, expected)
-    assert_close(energies.sum(), (S * (curvature.product(S) - S)).sum())
 
 
 def test_no_eigenvalue_is_below_one(case):

@@ -5,7 +5,6 @@ from torch.func import grad, hessian
 from torch.testing import assert_close
 
 from sklearn_hfl.posterior.likelihood import (
-    LEAST_SHARE,
     MOST_CONTRAST,
     CategoricalLikelihood,
     GaussianLikelihood,
@@ -77,7 +76,9 @@ def test_curvature_is_the_second_derivative_of_the_loss_expected_of_y(case):
         # Two points with the mean and variance of y: the loss has no higher powers of it.
         mean, std = outputs.chunk(2, -1)[0], likelihood.noise_variance(outputs).sqrt()
         nodes = (mean - std, mean + std)
-    second = [hessian(lambda f, y=y: likelihood.loss(f[None], y, WEIGHT)[0])(outputs) for y in nodes]
+    second = [
+        hessian(lambda f, y=y: likelihood.loss(f[None], y, WEIGHT)[0])(outputs) for y in nodes
+    ]
     expected = torch.einsum("nkml,mpl->npk", sum(second) / len(second), U)
     assert_close(likelihood.curvature(outputs, WEIGHT, U), expected)
 
@@ -90,7 +91,7 @@ def test_information_of_mean_and_log_noise(k):
     variance = likelihood.noise_variance(outputs)
     expected = torch.cat([1 / variance, torch.full_like(variance, 2)], 1)
     relative = blocks.diagonal(dim1=1, dim2=2) / expected - 1
-    assert (relative.abs() <= LEAST_SHARE**2).all()
+    assert (relative.abs() <= likelihood.guard).all()
     assert_close(blocks, torch.diag_embed(blocks.diagonal(dim1=1, dim2=2)), rtol=0, atol=0)
 
 
@@ -113,7 +114,7 @@ def test_the_noise_of_an_interpolated_row_does_not_collapse():
         [likelihood.loss(torch.tensor([[[0.0, v]]]).to(s), s.new_zeros(1, 1), w)[0] for v in s]
     )
     assert losses.isfinite().all()
-    assert s[losses.argmin()].exp().item() == pytest.approx(LEAST_SHARE, rel=0.01)
+    assert s[losses.argmin()].exp().item() == pytest.approx(likelihood.guard**0.5, rel=0.01)
 
 
 def test_noise_far_from_the_data_is_finite():

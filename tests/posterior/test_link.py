@@ -13,7 +13,6 @@ from sklearn_hfl.posterior.link import (
 )
 from tests.cases import F64, randn
 
-
 EACH = [(link, k) for link in (IDENTITY, CENTRED, SOFTMAX) for k in (1, 2, 4)]
 HALVES = [(link, k) for link in (MEAN, LOG_NOISE) for k in (2, 4)]
 
