@@ -18,7 +18,7 @@ from sklearn_hfl.optim.subspace import krylov_subspace
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.functional import Functional, Prediction
-from sklearn_hfl.posterior.likelihood import GaussianLikelihood
+from sklearn_hfl.posterior.likelihood import CategoricalLikelihood, GaussianLikelihood
 from sklearn_hfl.posterior.link import CENTRED, IDENTITY, Link
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.uncertainty.covariance import block_covariance, covariance
@@ -128,7 +128,7 @@ def fit_member(
             curve += trajectory.curve[1:]
     subspace = krylov_subspace(GaussNewton(log_posterior, weights), generator)
     estimate = MapEstimate(log_posterior, weights, subspace)
-    skewed = log_posterior.likelihood.skewed
+    skewed = isinstance(log_posterior.likelihood, CategoricalLikelihood)
     shift = posterior_mean_shift(estimate, generator) if skewed else None
     return Member(estimate, diagnose(estimate), curve, shift)
 
@@ -171,23 +171,12 @@ def member_means(members: Sequence[Member], X: Tensor, link: Link = IDENTITY) ->
 
 
 def member_noise(members: Sequence[Member], X: Tensor) -> list[Tensor]:
-    """Noise variances (Q, n_targets) of each member at queries (Q, D).
-
-    Where they depend on the outputs, these are those of the posterior mean, not the MAP.
-    """
-    variances = []
-    for member in members:
-        lp, weights = member.estimate.log_posterior, member.estimate.weights
-        likelihood = cast(GaussianLikelihood, lp.likelihood)
-        outputs = X.new_zeros(len(X), lp.network.n_outputs)
-        if member.shift is not None:
-            width = lp.network.width + lp.network.linearization_width
-            size = max(1, int(lp.memory_limit / (width * X.element_size())))
-            for rows, part in zip(outputs.split(size), X.split(size), strict=True):
-                linear = lp.network.linearize(weights, part)
-                rows.copy_(linear.outputs + linear.forward(member.shift[:, None])[:, 0])
-        variances.append(likelihood.noise_variance(outputs))
-    return variances
+    """Noise variances (Q, n_targets) of each member at queries (Q, D)."""
+    likelihoods = [m.estimate.log_posterior.likelihood for m in members]
+    return [
+        cast(GaussianLikelihood, likelihood).noise_variance(outputs)
+        for likelihood, outputs in zip(likelihoods, member_means(members, X), strict=True)
+    ]
 
 
 def member_variances(

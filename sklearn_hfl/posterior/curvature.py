@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vmap
 
 from sklearn_hfl.posterior.linearization import JacobianLinearization, Linearization
 from sklearn_hfl.posterior.log_posterior import LogPosterior
@@ -80,7 +79,7 @@ class GaussNewton:
         lp = self.log_posterior
         gradient = lp.prior.precision * self.weights
         for linear, rows in self._blocks(1):
-            score = lp.likelihood.score(linear.outputs, lp.y[rows], lp.sample_weight[rows])
+            score = lp.likelihood.score(linear.outputs, lp.targets(rows), lp.sample_weight[rows])
             gradient = gradient + linear.backward(score[:, None, :])[:, 0]
         return self.scale * gradient
 
@@ -97,18 +96,26 @@ class GaussNewton:
             data += linear.backward(curved)
         return (columns + self.scale[:, None] * data).reshape(V.shape)
 
-    def skew(self, S: Tensor) -> Tensor:
-        """Whitened gradient (P,) of ½ tr(Sᵀ H S), for S (P, m), with J held fixed.
+    def spread(self, S: Tensor) -> Tensor:
+        """Diagonal of (J S)(J S)ᵀ for whitened S (P, m): a square (N, K) of each output."""
+        scaled = self.scale[:, None] * S
+        parts = [linear.forward(scaled).square().sum(1) for linear, _ in self._blocks(S.shape[1])]
+        return torch.cat(parts)
 
-        H is A with the loss's own second derivative by the outputs, which varies with
-        them also where Λ, expected over y, does not.
+    def skew(self, S: Tensor) -> Tensor:
+        """Whitened gradient (P,) of ½ tr(Sᵀ A S), for S (P, m), by Λ alone: J is held fixed.
+
+        For likelihoods whose Λ depends on the outputs.
         """
         lp = self.log_posterior
         scaled = self.scale[:, None] * S
         total = torch.zeros_like(self.weights)
         for linear, rows in self._blocks(S.shape[1]):
-            score = partial(lp.likelihood.score, y=lp.y[rows], w=lp.sample_weight[rows])
-            slope = grad(partial(_energy, score, linear.forward(scaled)))(linear.outputs)
+            U = linear.forward(scaled)
+            with torch.enable_grad():
+                f = linear.outputs.detach().requires_grad_()
+                energy = 0.5 * (U * lp.likelihood.curvature(f, lp.sample_weight[rows], U)).sum()
+                (slope,) = torch.autograd.grad(energy, f)
             total += linear.backward(slope[:, None, :])[:, 0]
         return self.scale * total
 
@@ -122,9 +129,3 @@ class GaussNewton:
             curve = partial(lp.likelihood.curvature, linear.outputs, lp.sample_weight[rows])
             total += linear.diagonal(curve)
         return self.scale.square() * total
-
-
-def _energy(score: Callable[[Tensor], Tensor], U: Tensor, f: Tensor) -> Tensor:
-    """½ Σ uᵀ H u over rows and columns of U (N, m, K), with the derivative H of ``score`` at f."""
-    curved = vmap(lambda u: jvp(score, (f,), (u,))[1], in_dims=1, out_dims=1)(U)
-    return 0.5 * (U * curved).sum()

@@ -25,10 +25,6 @@ MOST_CONTRAST = math.log(1000)
 class Likelihood(Protocol):
     """p(y | f) of independent rows, each with a weight w. N rows, K outputs."""
 
-    @property
-    def skewed(self) -> bool:
-        """Whether Λ depends on the outputs: the posterior mean is then not the MAP."""
-
     def n_outputs(self, n_targets: int) -> int:
         """K for so many columns of y."""
 
@@ -56,10 +52,6 @@ class GaussianLikelihood:
 
     mean_link: ClassVar[Link] = IDENTITY
 
-    @property
-    def skewed(self) -> bool:
-        return False
-
     def n_outputs(self, n_targets: int) -> int:
         return n_targets
 
@@ -68,7 +60,7 @@ class GaussianLikelihood:
         return (1 / self.noise_precision).expand_as(outputs)
 
     def squares(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Squared residuals (..., K), in units in which 1/β is their mean."""
+        """Squared residuals (..., K)."""
         return (outputs - y).square()
 
     def loss(self, outputs: Tensor, y: Tensor, w: Tensor) -> Tensor:
@@ -94,8 +86,12 @@ class HeteroscedasticLikelihood(GaussianLikelihood):
 
     The level β is a hyperparameter as in ``GaussianLikelihood``, which this one is where
     s = 0: the prior of the weights shrinks the noise to a constant. Curvature is the
-    Fisher information, 1 / σ² of m and 2 of s. Each squared residual counts as larger by
-    κ / β: rows that the network interpolates would else seem to have no noise.
+    Fisher information, 1 / σ² of m and 2 of s.
+
+    Residuals at rows that the network has learned by heart are smaller than the noise. So
+    y may hold, in K more columns, the posterior variance of m: the loss is then the mean
+    over that, with (y − m)² + variance in place of (y − m)². And each squared residual
+    counts as larger by κ / β.
 
     Parameters
     ----------
@@ -111,10 +107,6 @@ class HeteroscedasticLikelihood(GaussianLikelihood):
     constant: bool = False
     mean_link: ClassVar[Link] = MEAN
 
-    @property
-    def skewed(self) -> bool:
-        return not self.constant
-
     def n_outputs(self, n_targets: int) -> int:
         return 2 * n_targets
 
@@ -127,22 +119,24 @@ class HeteroscedasticLikelihood(GaussianLikelihood):
         return (2 * s).exp() / self.noise_precision
 
     def squares(self, outputs: Tensor, y: Tensor) -> Tensor:
-        mean, s = self._split(outputs)
-        return (mean - y).square() * (-2 * s).exp()
+        mean, k = self._split(outputs)[0], len(self.noise_precision)
+        squares = (mean - y[..., :k]).square()
+        return squares if y.shape[-1] == k else squares + y[..., k:]
 
     def loss(self, outputs: Tensor, y: Tensor, w: Tensor) -> Tensor:
         beta, s = self.noise_precision, self._split(outputs)[1]
-        squares = (beta * self.squares(outputs, y) + self.guard * torch.expm1(-2 * s)).sum(-1)
-        constant = y.shape[-1] * math.log(2 * math.pi) - beta.log().sum()
-        return 0.5 * (w * (squares + 2 * s.sum(-1) + constant)).sum(-1)
+        shrunk = (-2 * s).exp()
+        squares = shrunk * beta * self.squares(outputs, y) + self.guard * (shrunk - 1)
+        constant = len(beta) * math.log(2 * math.pi) - beta.log().sum()
+        return 0.5 * (w * ((squares + 2 * s).sum(-1) + constant)).sum(-1)
 
     def score(self, outputs: Tensor, y: Tensor, w: Tensor) -> Tensor:
         mean, s = self._split(outputs)
-        precision = self.noise_precision * (-2 * s).exp()
-        of_mean = precision * (mean - y)
+        beta, shrunk = self.noise_precision, (-2 * s).exp()
+        of_mean = shrunk * beta * (mean - y[:, : len(beta)])
+        of_s = 1 - shrunk * (beta * self.squares(outputs, y) + self.guard)
         if self.constant:
-            return w[:, None] * torch.cat([of_mean, torch.zeros_like(s)], -1)
-        of_s = 1 - of_mean * (mean - y) - self.guard * (-2 * s).exp()
+            of_s = torch.zeros_like(s)
         return w[:, None] * torch.cat([of_mean, of_s], -1)
 
     def curvature(self, outputs: Tensor, w: Tensor, U: Tensor) -> Tensor:
@@ -160,10 +154,6 @@ class CategoricalLikelihood:
     A single output f is the two-class case, softmax(0, f): y (N, 1) is then 1 for
     the second class. The Gauss-Newton block Λ of a row is w (diag(p) − ppᵀ).
     """
-
-    @property
-    def skewed(self) -> bool:
-        return True
 
     def n_outputs(self, n_targets: int) -> int:
         return n_targets

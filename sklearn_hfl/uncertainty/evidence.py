@@ -15,7 +15,12 @@ from sklearn_hfl.posterior.initialization import scaled_precision
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import OF_NOISE
-from sklearn_hfl.uncertainty.noise import freed_noise, noise_precision, squared_residuals
+from sklearn_hfl.uncertainty.noise import (
+    freed_noise,
+    mean_variance,
+    noise_precision,
+    squared_residuals,
+)
 
 __all__ = [
     "EvidenceOptions",
@@ -112,7 +117,8 @@ def log_evidence(log_posterior: LogPosterior, weights: Tensor, subspace: Subspac
     float
     """
     log_det = 2 * float(subspace.factor.diagonal().log().sum()) + float(subspace.unseen().sum())
-    return -float(log_posterior.value(weights[None])[0]) - 0.5 * log_det
+    likely = replace(log_posterior, spread=None)  # what L averages over is in A already
+    return -float(likely.value(weights[None])[0]) - 0.5 * log_det
 
 
 def maximize_evidence(
@@ -160,7 +166,7 @@ def maximize_evidence(
     # noise then varies around that level, which stays: a second one would drift against it.
     constant = replace(log_posterior, likelihood=replace(likelihood, constant=True))
     level = _search(constant, weights, trainer, options, generator, callback)
-    freed = freed_noise(level.log_posterior, level.weights)
+    freed = freed_noise(level.log_posterior, level.weights, generator)
     options = replace(options, noise=False)
     left = replace(trainer, max_iter=trainer.max_iter - len(level.curve))
     found = _alternate(freed, level.weights, left, options, MAX_ROUNDS, generator, callback)
@@ -260,11 +266,16 @@ def _alternate(
         trajectory = rough.train(log_posterior, weights, generator, callback, subspace)
         weights = trajectory.weights
         curve += trajectory.curve[1:]
-        subspace = krylov_subspace(GaussNewton(log_posterior, weights), generator, trace_rtol=1e-2)
+        curvature = GaussNewton(log_posterior, weights)
+        subspace = krylov_subspace(curvature, generator, trace_rtol=1e-2)
         evidence = log_evidence(log_posterior, weights, subspace)
         log_posterior, change = _updated(
             log_posterior, weights, effective_parameters(subspace), options
         )
+        if log_posterior.spread is not None:
+            spread = mean_variance(curvature, subspace)
+            change = max(change, _change(log_posterior.spread.mean(0), spread.mean(0)))
+            log_posterior = replace(log_posterior, spread=spread)
         settled = change < options.rtol
     return _Round(log_posterior, weights, tuple(curve), evidence, settled)
 

@@ -35,7 +35,7 @@ def dense_hessian(log_posterior: LogPosterior, weights: Tensor) -> Tensor:
 
     def loss(w: Tensor) -> Tensor:
         outputs = lp.network.forward(w[None], lp.X)
-        data = lp.likelihood.loss(outputs, lp.y, lp.sample_weight)[0]
+        data = lp.likelihood.loss(outputs, lp.targets(slice(None)), lp.sample_weight)[0]
         return data + 0.5 * (lp.prior.precision * w.square()).sum()
 
     return torch.autograd.functional.hessian(loss, weights)

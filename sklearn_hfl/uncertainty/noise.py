@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
+from sklearn_hfl.optim.subspace import Subspace, krylov_subspace
+from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
-__all__ = ["freed_noise", "noise_precision", "squared_residuals"]
+__all__ = ["freed_noise", "mean_variance", "noise_precision", "squared_residuals"]
 
 # The hyperprior of each β counts as one more row, with this residual in SDs of y: few
 # rows that the network can interpolate do not prove that there is no noise.
@@ -50,7 +52,28 @@ def noise_precision(
     return torch.minimum(target, (LEAST_NOISE_STD * unit) ** -2)
 
 
-def freed_noise(log_posterior: LogPosterior, weights: Tensor) -> LogPosterior:
+def mean_variance(curvature: GaussNewton, subspace: Subspace) -> Tensor:
+    """Posterior variance of the mean at the training rows, as far as the data determine it.
+
+    Parameters
+    ----------
+    curvature : GaussNewton
+        A, of a likelihood of means and log noise.
+    subspace : Subspace
+        Its directions.
+
+    Returns
+    -------
+    Tensor of shape (N, K)
+    """
+    likelihood = curvature.log_posterior.likelihood
+    assert isinstance(likelihood, GaussianLikelihood)
+    return likelihood.mean_link.value(curvature.spread(subspace.root()))
+
+
+def freed_noise(
+    log_posterior: LogPosterior, weights: Tensor, generator: Generator
+) -> LogPosterior:
     """Let the log noise vary around a constant noise that was learned.
 
     Parameters
@@ -59,6 +82,8 @@ def freed_noise(log_posterior: LogPosterior, weights: Tensor) -> LogPosterior:
         With a heteroscedastic likelihood that is constant.
     weights : Tensor of shape (P,)
         At which its noise was learned.
+    generator : torch.Generator
+        Source of randomness.
 
     Returns
     -------
@@ -70,7 +95,12 @@ def freed_noise(log_posterior: LogPosterior, weights: Tensor) -> LogPosterior:
     assert isinstance(likelihood, HeteroscedasticLikelihood)
     pseudo = PSEUDO_RESIDUAL**2
     guard = (pseudo / (squared_residuals(log_posterior, weights) + pseudo)).clamp(min=LEAST_SHARE)
-    return replace(log_posterior, likelihood=replace(likelihood, guard=guard, constant=False))
+    curvature = GaussNewton(log_posterior, weights)
+    return replace(
+        log_posterior,
+        likelihood=replace(likelihood, guard=guard, constant=False),
+        spread=mean_variance(curvature, krylov_subspace(curvature, generator, trace_rtol=1e-2)),
+    )
 
 
 def squared_residuals(log_posterior: LogPosterior, weights: Tensor) -> Tensor:
