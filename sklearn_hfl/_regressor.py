@@ -50,7 +50,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PredictionIntervals):
     likelihood : {"gaussian", "heteroscedastic"}, default="gaussian"
         Distribution of y around the mean: normal, with one noise for all rows, or with
         a noise that depends on X. The network then has 2 n_outputs outputs, means and
-        log noise, and a constant noise is kept where the evidence prefers it.
+        log noise; the evidence shrinks the log noise to a constant.
     prior_precision : "evidence" or float, default="evidence"
         Precision of the Gaussian prior on weights and biases, in standardised
         units. "evidence" learns one for each input feature of the first layer,

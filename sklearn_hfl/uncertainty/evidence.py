@@ -170,8 +170,7 @@ def maximize_evidence(
     options = replace(options, noise=False)
     left = replace(trainer, max_iter=trainer.max_iter - len(level.curve))
     found = _alternate(freed, level.weights, left, options, MAX_ROUNDS, generator, callback)
-    best = max(level, found, key=lambda each: each.log_evidence)
-    return best.log_posterior, best.weights, level.curve + found.curve
+    return found.log_posterior, found.weights, level.curve + found.curve
 
 
 def _search(

@@ -117,6 +117,18 @@ def test_the_noise_of_an_interpolated_row_does_not_collapse():
     assert s[losses.argmin()].exp().item() == pytest.approx(likelihood.guard**0.5, rel=0.01)
 
 
+def test_the_loss_with_a_variance_is_the_mean_over_it():
+    likelihood = HeteroscedasticLikelihood(torch.tensor([2.0, 9.0], dtype=F64))
+    outputs, y, spread = randn(N, 4), randn(N, 2, seed=1), randn(N, 2, seed=2) ** 2
+    # Two points with that variance: the loss has no higher powers of the mean.
+    shift = torch.cat([spread.sqrt(), 0 * spread], 1)
+    expected = likelihood.loss(torch.stack([outputs + shift, outputs - shift]), y, WEIGHT).mean()
+    both = torch.cat([y, spread], 1)
+    assert_close(likelihood.loss(outputs[None], both, WEIGHT)[0], expected)
+    score = grad(lambda f: likelihood.loss(f[None], both, WEIGHT)[0])(outputs)
+    assert_close(likelihood.score(outputs, both, WEIGHT), score)
+
+
 def test_noise_far_from_the_data_is_finite():
     likelihood = HeteroscedasticLikelihood(torch.ones(1, dtype=F64))
     variance = likelihood.noise_variance(torch.tensor([[0.0, 1e4], [0.0, -1e4]], dtype=F64))
