@@ -28,6 +28,9 @@ def main() -> int:
     if (RESULTS / "conformal.txt").exists():
         table = printed("conformal.txt", "Conformal")
         tables.append(("docs/user_guide.md", "conformal", table))
+    if (RESULTS / "heteroscedastic.txt").exists():
+        table = printed("heteroscedastic.txt", "Heteroscedastic")
+        tables.append(("docs/design/heteroscedastic.md", "heteroscedastic", table))
     if (RESULTS / "classifier-quality.txt").exists():
         table = all_printed("classifier-quality.txt", "Quality")
         tables.append(("docs/user_guide.md", "quality", table))

@@ -71,9 +71,7 @@ def mean_variance(curvature: GaussNewton, subspace: Subspace) -> Tensor:
     return likelihood.mean_link.value(curvature.spread(subspace.root()))
 
 
-def freed_noise(
-    log_posterior: LogPosterior, weights: Tensor, generator: Generator
-) -> LogPosterior:
+def freed_noise(log_posterior: LogPosterior, weights: Tensor, generator: Generator) -> LogPosterior:
     """Let the log noise vary around a constant noise that was learned.
 
     Parameters
