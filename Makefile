@@ -16,7 +16,7 @@ PYTEST = -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart examples test test-oldest coverage lint types docs benchmark-equality benchmark-ablation benchmark-classifier benchmark-conformal benchmark-functional benchmark-grid-search benchmark-products benchmark-profile clean distclean
+.PHONY: help quickstart examples test test-oldest coverage lint types docs benchmark-equality benchmark-ablation benchmark-classifier benchmark-conformal benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-products benchmark-profile clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,10 @@ benchmark-products: $(VENV)/.installed-plot  ## Time the products that training 
 
 benchmark-conformal: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Measure coverage and width of prediction intervals
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/conformal.py > benchmarks/results/conformal.txt
+	$(VENV)/bin/python tools/fill_tables.py
+
+benchmark-heteroscedastic: $(VENV)/.installed-plot  ## Compare noise that depends on the row with one for all
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/heteroscedastic.py > benchmarks/results/heteroscedastic.txt
 	$(VENV)/bin/python tools/fill_tables.py
 
 benchmark-classifier: $(VENV)/.installed-plot $(VENV_LAPLACE)/.installed  ## Check the classifier's numbers, defaults and quality

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -138,10 +139,12 @@ class HFLBase(BaseEstimator):
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=self.n_estimators)
         inputs, weight = self._tensor(X), self._tensor(sample_weight)
         jobs, warm = [], self._warm_members()
+        n_outputs = likelihood.n_outputs(y.shape[1])
+        start = partial(self._start, n_noise=n_outputs - y.shape[1])
         for i, seed in enumerate(seeds):
             generator = torch.Generator().manual_seed(int(seed))
-            start = self._start if trained is None else trained.start
-            network, weights = start(inputs, y.shape[1], generator)
+            begin = start if trained is None else trained.start
+            network, weights = begin(inputs, n_outputs, generator)
             labels, names = network.group_labels()
             alpha = self._fixed_prior_precision()
             precision = (
@@ -175,11 +178,11 @@ class HFLBase(BaseEstimator):
         return None if self._learns_prior else float(self.prior_precision)
 
     def _start(
-        self, X: Tensor, n_outputs: int, generator: torch.Generator
+        self, X: Tensor, n_outputs: int, generator: torch.Generator, n_noise: int
     ) -> tuple[Network, Tensor]:
         if self.module is None:
             hidden = tuple(int(size) for size in np.atleast_1d(self.hidden_layer_sizes))
-            mlp = MLP((X.shape[1], *hidden, n_outputs), self.activation)
+            mlp = MLP((X.shape[1], *hidden, n_outputs), self.activation, n_noise)
             return mlp, initial_weights(mlp, generator).to(X)
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
         # The factory draws from torch's global generator: seeded for it, then put back.

@@ -121,7 +121,9 @@ class PopulationFunctionals(PosteriorPredictive):
         tensor = self._tensor(W)
 
         def functional(log_posterior: LogPosterior) -> WeightedSum:
-            return WeightedSum(log_posterior.network, X, tensor, log_posterior.memory_limit)
+            return WeightedSum(
+                log_posterior.network, X, tensor, self._mean_link, log_posterior.memory_limit
+            )
 
         def shaped(values: Array) -> Any:
             values = self._shaped(values)
@@ -142,9 +144,10 @@ class PopulationFunctionals(PosteriorPredictive):
         self, X: Tensor, func: Callable[[Tensor], Tensor], std: bool, cov: bool
     ) -> Any:
         scale, mean = self._tensor(self._y_scaler.scale), self._tensor(self._y_scaler.mean)
+        link = self._mean_link
 
         def of_outputs(outputs: Tensor) -> Tensor:
-            in_units = outputs * scale + mean
+            in_units = link.value(outputs) * scale + mean
             return func(in_units[:, 0] if self._one_dimensional else in_units)
 
         shapes = {_checked_shape(func, of_outputs, f) for f in member_means(self.estimators_, X)}

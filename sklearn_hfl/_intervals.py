@@ -171,7 +171,7 @@ class PredictionIntervals(ProfileIntervals):
 
     def _profile(self, X: Tensor, levels: Array) -> tuple[Array, Array]:
         ends = [self._profile_interval(X, float(ndtri((1 + level) / 2)))[:2] for level in levels]
-        mean = torch.stack(member_means(self.estimators_, X)).mean(0)
+        mean = torch.stack(member_means(self.estimators_, X, self._mean_link)).mean(0)
         interval = np.stack([np.stack(pair, axis=-1) for pair in ends], axis=-1)
         return self._y_scaler.inverse(to_numpy(mean)), interval
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from sklearn_hfl.optim.subspace import krylov_subspace
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.functional import Functional, Prediction
-from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
+from sklearn_hfl.posterior.likelihood import CategoricalLikelihood, GaussianLikelihood
 from sklearn_hfl.posterior.link import CENTRED, IDENTITY, Link
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.uncertainty.covariance import block_covariance, covariance
@@ -38,6 +38,7 @@ __all__ = [
     "joint_covariance",
     "member_logits",
     "member_means",
+    "member_noise",
     "member_profiles",
     "member_variances",
     "warm_started",
@@ -162,15 +163,24 @@ def with_data(estimate: MapEstimate, X: Tensor, y: Tensor, weight: Tensor) -> Ma
     return replace(estimate, log_posterior=log_posterior)
 
 
-def member_means(members: Sequence[Member], X: Tensor) -> list[Tensor]:
-    """MAP outputs (Q, K) of each member at queries (Q, D)."""
+def member_means(members: Sequence[Member], X: Tensor, link: Link = IDENTITY) -> list[Tensor]:
+    """Values (Q, C) of the link at the MAP of each member, at queries (Q, D)."""
     means = []
     for member in members:
         lp, weights = member.estimate.log_posterior, member.estimate.weights
         size = max(1, int(lp.memory_limit / (lp.network.width * X.element_size())))
         parts = [lp.network.forward(weights[None], part)[0] for part in torch.split(X, size)]
-        means.append(torch.cat(parts))
+        means.append(link.value(torch.cat(parts)))
     return means
+
+
+def member_noise(members: Sequence[Member], X: Tensor) -> list[Tensor]:
+    """Noise variances (Q, n_targets) of each member at queries (Q, D)."""
+    likelihoods = [m.estimate.log_posterior.likelihood for m in members]
+    return [
+        cast(GaussianLikelihood, likelihood).noise_variance(outputs)
+        for likelihood, outputs in zip(likelihoods, member_means(members, X), strict=True)
+    ]
 
 
 def member_variances(
@@ -221,12 +231,18 @@ def member_logits(
 
 
 def member_profiles(
-    members: Sequence[Member], X: Tensor, z: float, route: Route, n_jobs: int | None, verbose: bool
+    members: Sequence[Member],
+    X: Tensor,
+    z: float,
+    route: Route,
+    n_jobs: int | None,
+    verbose: bool,
+    link: Link = IDENTITY,
 ) -> list[ProfileInterval]:
-    """Profile intervals of the predictions at queries (Q, D), outputs fastest, for each member."""
+    """Profile intervals of the link's values at queries (Q, D), for each member."""
 
     def answer(member: Member, chunk: Tensor) -> ProfileInterval:
-        functional = Prediction(member.estimate.log_posterior.network, chunk)
+        functional = Prediction(member.estimate.log_posterior.network, chunk, link)
         return profile_interval(member.estimate, functional, z, rtol=route.rtol)
 
     # Whatever the variance is, the ends are the network's own.
@@ -235,19 +251,19 @@ def member_profiles(
 
 
 def joint_covariance(
-    members: Sequence[Member], X: Tensor, route: Route
+    members: Sequence[Member], X: Tensor, route: Route, link: Link = IDENTITY
 ) -> tuple[Tensor, list[Variance]]:
-    """Epistemic covariance (Q, Q, K) of the mixture at queries (Q, D), and its verdicts.
+    """Epistemic covariance (Q, Q, K) of the mixture's values at queries (Q, D), and its verdicts.
 
     The outputs are taken one at a time: covariances between them are left out.
     """
-    means = torch.stack(member_means(members, X))
+    means = torch.stack(member_means(members, X, link))
     deviations = means - means.mean(0)
     total = torch.einsum("mik,mjk->ijk", deviations, deviations)
     q, k = means.shape[1:]
     verdicts = []
     for member in members:
-        functional = Prediction(member.estimate.log_posterior.network, X)
+        functional = Prediction(member.estimate.log_posterior.network, X, link)
         optima = route.optima(member.estimate, functional)
         joint = covariance(functional, optima, route.rtol).reshape(q, k, q, k)
         total += joint.diagonal(dim1=1, dim2=3)

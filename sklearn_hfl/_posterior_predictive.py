@@ -12,10 +12,11 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_hfl._base import HFLBase
-from sklearn_hfl._members import joint_covariance, member_means
+from sklearn_hfl._members import joint_covariance, member_means, member_noise
 from sklearn_hfl._params import integer, validate
 from sklearn_hfl._validation import Array, Standardizer, to_numpy
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
+from sklearn_hfl.posterior.link import Link
 from sklearn_hfl.uncertainty.predictive import Predictive, mixture
 
 __all__ = ["PosteriorPredictive"]
@@ -88,7 +89,8 @@ class PosteriorPredictive(HFLBase):
             if part:
                 moments = self._moments(queries)
                 return self._in_units(moments.mean), self._shaped(self._stds(moments)[part])
-            mean = self._in_units(torch.stack(member_means(self.estimators_, queries)).mean(0))
+            means = member_means(self.estimators_, queries, self._mean_link)
+            mean = self._in_units(torch.stack(means).mean(0))
             if return_cov:
                 return mean, self._shaped(self._covariance(queries, noise=True))
             return mean
@@ -177,7 +179,7 @@ class PosteriorPredictive(HFLBase):
             n_members = len(self.estimators_)
             counts = rng.multinomial(n_samples, np.full(n_members, 1 / n_members))
             draws = []
-            for i, mean in enumerate(member_means(self.estimators_, queries)):
+            for i, mean in enumerate(member_means(self.estimators_, queries, self._mean_link)):
                 location = self._y_scaler.inverse(to_numpy(mean))
                 cov = self._covariance(queries, noise=noise, members=slice(i, i + 1))
                 each = [
@@ -190,7 +192,9 @@ class PosteriorPredictive(HFLBase):
 
     def _moments(self, X: Tensor) -> Predictive:
         return mixture(
-            member_means(self.estimators_, X), self._variances(X), self._noise_variances()
+            member_means(self.estimators_, X, self._mean_link),
+            self._variances(X, self._mean_link),
+            member_noise(self.estimators_, X),
         )
 
     def _stds(self, moments: Predictive) -> dict[str, Array]:
@@ -204,10 +208,11 @@ class PosteriorPredictive(HFLBase):
 
     def _covariance(self, X: Tensor, *, noise: bool, members: slice = slice(None)) -> Array:
         """Joint covariance (n, n, K) in squared units of y."""
-        total, verdicts = joint_covariance(self.estimators_[members], X, self._route())
+        chosen = self.estimators_[members]
+        total, verdicts = joint_covariance(chosen, X, self._route(), self._mean_link)
         self._warn_of_misses(verdicts)
         if noise:
-            mean_noise = torch.stack(self._noise_variances()[members]).mean(0)
+            mean_noise = torch.stack(member_noise(chosen, X)).mean(0)
             total += torch.eye(len(X)).to(X)[..., None] * mean_noise
         return to_numpy(total) * self._y_scaler.scale**2
 
@@ -219,10 +224,10 @@ class PosteriorPredictive(HFLBase):
         """Drop the last axis where y had one dimension."""
         return values[..., 0] if self._one_dimensional else values
 
-    def _noise_variances(self) -> list[Tensor]:
-        """Standardised noise variance (K,) of each member."""
-        likelihoods = (m.estimate.log_posterior.likelihood for m in self.estimators_)
-        return [cast(GaussianLikelihood, each).noise_variance for each in likelihoods]
+    @property
+    def _mean_link(self) -> Link:
+        likelihood = self.estimators_[0].estimate.log_posterior.likelihood
+        return cast(GaussianLikelihood, likelihood).mean_link
 
 
 def _which_part(return_std: Any) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sklearn_hfl._members import member_means, member_profiles
+from sklearn_hfl._members import member_means, member_noise, member_profiles
 from sklearn_hfl._posterior_predictive import PosteriorPredictive
 from sklearn_hfl._validation import Array, to_numpy
 from sklearn_hfl.exceptions import warn
@@ -28,13 +28,14 @@ class ProfileIntervals(PosteriorPredictive):
         z² times the variance of the means. That is an approximation where members lean
         to different sides.
         """
-        means = torch.stack(member_means(self.estimators_, X))
+        link = self._mean_link
+        means = torch.stack(member_means(self.estimators_, X, link))
         profiles = member_profiles(
-            self.estimators_, X, z, self._route(), self.n_jobs, bool(self.verbose)
+            self.estimators_, X, z, self._route(), self.n_jobs, bool(self.verbose), link
         )
         extra = means.var(0, correction=0)
         if noise:
-            extra = extra + torch.stack(self._noise_variances()).mean(0)
+            extra = extra + torch.stack(member_noise(self.estimators_, X)).mean(0)
         halves = []
         for ends in ([p.lower for p in profiles], [p.upper for p in profiles]):
             squares = (torch.stack(ends).reshape(means.shape) - means).square().mean(0)

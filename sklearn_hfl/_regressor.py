@@ -15,17 +15,19 @@ from sklearn_hfl._adoption import RegressorAdoption
 from sklearn_hfl._base import HFLBase
 from sklearn_hfl._functionals import PopulationFunctionals
 from sklearn_hfl._intervals import PredictionIntervals
+from sklearn_hfl._members import member_noise
 from sklearn_hfl._params import Rule, any_of, boolean, one_of, real, reals
 from sklearn_hfl._translation import Trained
 from sklearn_hfl._validation import Array, Standardizer, check_training_data, to_numpy
 from sklearn_hfl.exceptions import warn
-from sklearn_hfl.posterior.likelihood import GaussianLikelihood
+from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.uncertainty.evidence import EvidenceOptions
 
 __all__ = ["HFLRegressor"]
 
 # Standardised noise from which the evidence starts where the prior is given.
 START_NOISE_STD = 1.0
+LIKELIHOODS = {"gaussian": GaussianLikelihood, "heteroscedastic": HeteroscedasticLikelihood}
 
 
 class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, PredictionIntervals):
@@ -43,17 +45,21 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
     activation : {"tanh", "relu", "silu", "gelu", "logistic", "identity"}, default="tanh"
         Activation of the hidden layers.
     module : callable, default=None
-        (n_features, n_outputs) -> torch.nn.Module, in place of the perceptron.
+        (n_features, n_outputs) -> torch.nn.Module, in place of the perceptron; called
+        with twice the columns of y if heteroscedastic.
         The module maps (n, n_features) to (n, n_outputs), each row by itself.
-    likelihood : {"gaussian"}, default="gaussian"
-        Distribution of y around the network's output.
+    likelihood : {"gaussian", "heteroscedastic"}, default="gaussian"
+        Distribution of y around the mean: normal, with one noise for all rows, or with
+        a noise that depends on X. The network then has 2 n_outputs outputs, means and
+        log noise; the evidence shrinks the log noise to a constant.
     prior_precision : "evidence" or float, default="evidence"
         Precision of the Gaussian prior on weights and biases, in standardised
         units. "evidence" learns one for each input feature of the first layer,
         and one for the other weights and for the biases of each layer.
     noise_std : "evidence", float or sequence of float, default="evidence"
         Standard deviation of the noise in units of y, one for all outputs or one
-        each. "evidence" learns it; it is then at least a thousandth of y's.
+        each. "evidence" learns it; it is then at least a thousandth of y's. Only
+        "evidence" if heteroscedastic.
     normalize_X, normalize_y : bool, default=True
         Standardise inputs and targets inside. Results come back in y's units.
     variance : {"linearized", "network"}, default="linearized"
@@ -114,7 +120,8 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         Each member's MAP estimate, diagnostics and loss curve.
     module_ : torch.nn.Module
         Maps standardised X to the standardised mean; the member with the largest
-        evidence, as in all attributes below.
+        evidence, as in all attributes below. If heteroscedastic, the logs of noise std
+        follow the means, each up to a constant.
     coefs_, intercepts_ : list of ndarray
         Weights (n_in, n_out) and biases (n_out,) of each layer; not with ``module``.
     n_iter_ : int
@@ -125,7 +132,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
     loss_curve_ : list of float
         Loss at the start and after each step; the precisions change on the way.
     noise_std_ : float or ndarray of shape (n_outputs,)
-        Noise in units of y (root mean square over members).
+        Noise in units of y (root mean square over members and training rows).
     prior_precision_ : dict of str to float
         Precision of each group of weights.
     n_effective_parameters_ : float
@@ -169,7 +176,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
 
     _rules: ClassVar[dict[str, Rule]] = {
         **HFLBase._rules,
-        "likelihood": one_of("gaussian"),
+        "likelihood": one_of("gaussian", "heteroscedastic"),
         "noise_std": any_of(one_of("evidence"), real(0), reals(0)),
         "normalize_y": boolean(),
     }
@@ -285,7 +292,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
             x_scaler.transform(X),
             self._tensor(y_scaler.transform(targets)),
             weight,
-            GaussianLikelihood(self._tensor(noise**-2)),
+            LIKELIHOODS[self.likelihood](self._tensor(noise**-2)),
             EvidenceOptions(self._learns_prior, noise=isinstance(self.noise_std, str)),
             trained,
         )
@@ -300,9 +307,21 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
                 "only say what the prior allows. Check y."
             )
         self._record(members)
-        squares = torch.stack(self._noise_variances()).mean(0)
-        noise_std = to_numpy(squares.sqrt()) * y_scaler.scale
+        rows = members[0].estimate.log_posterior.X
+        squares = torch.stack(member_noise(members, rows)).mean(0)
+        # The mean over the rows, exact where they all have the same noise.
+        mean = squares[0] + self._tensor(weight / weight.sum()) @ (squares - squares[0])
+        noise_std = to_numpy(mean.sqrt()) * y_scaler.scale
         self.noise_std_ = float(noise_std[0]) if self._one_dimensional else noise_std
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        if self.likelihood == "heteroscedastic" and not isinstance(self.noise_std, str):
+            raise ValueError(
+                "HFLRegressor: likelihood='heteroscedastic' learns the noise of every row, but "
+                f"noise_std is {self.noise_std!r}. Set noise_std='evidence', or "
+                "likelihood='gaussian'."
+            )
 
     def _start_noise(self, n_outputs: int, scale: Array) -> Array:
         if isinstance(self.noise_std, str):

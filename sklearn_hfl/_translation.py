@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,9 +25,8 @@ from sklearn_hfl.uncertainty.evidence import (
     EvidenceOptions,
     effective_parameters,
     evidence_at,
-    noise_precision,
-    squared_residuals,
 )
+from sklearn_hfl.uncertainty.noise import noise_precision, squared_residuals
 
 __all__ = [
     "BIAS_SHARE",
@@ -292,10 +291,6 @@ def _reset(module: nn.Module, name: str) -> None:
 # ----------------------------------------------------------------------- checks
 
 
-def _refuse(name: str, why: str) -> NoReturn:
-    raise ValueError(f"{name} {why}. Leave it out.")
-
-
 # Standardised inputs or targets would be others than those that the network was trained on.
 _FIXED = {
     "normalize_X": "is False for a network that is trained already: it takes X as it is",
@@ -305,11 +300,21 @@ _FIXED = {
 _DECIDED = dict.fromkeys(("hidden_layer_sizes", "activation", "module"), "comes from mlp")
 
 
+def _check_fixed(params: dict[str, Any], fixed: dict[str, str]) -> None:
+    for name, why in fixed.items():
+        if name in params:
+            raise ValueError(f"{name} {why}. Leave it out.")
+    if params.get("likelihood") == "heteroscedastic":
+        raise ValueError(
+            "likelihood='heteroscedastic' needs a network that also gives the log noise, but one "
+            "that is trained already has no output for it. Leave it out, or train a new network: "
+            "HFLRegressor(likelihood='heteroscedastic').fit(X, y)."
+        )
+
+
 def mlp_params(mlp: Any, params: dict[str, Any]) -> dict[str, Any]:
     """Parameters of an estimator with the perceptron's network."""
-    for name, why in {**_FIXED, **_DECIDED}.items():
-        if name in params:
-            _refuse(name, why)
+    _check_fixed(params, {**_FIXED, **_DECIDED})
     sizes = tuple(len(b) for b in mlp.intercepts_[:-1])
     return {"hidden_layer_sizes": sizes, "activation": mlp.activation, **params}
 
@@ -349,9 +354,7 @@ def module_params(module: Any, params: dict[str, Any]) -> dict[str, Any]:
         raise TypeError(
             f"from_torch expects a trained torch.nn.Module, but got {type(module).__name__}."
         )
-    for name, why in _FIXED.items():
-        if name in params:
-            _refuse(name, why)
+    _check_fixed(params, _FIXED)
     frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
     if frozen:
         raise ValueError(

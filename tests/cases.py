@@ -15,7 +15,7 @@ from sklearn_hfl.optim.subspace import krylov_subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.functional import Prediction
 from sklearn_hfl.posterior.initialization import initial_weights
-from sklearn_hfl.posterior.likelihood import GaussianLikelihood
+from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP, ModuleNetwork, Network
 from sklearn_hfl.posterior.prior import GaussianPrior
@@ -109,9 +109,11 @@ class Kind:
     network: Network
     n_features: int
     weighted: bool = False
+    likelihood: type[GaussianLikelihood] = GaussianLikelihood
 
     def problem(self, seed: int, n_rows: int = 14, n_queries: int = 4) -> Problem:
-        network, k = self.network, self.network.n_outputs
+        network = self.network
+        k = self.likelihood.mean_link.n_values(network.n_outputs)
         X = randn(n_rows, self.n_features, seed=seed)
         y = torch.sin(X @ randn(self.n_features, k, seed=seed + 1))
         y = y + 0.2 * randn(n_rows, k, seed=seed + 2)
@@ -119,7 +121,7 @@ class Kind:
         weight = torch.linspace(0.5, 2.5, n_rows, dtype=F64)
         log_posterior = LogPosterior(
             network,
-            GaussianLikelihood(torch.linspace(10, 20, k, dtype=F64)),
+            self.likelihood(torch.linspace(10, 20, k, dtype=F64)),
             GaussianPrior(torch.linspace(0.5, 2, len(names), dtype=F64), labels, names),
             X,
             y,
@@ -140,7 +142,12 @@ CURVED = {
     "weighted": Kind(MLP((2, 4, 1), "gelu"), 2, weighted=True),
     "module": Kind(as_module_network(MLP((2, 3, 2), "logistic")), 2),
 }
-PROBLEMS = {**LINEAR, **CURVED}
+NOISY = {
+    "log noise": Kind(
+        MLP((2, 4, 4), "tanh", 2), 2, weighted=True, likelihood=HeteroscedasticLikelihood
+    ),
+}
+PROBLEMS = {**LINEAR, **CURVED, **NOISY}
 
 
 @cache

@@ -13,6 +13,10 @@ from scipy.stats import multivariate_normal
 from torch import Tensor
 from torch.distributions import Normal
 
+from sklearn_hfl.posterior.likelihood import (
+    GaussianLikelihood,
+    HeteroscedasticLikelihood,
+)
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP
 
@@ -43,10 +47,30 @@ def forward(network: MLP, weights: Tensor, X: Tensor) -> Tensor:
 def negative_log_posterior(lp: LogPosterior, weights: Tensor) -> Tensor:
     """L at one weight vector (P,), by torch's distributions; differentiable."""
     outputs = lp.network.forward(weights[None], lp.X)[0]
-    log_likelihood = Normal(outputs, lp.likelihood.noise_precision.rsqrt()).log_prob(lp.y)
+    log_likelihood = log_density(lp.likelihood, outputs, lp.y)
     prior = Normal(0.0, lp.prior.precision.rsqrt())
     log_prior = prior.log_prob(weights) - prior.log_prob(torch.zeros_like(weights))
     return -(lp.sample_weight[:, None] * log_likelihood).sum() - log_prior.sum()
+
+
+def log_density(likelihood: GaussianLikelihood, outputs: Tensor, y: Tensor) -> Tensor:
+    """log p(y | f) of each row and target, by torch's distributions."""
+    std = likelihood.noise_precision.rsqrt()
+    if not isinstance(likelihood, HeteroscedasticLikelihood):
+        return Normal(outputs, std).log_prob(y)
+    mean, s = outputs.chunk(2, -1)
+    # The guard is an inverse gamma density of exp(2 s), 1 at s = 0.
+    guard = 0.5 * likelihood.guard * (1 - (-2 * s).exp())
+    return Normal(mean, std * s.exp()).log_prob(y) + guard
+
+
+def fisher(likelihood: GaussianLikelihood, outputs: Tensor) -> Tensor:
+    """Λ (K, K) of one row's outputs (K,)."""
+    if not isinstance(likelihood, HeteroscedasticLikelihood):
+        return torch.diag(likelihood.noise_precision)
+    shrunk = (-2 * outputs.chunk(2)[1]).exp()
+    of_log_noise = 2 + 2 * likelihood.guard * shrunk
+    return torch.diag(torch.cat([likelihood.noise_precision * shrunk, of_log_noise]))
 
 
 def finite_differences(function: Callable[[Tensor], Tensor], at: Tensor, h: float = 1e-5) -> Tensor:

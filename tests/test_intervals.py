@@ -349,7 +349,9 @@ def test_no_level_is_an_error(calibrated):
 
 @pytest.mark.parametrize("kind", ["Gaussian", "split", None, 1])
 def test_another_kind_is_an_error_that_lists_them(calibrated, kind):
-    with pytest.raises(ValueError, match="kind must be one of 'gaussian', 'conformal', 'profile', but got"):
+    with pytest.raises(
+        ValueError, match="kind must be one of 'gaussian', 'conformal', 'profile', but got"
+    ):
         calibrated.predict_interval(NEW[0], kind=kind)
 
 

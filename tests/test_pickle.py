@@ -35,6 +35,7 @@ MODELS = {
     "two members": {"n_estimators": 2},
     "module": {"module": perceptron},
     "float32": {"dtype": "float32", "std_rtol": 0.5},
+    "log noise": {"likelihood": "heteroscedastic", "noise_std": "evidence"},
 }
 
 

@@ -21,6 +21,7 @@ PRINTED = [
     ("docs/design/subspace.md", "products", "products.txt", "Products"),
     ("docs/design/classifier.md", "choices", "classifier-choices.txt", "Choices"),
     ("docs/design/classifier.md", "agreement", "classifier-agreement.txt", "Defaults"),
+    ("docs/design/heteroscedastic.md", "heteroscedastic", "heteroscedastic.txt", "Heteroscedastic"),
     ("docs/user_guide.md", "quality", "classifier-quality.txt", "Quality"),
     ("docs/user_guide.md", "novelty", "classifier-novelty.txt", "Novelty"),
     ("docs/user_guide.md", "classifier-speed", "classifier-speed.txt", "Speed"),

@@ -67,9 +67,7 @@ def adam(
         order = torch.randperm(n, generator=generator).to(log_posterior.X.device)
         for rows in order.split(batch_size):
             batch = replace(
-                log_posterior,
-                X=log_posterior.X[rows],
-                y=log_posterior.y[rows],
+                log_posterior.select(rows),
                 # Each batch stands for all the data, so that the prior keeps its weight.
                 sample_weight=log_posterior.sample_weight[rows] * (n / len(rows)),
             )

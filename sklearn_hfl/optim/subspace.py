@@ -126,6 +126,10 @@ class Subspace:
         """γ = tr(I − T⁻¹): how many parameters the data determine, of those in the basis."""
         return self.rank - float(torch.trace(torch.cholesky_inverse(self.factor)))
 
+    def root(self) -> Tensor:
+        """V T^-½ (P, m), whose product with its transpose is A⁻¹ within the basis."""
+        return torch.linalg.solve_triangular(self.factor, self.basis.mT, upper=False).mT
+
     def unseen(self) -> Tensor:
         """Diagonal (P,) of (I − VVᵀ)(A − I)(I − VVᵀ): the curvature that the basis misses."""
         seen = (2 * self.image - self.basis @ self.gram - self.basis) * self.basis
@@ -256,7 +260,9 @@ def krylov_subspace(
     """
     subspace = Subspace.empty(curvature.excess_diagonal())
     total = float(subspace.excess.sum())
-    columns = min(block_size, curvature.n_weights, curvature.log_posterior.y.numel())
+    lp = curvature.log_posterior
+    n_rows = len(lp.X) * lp.network.n_outputs
+    columns = min(block_size, curvature.n_weights, n_rows)
     signs = torch.randint(0, 2, (curvature.n_weights, columns), generator=generator)
     signs = (2.0 * signs - 1.0).to(curvature.weights)
     block = curvature.product(signs) - signs

@@ -41,7 +41,7 @@ class GaussNewton:
         self.scale = log_posterior.prior.scale
         # Both are kept where they fit the memory limit, and recomputed block by block where not.
         lp, self._jacobian = log_posterior, None
-        n, k = lp.y.shape
+        n, k = len(lp.X), lp.network.n_outputs
         self._kept = (
             self._linearize(slice(None)) if lp.fits(n * lp.network.linearization_width) else None
         )
@@ -79,7 +79,7 @@ class GaussNewton:
         lp = self.log_posterior
         gradient = lp.prior.precision * self.weights
         for linear, rows in self._blocks(1):
-            score = lp.likelihood.score(linear.outputs, lp.y[rows], lp.sample_weight[rows])
+            score = lp.likelihood.score(linear.outputs, lp.targets(rows), lp.sample_weight[rows])
             gradient = gradient + linear.backward(score[:, None, :])[:, 0]
         return self.scale * gradient
 
@@ -95,6 +95,12 @@ class GaussNewton:
             curved = lp.likelihood.curvature(linear.outputs, lp.sample_weight[rows], U)
             data += linear.backward(curved)
         return (columns + self.scale[:, None] * data).reshape(V.shape)
+
+    def spread(self, S: Tensor) -> Tensor:
+        """Diagonal of (J S)(J S)ᵀ for whitened S (P, m): a square (N, K) of each output."""
+        scaled = self.scale[:, None] * S
+        parts = [linear.forward(scaled).square().sum(1) for linear, _ in self._blocks(S.shape[1])]
+        return torch.cat(parts)
 
     def skew(self, S: Tensor) -> Tensor:
         """Whitened gradient (P,) of ½ tr(Sᵀ A S), for S (P, m), by Λ alone: J is held fixed.

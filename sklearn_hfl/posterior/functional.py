@@ -75,7 +75,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class WeightedSum:
-    """g = Σ_q W_gq f_k(x_q; θ): each row of W with each output, outputs fastest.
+    """g = Σ_q W_gq f_k(x_q; θ): each row of W with each value of the link, values fastest.
 
     Parameters
     ----------
@@ -85,6 +85,8 @@ class WeightedSum:
         The population.
     W : Tensor of shape (n_sums, Q)
         Weights of the sums; 1/Q everywhere is the population mean.
+    link : Link
+        What f is of the network's outputs, linear in them.
     memory_limit : float
         Bytes that one pass over X may use; its rows are taken in blocks to meet it.
     """
@@ -92,23 +94,26 @@ class WeightedSum:
     network: Network
     X: Tensor
     W: Tensor
+    link: Link = IDENTITY
     memory_limit: float = 1e9
 
     @property
     def n_functionals(self) -> int:
-        return self.W.shape[0] * self.network.n_outputs
+        return self.W.shape[0] * self.link.n_values(self.network.n_outputs)
 
     def value(self, weights: Tensor) -> Tensor:
-        return (self.W @ _outputs(self.network, weights, self.X, self.memory_limit)).flatten(1)
+        outputs = _outputs(self.network, weights, self.X, self.memory_limit)
+        return (self.W @ self.link.value(outputs)).flatten(1)
 
     def paired(self, weights: Tensor, index: Tensor) -> Tensor:
         return self.value(weights).gather(1, index[:, None])[:, 0]
 
     def gradient(self, weights: Tensor) -> Tensor:
-        eye = torch.eye(self.network.n_outputs).to(self.W)
+        eye = torch.eye(self.network.n_outputs).to(self.W)[None]
+        slope = self.link.chain(eye[:, 0], eye)[0]
 
         def sums(rows: slice) -> Tensor:
-            return (self.W.mT[rows, :, None, None] * eye).flatten(1, 2)
+            return (self.W.mT[rows, :, None, None] * slope).flatten(1, 2)
 
         return _pulled_back(
             self.network, weights, self.X, sums, self.n_functionals, self.memory_limit

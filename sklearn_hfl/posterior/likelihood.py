@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol, Self
 
+import torch
 from torch import Tensor
 
-from sklearn_hfl.posterior.link import log_probabilities
+from sklearn_hfl.posterior.link import IDENTITY, MEAN, Link, log_probabilities
 
-__all__ = ["CategoricalLikelihood", "GaussianLikelihood", "Likelihood"]
+__all__ = [
+    "CategoricalLikelihood",
+    "GaussianLikelihood",
+    "HeteroscedasticLikelihood",
+    "Likelihood",
+]
+
+# s beyond ± log 1000 is taken as that, so that no noise overflows far from the data.
+MOST_CONTRAST = math.log(1000)
 
 
 class Likelihood(Protocol):
     """p(y | f) of independent rows, each with a weight w. N rows, K outputs."""
+
+    def n_outputs(self, n_targets: int) -> int:
+        """K for so many columns of y."""
 
     def loss(self, outputs: Tensor, y: Tensor, w: Tensor) -> Tensor:
         """−Σ wₙ log p(yₙ | fₙ) in nats, (B,), for outputs (B, N, K)."""
@@ -38,9 +50,18 @@ class GaussianLikelihood:
 
     noise_precision: Tensor
 
-    @property
-    def noise_variance(self) -> Tensor:
-        return 1 / self.noise_precision
+    mean_link: ClassVar[Link] = IDENTITY
+
+    def n_outputs(self, n_targets: int) -> int:
+        return n_targets
+
+    def noise_variance(self, outputs: Tensor) -> Tensor:
+        """Variance (..., K) of the noise where the network says ``outputs``."""
+        return (1 / self.noise_precision).expand_as(outputs)
+
+    def squares(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Squared residuals (..., K)."""
+        return (outputs - y).square()
 
     def loss(self, outputs: Tensor, y: Tensor, w: Tensor) -> Tensor:
         beta = self.noise_precision
@@ -54,9 +75,76 @@ class GaussianLikelihood:
     def curvature(self, outputs: Tensor, w: Tensor, U: Tensor) -> Tensor:
         return w[:, None, None] * self.noise_precision * U
 
-    def with_precision(self, noise_precision: Tensor) -> GaussianLikelihood:
+    def with_precision(self, noise_precision: Tensor) -> Self:
         """Return the same likelihood at another noise precision."""
         return replace(self, noise_precision=noise_precision)
+
+
+@dataclass(frozen=True)
+class HeteroscedasticLikelihood(GaussianLikelihood):
+    """y_k ~ N(m_k, σ_k²), σ_k² = exp(2 s_k) / β_k, for outputs f = (m_1 .. m_K, s_1 .. s_K).
+
+    The level β is a hyperparameter as in ``GaussianLikelihood``, which this one is where
+    s = 0: the prior of the weights shrinks the noise to a constant. Curvature is the
+    Fisher information, 1 / σ² of m and 2 of s.
+
+    Residuals at rows that the network has learned by heart are smaller than the noise. So
+    y may hold, in K more columns, the posterior variance of m: the loss is then the mean
+    over that, with (y − m)² + variance in place of (y − m)². And each squared residual
+    counts as larger by κ / β.
+
+    Parameters
+    ----------
+    noise_precision : Tensor of shape (K,)
+        β of each target.
+    guard : Tensor of shape (K,) or float
+        κ, about the least share of 1/β that the variance of a row can be.
+    constant : bool
+        Take s for 0, whatever the network says.
+    """
+
+    guard: Tensor | float = 1e-3
+    constant: bool = False
+    mean_link: ClassVar[Link] = MEAN
+
+    def n_outputs(self, n_targets: int) -> int:
+        return 2 * n_targets
+
+    def _split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        mean, s = outputs.chunk(2, dim=-1)
+        return mean, torch.zeros_like(s) if self.constant else s
+
+    def noise_variance(self, outputs: Tensor) -> Tensor:
+        s = self._split(outputs)[1].clamp(-MOST_CONTRAST, MOST_CONTRAST)
+        return (2 * s).exp() / self.noise_precision
+
+    def squares(self, outputs: Tensor, y: Tensor) -> Tensor:
+        mean, k = self._split(outputs)[0], len(self.noise_precision)
+        squares = (mean - y[..., :k]).square()
+        return squares if y.shape[-1] == k else squares + y[..., k:]
+
+    def loss(self, outputs: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        beta, s = self.noise_precision, self._split(outputs)[1]
+        shrunk = (-2 * s).exp()
+        squares = shrunk * beta * self.squares(outputs, y) + self.guard * (shrunk - 1)
+        constant = len(beta) * math.log(2 * math.pi) - beta.log().sum()
+        return 0.5 * (w * ((squares + 2 * s).sum(-1) + constant)).sum(-1)
+
+    def score(self, outputs: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        mean, s = self._split(outputs)
+        beta, shrunk = self.noise_precision, (-2 * s).exp()
+        of_mean = shrunk * beta * (mean - y[:, : len(beta)])
+        of_s = 1 - shrunk * (beta * self.squares(outputs, y) + self.guard)
+        if self.constant:
+            of_s = torch.zeros_like(s)
+        return w[:, None] * torch.cat([of_mean, of_s], -1)
+
+    def curvature(self, outputs: Tensor, w: Tensor, U: Tensor) -> Tensor:
+        s = self._split(outputs)[1]
+        shrunk = (-2 * s).exp()
+        of_s = torch.zeros_like(s) if self.constant else 2 * (1 + self.guard * shrunk)
+        blocks = torch.cat([self.noise_precision * shrunk, of_s], -1)
+        return (w[:, None] * blocks)[:, None, :] * U
 
 
 @dataclass(frozen=True)
@@ -66,6 +154,9 @@ class CategoricalLikelihood:
     A single output f is the two-class case, softmax(0, f): y (N, 1) is then 1 for
     the second class. The Gauss-Newton block Λ of a row is w (diag(p) − ppᵀ).
     """
+
+    def n_outputs(self, n_targets: int) -> int:
+        return n_targets
 
     def loss(self, outputs: Tensor, y: Tensor, w: Tensor) -> Tensor:
         log_p = log_probabilities(outputs)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["CENTRED", "IDENTITY", "SOFTMAX", "Link", "log_probabilities"]
+__all__ = ["CENTRED", "IDENTITY", "LOG_NOISE", "MEAN", "SOFTMAX", "Link", "log_probabilities"]
 
 
 class Link(Protocol):
@@ -34,6 +35,26 @@ class _Identity:
 
     def chain(self, outputs: Tensor, jacobian: Tensor) -> Tensor:
         return jacobian
+
+
+@dataclass(frozen=True)
+class _Half:
+    """The first half of the outputs, or the second: means and log noise."""
+
+    second: bool
+
+    def _of(self, n_outputs: int) -> slice:
+        middle = n_outputs // 2
+        return slice(middle, None) if self.second else slice(middle)
+
+    def n_values(self, n_outputs: int) -> int:
+        return n_outputs // 2
+
+    def value(self, outputs: Tensor) -> Tensor:
+        return outputs[..., self._of(outputs.shape[-1])]
+
+    def chain(self, outputs: Tensor, jacobian: Tensor) -> Tensor:
+        return jacobian[:, self._of(outputs.shape[-1])]
 
 
 class _Centred:
@@ -72,6 +93,7 @@ class _Softmax:
 
 
 IDENTITY, CENTRED, SOFTMAX = _Identity(), _Centred(), _Softmax()
+MEAN, LOG_NOISE = _Half(second=False), _Half(second=True)
 
 
 def log_probabilities(outputs: Tensor) -> Tensor:

@@ -36,6 +36,9 @@ class LogPosterior:
     memory_limit : float
         Bytes that one pass may use beside its arguments; data are taken in
         blocks to meet it.
+    spread : Tensor of shape (N, K) or None
+        Variance of the mean at each row that the loss is to average over, where the
+        likelihood knows how.
     """
 
     network: Network
@@ -45,6 +48,7 @@ class LogPosterior:
     y: Tensor
     sample_weight: Tensor
     memory_limit: float = 1e9
+    spread: Tensor | None = None
 
     @property
     def n_weights(self) -> int:
@@ -54,7 +58,13 @@ class LogPosterior:
     def select(self, rows: Tensor) -> LogPosterior:
         """Return L of some of the rows, by mask or index."""
         part = {name: getattr(self, name)[rows] for name in ("X", "y", "sample_weight")}
-        return replace(self, **part)
+        spread = None if self.spread is None else self.spread[rows]
+        return replace(self, **part, spread=spread)
+
+    def targets(self, rows: slice) -> Tensor:
+        """What the likelihood sees of y: with the spread, (n, 2 K), where there is one."""
+        y = self.y[rows]
+        return y if self.spread is None else torch.cat([y, self.spread[rows]], -1)
 
     def fits(self, numbers: int) -> bool:
         """Whether so many numbers stay within ``memory_limit``."""
@@ -73,7 +83,7 @@ class LogPosterior:
 
     def _data_loss(self, weights: Tensor, rows: slice) -> Tensor:
         outputs = self.network.forward(weights, self.X[rows])
-        return self.likelihood.loss(outputs, self.y[rows], self.sample_weight[rows])
+        return self.likelihood.loss(outputs, self.targets(rows), self.sample_weight[rows])
 
     def value(self, weights: Tensor) -> Tensor:
         """L of each row of weights (B, P), as (B,)."""

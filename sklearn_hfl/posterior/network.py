@@ -19,7 +19,7 @@ from sklearn_hfl.posterior.linearization import (
 )
 from sklearn_hfl.posterior.packing import Packing
 
-__all__ = ["ACTIVATIONS", "MLP", "ModuleNetwork", "Network"]
+__all__ = ["ACTIVATIONS", "MLP", "OF_NOISE", "ModuleNetwork", "Network"]
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
@@ -29,6 +29,10 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "logistic": nn.Sigmoid,
     "identity": nn.Identity,
 }
+
+
+# How the names of prior groups of the log noise end.
+OF_NOISE = " of log noise"
 
 
 class Network(Protocol):
@@ -81,6 +85,9 @@ class MLP:
         is linear, and its Laplace posterior is exact.
     activation : str
         One of ``ACTIVATIONS``.
+    n_noise : int
+        How many of the last outputs are log noise: what leads to them alone has prior
+        groups of its own.
 
     Notes
     -----
@@ -90,6 +97,7 @@ class MLP:
 
     layer_sizes: tuple[int, ...]
     activation: str = "tanh"
+    n_noise: int = 0
 
     @cached_property
     def packing(self) -> Packing:
@@ -182,6 +190,14 @@ class MLP:
                 names.append(f"layer {layer} weights")
             labels.append(torch.full((n_out,), len(names)))
             names.append(f"layer {layer} biases")
+        if self.n_noise:
+            # Noise needs less freedom than the mean: what leads to it alone is shrunk by itself.
+            for i in (-2, -1):
+                n_own = self.n_noise * len(labels[i]) // self.n_outputs
+                shared, own = labels[i].split([len(labels[i]) - n_own, n_own])
+                groups, index = own.unique(return_inverse=True)
+                labels[i] = torch.cat([shared, len(names) + index])
+                names += [names[int(group)] + OF_NOISE for group in groups]
         return torch.cat(labels), tuple(names)
 
     def to_module(self, weights: Tensor) -> nn.Sequential:

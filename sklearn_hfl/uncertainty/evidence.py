@@ -12,8 +12,15 @@ from sklearn_hfl.optim.subspace import Subspace, krylov_subspace
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.initialization import scaled_precision
-from sklearn_hfl.posterior.likelihood import GaussianLikelihood
+from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
+from sklearn_hfl.posterior.network import OF_NOISE
+from sklearn_hfl.uncertainty.noise import (
+    freed_noise,
+    mean_variance,
+    noise_precision,
+    squared_residuals,
+)
 
 __all__ = [
     "EvidenceOptions",
@@ -21,19 +28,14 @@ __all__ = [
     "evidence_at",
     "log_evidence",
     "maximize_evidence",
-    "noise_precision",
-    "squared_residuals",
 ]
 
-# Weak Gamma(a, b) hyperprior of each α, which keeps groups without evidence at α = a/b = 1.
+# Weak Gamma(a, b) hyperprior of each α, which keeps groups without evidence at α = a/b: 1, or
+# this multiple of ``scaled_precision`` where they lead to the log noise alone, which varies
+# by a tenth under that prior, and otherwise stays constant (docs/design/heteroscedastic.md).
 HYPERPRIOR = 0.005
+NOISE_STRENGTH = 100.0
 PRIOR_PRECISION_RANGE = (1e-2, 1e5)
-# The hyperprior of each β counts as one more row, with this residual in SDs of y: few
-# rows that the network can interpolate do not prove that there is no noise.
-PSEUDO_RESIDUAL = 0.03
-# A noise std below a thousandth of the target's SD makes the curvature's condition
-# number pass 1e11, and rounding shows in the standard deviations.
-LEAST_NOISE_STD = 1e-3
 # No update changes a precision by more than this factor: the first ones are far from a MAP.
 LARGEST_STEP = 5.0
 # Where regression starts: prior in multiples of the fan-in, noise in SDs of y. From the
@@ -115,7 +117,8 @@ def log_evidence(log_posterior: LogPosterior, weights: Tensor, subspace: Subspac
     float
     """
     log_det = 2 * float(subspace.factor.diagonal().log().sum()) + float(subspace.unseen().sum())
-    return -float(log_posterior.value(weights[None])[0]) - 0.5 * log_det
+    likely = replace(log_posterior, spread=None)  # what L averages over is in A already
+    return -float(likely.value(weights[None])[0]) - 0.5 * log_det
 
 
 def maximize_evidence(
@@ -155,11 +158,32 @@ def maximize_evidence(
     curve : tuple of float
         Losses on the way; the precisions change between rounds, and L with them.
     """
-    if not options.prior:
-        found = _alternate(
-            log_posterior, weights, trainer, options, MAX_ROUNDS, generator, callback
-        )
+    likelihood = log_posterior.likelihood
+    if not (options.noise and isinstance(likelihood, HeteroscedasticLikelihood)):
+        found = _search(log_posterior, weights, trainer, options, generator, callback)
         return found.log_posterior, found.weights, found.curve
+    # A constant noise first, or rows that are hard to fit would be taken for noisy ones. Log
+    # noise then varies around that level, which stays: a second one would drift against it.
+    constant = replace(log_posterior, likelihood=replace(likelihood, constant=True))
+    level = _search(constant, weights, trainer, options, generator, callback)
+    freed = freed_noise(level.log_posterior, level.weights, generator)
+    options = replace(options, noise=False)
+    left = replace(trainer, max_iter=trainer.max_iter - len(level.curve))
+    found = _alternate(freed, level.weights, left, options, MAX_ROUNDS, generator, callback)
+    return found.log_posterior, found.weights, level.curve + found.curve
+
+
+def _search(
+    log_posterior: LogPosterior,
+    weights: Tensor,
+    trainer: Trainer,
+    options: EvidenceOptions,
+    generator: Generator,
+    callback: Callback,
+) -> _Round:
+    """Alternate from each start for some rounds, and go on from the best."""
+    if not options.prior:
+        return _alternate(log_posterior, weights, trainer, options, MAX_ROUNDS, generator, callback)
     screened: list[_Round] = []
     steps = 0
     for strength, noise_std in options.starts:
@@ -180,7 +204,7 @@ def maximize_evidence(
             best.log_posterior, best.weights, left, options, rounds, generator, callback
         )
         curve += best.curve
-    return best.log_posterior, best.weights, curve
+    return replace(best, curve=curve)
 
 
 @dataclass(frozen=True)
@@ -241,11 +265,16 @@ def _alternate(
         trajectory = rough.train(log_posterior, weights, generator, callback, subspace)
         weights = trajectory.weights
         curve += trajectory.curve[1:]
-        subspace = krylov_subspace(GaussNewton(log_posterior, weights), generator, trace_rtol=1e-2)
+        curvature = GaussNewton(log_posterior, weights)
+        subspace = krylov_subspace(curvature, generator, trace_rtol=1e-2)
         evidence = log_evidence(log_posterior, weights, subspace)
         log_posterior, change = _updated(
             log_posterior, weights, effective_parameters(subspace), options
         )
+        if log_posterior.spread is not None:
+            spread = mean_variance(curvature, subspace)
+            change = max(change, _change(log_posterior.spread.mean(0), spread.mean(0)))
+            log_posterior = replace(log_posterior, spread=spread)
         settled = change < options.rtol
     return _Round(log_posterior, weights, tuple(curve), evidence, settled)
 
@@ -257,7 +286,7 @@ def _updated(
     prior, likelihood = log_posterior.prior, log_posterior.likelihood
     if options.prior:
         target = (prior.group_sum(gamma) + 2 * HYPERPRIOR) / (
-            prior.group_sum(weights.square()) + 2 * HYPERPRIOR
+            prior.group_sum(weights.square()) + 2 * HYPERPRIOR / _usual_precision(log_posterior)
         )
         least = options.least_prior * scaled_precision(log_posterior.network, 1.0).to(target)
         target = torch.maximum(target.clamp(*PRIOR_PRECISION_RANGE), least)
@@ -275,32 +304,13 @@ def _updated(
     return replace(log_posterior, prior=prior, likelihood=likelihood), change
 
 
-def noise_precision(
-    squares: Tensor, gamma: Tensor, rows: Tensor, unit: float | Tensor = 1.0
-) -> Tensor:
-    """Noise precision that makes the data most probable, at fixed weights.
-
-    Parameters
-    ----------
-    squares : Tensor
-        Sum of squared residuals.
-    gamma : Tensor
-        Effective parameters that they have paid for.
-    rows : Tensor
-        Number of residuals.
-    unit : float or Tensor
-        SD of y.
-
-    Returns
-    -------
-    Tensor
-        (rows − γ) / squares, each with one more row by the hyperprior.
-    """
-    # γ cannot exceed the rows; at least a twentieth of them stays for the noise.
-    left = torch.maximum(rows - gamma, 0.05 * rows)
-    unit = torch.as_tensor(unit).to(squares)
-    target = (left + 1) / (squares + (PSEUDO_RESIDUAL * unit).square())
-    return torch.minimum(target, (LEAST_NOISE_STD * unit) ** -2)
+def _usual_precision(log_posterior: LogPosterior) -> Tensor:
+    """Precision (n_groups,) of groups about which the data say nothing."""
+    prior = log_posterior.prior
+    ones = torch.ones_like(prior.group_precision)
+    strong = NOISE_STRENGTH * scaled_precision(log_posterior.network, 1.0).to(ones)
+    of_noise = torch.tensor([name.endswith(OF_NOISE) for name in prior.names])
+    return torch.where(of_noise.to(ones.device), strong, ones)
 
 
 def evidence_at(
@@ -332,28 +342,6 @@ def evidence_at(
         if change < options.rtol:
             break
     return log_posterior
-
-
-def squared_residuals(log_posterior: LogPosterior, weights: Tensor) -> Tensor:
-    """Σ w (y − f)² of each output.
-
-    Parameters
-    ----------
-    log_posterior : LogPosterior
-        The data and the network.
-    weights : Tensor of shape (P,)
-        Where f is evaluated.
-
-    Returns
-    -------
-    Tensor of shape (K,)
-    """
-    total = weights.new_zeros(log_posterior.y.shape[1])
-    for rows in log_posterior.blocks(log_posterior.network.width):
-        f = log_posterior.network.forward(weights[None], log_posterior.X[rows])[0]
-        residual = log_posterior.y[rows] - f
-        total += log_posterior.sample_weight[rows] @ residual.square()
-    return total
 
 
 def _limited(old: Tensor, target: Tensor) -> Tensor:

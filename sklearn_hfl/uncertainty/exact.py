@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import hessian, jacrev, vmap
 
+from sklearn_hfl.posterior.likelihood import HeteroscedasticLikelihood, Likelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["dense_ggn", "dense_hessian", "exact_covariance"]
@@ -34,7 +35,7 @@ def dense_hessian(log_posterior: LogPosterior, weights: Tensor) -> Tensor:
 
     def loss(w: Tensor) -> Tensor:
         outputs = lp.network.forward(w[None], lp.X)
-        data = lp.likelihood.loss(outputs, lp.y, lp.sample_weight)[0]
+        data = lp.likelihood.loss(outputs, lp.targets(slice(None)), lp.sample_weight)[0]
         return data + 0.5 * (lp.prior.precision * w.square()).sum()
 
     return torch.autograd.functional.hessian(loss, weights)
@@ -42,6 +43,8 @@ def dense_hessian(log_posterior: LogPosterior, weights: Tensor) -> Tensor:
 
 def dense_ggn(log_posterior: LogPosterior, weights: Tensor) -> Tensor:
     """Generalised Gauss-Newton matrix Σ Jₙᵀ Λₙ Jₙ + diag(α).
+
+    Λ is the loss's second derivative by the outputs, expected over y from the likelihood.
 
     Parameters
     ----------
@@ -68,9 +71,22 @@ def dense_ggn(log_posterior: LogPosterior, weights: Tensor) -> Tensor:
             return lp.network.forward(v[None], X)[0]
 
         jacobian = jacrev(outputs, chunk_size=64)(weights).detach()
-        curvature = vmap(hessian(row_loss))(outputs(weights), y, w).detach()
+        f = outputs(weights)
+        expected = [vmap(hessian(row_loss))(f, node, w) for node in _nodes(lp.likelihood, f, y)]
+        curvature = torch.stack(expected).mean(0).detach()
         total = total + torch.einsum("nkp,nkl,nlq->pq", jacobian, curvature, jacobian)
     return total
+
+
+def _nodes(likelihood: Likelihood, f: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """Values of y whose mean loss is the expected one, as far as it depends on the outputs f."""
+    if not isinstance(likelihood, HeteroscedasticLikelihood):
+        return (y,)
+    # The loss is quadratic in y, so that one std on either side of the mean is enough.
+    mean, log_noise = f.chunk(2, dim=-1)
+    relative = 1.0 if likelihood.constant else log_noise.exp()
+    std = relative * likelihood.noise_precision.rsqrt()
+    return mean - std, mean + std
 
 
 def exact_covariance(matrix: Tensor, gradient: Tensor) -> Tensor:

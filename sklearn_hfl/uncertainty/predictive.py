@@ -49,7 +49,7 @@ def mixture(
         Mean of each member.
     variances : sequence of Variance
         Of the Q·K predictions of each member, outputs fastest.
-    noise : sequence of Tensor of shape (K,)
+    noise : sequence of Tensor of shape (K,) or (Q, K)
         Noise variance of each member.
 
     Returns

@@ -52,9 +52,18 @@ def test_excess_diagonal_equals_the_dense_one(case):
     assert_close(curvature.excess_diagonal(), dense.diagonal() - 1, rtol=1e-10, atol=1e-12)
 
 
+def test_spread_is_the_diagonal_of_the_outputs_covariance(case):
+    curvature, _ = case
+    lp, S = curvature.log_posterior, randn(curvature.n_weights, 4)
+    _, jacobian = lp.network.jacobian(curvature.weights, lp.X)
+    expected = (jacobian * curvature.scale @ S).square().sum(-1)
+    assert_close(curvature.spread(S), expected)
+
+
 def test_skew_is_the_derivative_by_the_outputs(case):
     lp, weights = case[0].log_posterior, case[0].weights
-    one_hot = torch.eye(lp.y.shape[1], dtype=F64)[torch.arange(len(lp.y)) % lp.y.shape[1]]
+    k = lp.network.n_outputs
+    one_hot = torch.eye(k, dtype=F64)[torch.arange(len(lp.y)) % k]
     lp = replace(lp, likelihood=CategoricalLikelihood(), y=one_hot)
     curvature, S = GaussNewton(lp, weights), randn(len(weights), 4)
     outputs, jacobian = lp.network.jacobian(curvature.weights, lp.X)

@@ -3,12 +3,21 @@ import torch
 from torch.func import jacrev, vmap
 from torch.testing import assert_close
 
-from sklearn_hfl.posterior.link import CENTRED, IDENTITY, SOFTMAX, log_probabilities
+from sklearn_hfl.posterior.link import (
+    CENTRED,
+    IDENTITY,
+    LOG_NOISE,
+    MEAN,
+    SOFTMAX,
+    log_probabilities,
+)
 from tests.cases import F64, randn
 
+EACH = [(link, k) for link in (IDENTITY, CENTRED, SOFTMAX) for k in (1, 2, 4)]
+HALVES = [(link, k) for link in (MEAN, LOG_NOISE) for k in (2, 4)]
 
-@pytest.mark.parametrize("k", [1, 2, 4])
-@pytest.mark.parametrize("link", [IDENTITY, CENTRED, SOFTMAX])
+
+@pytest.mark.parametrize(("link", "k"), EACH + HALVES)
 def test_chain_is_the_derivative_of_the_value(link, k):
     outputs, jacobian = randn(5, k), randn(5, k, 7, seed=1)
     derivative = vmap(jacrev(link.value))(outputs)
@@ -31,6 +40,11 @@ def test_probabilities_that_round_to_one_keep_their_derivative(k):
     largest = chained[-1, 0] if k == 1 else chained[0, 0]
     others = torch.exp(-outputs[0, :1] + torch.tensor([0.0, -3.0], dtype=F64)[: max(1, k - 1)])
     assert_close(largest, others.sum(), rtol=1e-12, atol=0)
+
+
+def test_mean_and_log_noise_are_the_halves_of_the_outputs():
+    f = randn(3, 6)
+    assert_close(torch.cat([MEAN.value(f), LOG_NOISE.value(f)], 1), f)
 
 
 def test_a_common_shift_is_centred_away():

@@ -74,6 +74,27 @@ def test_select_takes_masks_and_indices():
     assert_close(by_mask.value(randn(2, lp.n_weights)), by_index.value(randn(2, lp.n_weights)))
 
 
+def test_the_spread_goes_with_its_rows():
+    lp = problem("log noise").log_posterior
+    spread, weights = randn(*lp.y.shape, seed=5) ** 2, randn(1, lp.n_weights)
+    averaged = replace(lp, spread=spread)
+    assert_close(averaged.targets(slice(2, 4)), torch.cat([lp.y, spread], 1)[2:4])
+    assert_close(lp.targets(slice(2, 4)), lp.y[2:4])
+    outputs = lp.network.forward(weights, lp.X)
+    expected = (
+        lp.value(weights)
+        + 0.5 * (lp.sample_weight @ (spread / lp.likelihood.noise_variance(outputs[0]))).sum()
+    )
+    assert_close(averaged.value(weights), expected)
+    first, second = averaged.select(torch.arange(4)), averaged.select(torch.arange(4, len(lp.X)))
+    total = first.value(weights) + second.value(weights) - lp.prior.energy(weights)
+    assert_close(total, expected)
+    assert_close(
+        replace(averaged, memory_limit=1.0).value_and_gradient(weights),
+        averaged.value_and_gradient(weights),
+    )
+
+
 @settings(derandomize=True, deadline=None, max_examples=50)
 @given(st.integers(1, 60), st.integers(1, 50), st.floats(1.0, 1e5))
 def test_blocks_cover_the_rows_within_the_limit(n_rows, numbers_per_row, limit):

@@ -148,7 +148,24 @@ def test_groups_of_a_module_are_its_tensors():
     assert labels.tolist() == [0] * 6 + [1] * 3 + [2] * 3 + [3]
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+def test_log_noise_has_groups_of_its_own_in_the_last_layer():
+    labels, names = MLP((2, 3, 4), n_noise=2).group_labels()
+    assert names[3:] == (
+        "layer 1 weights",
+        "layer 1 biases",
+        "layer 1 weights of log noise",
+        "layer 1 biases of log noise",
+    )
+    assert labels[9:].tolist() == [3] * 6 + [5] * 6 + [4] * 2 + [6] * 2
+    labels, names = MLP((2, 2), n_noise=1).group_labels()
+    assert names[3:] == tuple(f"{name} of log noise" for name in names[:3])
+    assert labels.tolist() == [0, 1, 3, 4, 2, 5]
+
+
+NOISY = pytest.param(MLP((2, 3, 4), n_noise=2), id="log noise")
+
+
+@pytest.mark.parametrize("network", [*NETWORKS, NOISY])
 def test_labels_index_the_names(network):
     labels, names = network.group_labels()
     assert labels.shape == (network.n_weights,)

@@ -5,18 +5,26 @@ import torch
 from torch.testing import assert_close
 
 from sklearn_hfl.optim.training import Trainer
+from sklearn_hfl.posterior.likelihood import HeteroscedasticLikelihood
+from sklearn_hfl.posterior.log_posterior import LogPosterior
+from sklearn_hfl.posterior.network import MLP
+from sklearn_hfl.posterior.prior import GaussianPrior
 from sklearn_hfl.uncertainty.evidence import (
     HYPERPRIOR,
-    PSEUDO_RESIDUAL,
     EvidenceOptions,
     effective_parameters,
     log_evidence,
     maximize_evidence,
-    squared_residuals,
 )
 from sklearn_hfl.uncertainty.exact import dense_ggn
+from sklearn_hfl.uncertainty.noise import (
+    LEAST_SHARE,
+    PSEUDO_RESIDUAL,
+    freed_noise,
+    squared_residuals,
+)
 from tests import reference
-from tests.cases import LINEAR, PROBLEMS, TASKS, generator, map_estimate, problem
+from tests.cases import F64, LINEAR, PROBLEMS, TASKS, generator, map_estimate, problem, randn
 
 TRAINER = Trainer("newton-cg", 1000, tol=0.0, n_iter_no_change=10)
 UNWEIGHTED = [name for name in LINEAR if "weighted" not in name]
@@ -68,6 +76,7 @@ def test_log_evidence_of_a_linear_network_is_the_marginal_density(name):
 def test_squared_residuals_equal_a_loop(name, limit):
     lp, weights = problem(name).log_posterior, problem(name).weights()
     f = lp.network.forward(weights[None], lp.X)[0]
+    f = f[:, : lp.y.shape[1]]  # means, before log noise
     expected = sum(w * (y - out) ** 2 for w, y, out in zip(lp.sample_weight, lp.y, f, strict=True))
     assert_close(squared_residuals(replace(lp, memory_limit=limit), weights), expected)
 
@@ -166,6 +175,57 @@ def test_a_learned_prior_forgets_the_given_one():
         maximize_evidence(p, case.weights(), trainer, options, generator(0))[0] for p in (lp, other)
     )
     assert_close(first.prior.group_precision, second.prior.group_precision, rtol=0, atol=0)
+
+
+def maximize_noisy(n_rows=80, **changes):
+    """A noise that grows with x, with and without; a linear network."""
+    x = torch.linspace(-1, 1, n_rows, dtype=F64)[:, None]
+    noise = torch.exp(changes.pop("slope") * x) * randn(n_rows, 1)
+    network = MLP((1, 2), n_noise=1)
+    labels, names = network.group_labels()
+    lp = LogPosterior(
+        network,
+        HeteroscedasticLikelihood(torch.ones(1, dtype=F64)),
+        GaussianPrior(torch.ones(len(names), dtype=F64), labels, names),
+        x,
+        x + noise,
+        torch.ones(n_rows, dtype=F64),
+    )
+    options = EvidenceOptions(prior=True, noise=True, rtol=1e-6)
+    start = 0.1 * randn(lp.n_weights)
+    return maximize_evidence(lp, start, replace(TRAINER, **changes), options, generator(0))
+
+
+@pytest.mark.parametrize("slope", [0.0, 1.5])
+def test_log_noise_is_shrunk_where_nothing_speaks_for_it(slope):
+    lp, weights, _ = maximize_noisy(slope=slope)
+    alpha = dict(zip(lp.prior.names, lp.prior.group_precision.tolist(), strict=True))
+    learned = weights[1].item()  # how log noise grows with x
+    # Its std is 1 / sqrt(2 Σ x²) = 0.14 in 80 rows.
+    assert learned == pytest.approx(slope, abs=0.05 if slope == 0 else 0.4)
+    name = "layer 0 feature 0 of log noise"
+    assert alpha[name] > 50 if slope == 0 else alpha[name] < 2
+
+
+@pytest.mark.parametrize("max_iter", [1, 40, 300])
+def test_the_trainer_bounds_the_steps_of_both_stages(max_iter):
+    lp, _, curve = maximize_noisy(slope=1.0, max_iter=max_iter)
+    assert len(curve) <= max_iter
+    assert not lp.likelihood.constant
+
+
+def test_rows_that_are_interpolated_keep_the_share_of_the_hyperprior():
+    case = problem("log noise")
+    constant = replace(case.log_posterior.likelihood, constant=True)
+    lp = replace(case.log_posterior, likelihood=constant)
+    freed = freed_noise(lp, case.weights(), generator(0)).likelihood
+    assert (freed.guard >= LEAST_SHARE).all()
+    assert not freed.constant
+    outputs = lp.network.forward(case.weights()[None], lp.X)[0]
+    fitted = replace(lp, y=outputs[:, :2])
+    assert_close(
+        freed_noise(fitted, case.weights(), generator(0)).likelihood.guard, torch.ones(2, dtype=F64)
+    )
 
 
 @pytest.mark.parametrize("name", ["linear", "one layer", "two layers"])

@@ -38,6 +38,12 @@ def test_moments_are_those_of_the_mixture(n):
     np.testing.assert_allclose(result.aleatoric, np.tile(np.mean(noise, axis=0), (Q, 1)))
 
 
+def test_noise_may_depend_on_the_query():
+    means, variances, _ = members(2)
+    noise = list(randn(2, Q, K, seed=4) ** 2)
+    assert_close(mixture(means, variances, noise).aleatoric, (noise[0] + noise[1]) / 2)
+
+
 def test_one_member_is_itself():
     means, variances, noise = members(1)
     result = mixture(means, variances, noise)
