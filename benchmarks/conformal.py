@@ -87,7 +87,8 @@ def report(name: str, likelihood: str, arguments: argparse.Namespace) -> None:
     numbers, spread = map(np.array, zip(*Parallel(n_jobs=arguments.jobs)(splits), strict=True))
     train, calibration, test = ROWS[name]
     print(
-        f"{name}, {likelihood}, {n} splits: {train} rows to train, {calibration} to calibrate, {test} to test; "
+        f"{name}, {likelihood}, {n} splits: {train} rows to train, {calibration} to "
+        f"calibrate, {test} to test; "
         f"largest std / least {np.median(spread):.2f} (median)"
     )
     for i, kind in enumerate(KINDS):
