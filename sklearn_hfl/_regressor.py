@@ -128,7 +128,8 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         Training steps.
     loss_ : float
         Negative log posterior at the MAP: nats, summed over the data, for
-        standardised targets.
+        standardised targets. If heteroscedastic, squared residuals count with the
+        variance of the mean.
     loss_curve_ : list of float
         Loss at the start and after each step; the precisions change on the way.
     noise_std_ : float or ndarray of shape (n_outputs,)
