@@ -38,8 +38,9 @@ from sklearn_hfl._params import (
 )
 from sklearn_hfl._translation import Trained, module_start
 from sklearn_hfl._validation import Array, Standardizer, check_features, to_numpy, to_tensor
-from sklearn_hfl.calibration.conformal import n_shared_rows
+from sklearn_hfl.calibration.fingerprints import Fingerprints
 from sklearn_hfl.exceptions import warn
+from sklearn_hfl.optim.krylov import most_directions
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.initialization import initial_weights, scaled_precision
 from sklearn_hfl.posterior.likelihood import Likelihood
@@ -57,6 +58,10 @@ __all__ = ["HFLBase"]
 POLISHED_DECREMENT = 1e-8
 
 
+def _rows(X: Tensor, y: Tensor) -> Array:
+    return np.hstack([to_numpy(X), to_numpy(y)])
+
+
 def _negative(value: object) -> bool:
     return isinstance(value, Integral) and int(value) < 0
 
@@ -65,6 +70,7 @@ class HFLBase(BaseEstimator):
     """Fit members and answer queries; the subclasses give likelihood and meaning."""
 
     _x_scaler: Standardizer
+    _trained_rows: Fingerprints
 
     _rules: ClassVar[dict[str, Rule]] = {
         "hidden_layer_sizes": any_of(integer(1), integers(1)),
@@ -72,7 +78,7 @@ class HFLBase(BaseEstimator):
         "module": factory(),
         "prior_precision": any_of(one_of("evidence"), real(0)),
         "normalize_X": boolean(),
-        "variance": one_of("linearized", "network"),
+        "variance": one_of("linearized", "network", "pretrained"),
         "std_rtol": real(0, 1),
         "perturbation_scale": any_of(one_of("auto"), real(0)),
         "solver": one_of("newton-cg", "lbfgs", "adam"),
@@ -158,9 +164,13 @@ class HFLBase(BaseEstimator):
         if trained is not None:
             jobs = [(trained.settled(*job, options), *job[1:]) for job in jobs]
             trainer, options = trained.trainer(trainer), EvidenceOptions(False, False)
+        self._trained_rows = Fingerprints.of_rows(_rows(inputs, y))
+        route = self._route()
         results = Parallel(n_jobs=self.n_jobs)(
-            delayed(fit_member)(*job, trainer, options, bool(self.verbose)) for job in jobs
+            delayed(fit_member)(*job, trainer, options, route, bool(self.verbose)) for job in jobs
         )
+        if not route.needs_data:
+            return tuple(results)
         # Members share the data, also when other processes trained them.
         return tuple(
             replace(member, estimate=with_data(member.estimate, inputs, y, weight))
@@ -240,6 +250,14 @@ class HFLBase(BaseEstimator):
                 {**asdict(m.diagnostics), "n_iter": len(m.loss_curve) - 1} for m in members
             ],
         }
+        most = most_directions(estimate.log_posterior)
+        if most < len(estimate.weights) and any(m.diagnostics.rank >= most for m in members):
+            warn(
+                f"The memory limit ended the search for directions that the data determine at "
+                f"{most} of {len(estimate.weights)}. Standard deviations whose bound is too wide "
+                "will be reported, and the evidence is less exact. Try fewer hidden units, "
+                "dtype='float32', or a larger sklearn_hfl.posterior.log_posterior.MEMORY_LIMIT."
+            )
         if not self.converged_:
             worst = max(m.diagnostics.decrement for m in members)
             # Only weights that were trained elsewhere are left as they came.
@@ -263,22 +281,38 @@ class HFLBase(BaseEstimator):
     def _route(self) -> Route:
         return Route(self.variance, self.std_rtol, self.perturbation_scale)
 
+    def _query_route(self) -> Route:
+        """How to answer, where the fit has kept what that needs."""
+        route = self._route()
+        pretrained = self.estimators_[0].estimate.ritz is not None
+        if pretrained == route.needs_data:
+            fitted, kept = (
+                ("'pretrained'", "has kept no data")
+                if pretrained
+                else ("another value", "has built no subspace for queries without data")
+            )
+            raise ValueError(
+                f"{type(self).__name__}: variance is {self.variance!r}, but the estimator was "
+                f"fitted with {fitted}, and {kept}. Call fit again after "
+                "set_params(variance=...)."
+            )
+        return route
+
     def _variances(self, X: Tensor, link: Link = IDENTITY) -> list[Variance]:
         """Variances of each member at X (Q, D), with a warning that counts the misses."""
         variances = member_variances(
-            self.estimators_, X, self._route(), self.n_jobs, bool(self.verbose), link
+            self.estimators_, X, self._query_route(), self.n_jobs, bool(self.verbose), link
         )
         self._warn_of_misses(variances)
         return variances
 
     def _warn_of_trained_rows(self, X: Tensor, y: Tensor) -> None:
         """Warn of calibration rows, standardised as in training, that were trained on."""
-        trained = self.estimators_[0].estimate.log_posterior
-        rows, others = (to_numpy(torch.hstack(pair)) for pair in ((X, y), (trained.X, trained.y)))
-        count = n_shared_rows(rows, others)
+        count = self._trained_rows.count(_rows(X, y))
         if count:
+            about = "" if self._trained_rows.complete else "About "
             warn(
-                f"{count} of {len(rows)} calibration rows were trained on, or are copies of rows "
+                f"{about}{count} of {len(X)} calibration rows were trained on, or are copies of rows "
                 "that were. Their scores are too good, and coverage will fall short. Split the "
                 "data before fit, and give conformalize the part that fit has not seen."
             )
@@ -293,6 +327,13 @@ class HFLBase(BaseEstimator):
                 f"{count} of {total} standard deviations are linearized: the refitted network "
                 "did not settle, or two perturbation scales disagreed. Try a larger max_iter, "
                 "so that the MAP is reached, a larger prior_precision, or variance='linearized'."
+            )
+        elif self.variance == "pretrained":
+            text = (
+                f"{count} of {total} standard deviations missed std_rtol={self.std_rtol:g} with the "
+                "subspace that fit has left. Fit again with this std_rtol, with dtype='float64', "
+                "a larger noise_std or prior_precision, or variance='linearized', which asks the "
+                "data; predict_uncertainty tells each row's error bound."
             )
         else:
             text = (

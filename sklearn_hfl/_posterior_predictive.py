@@ -204,7 +204,7 @@ class PosteriorPredictive(HFLBase):
 
     def _covariance(self, X: Tensor, *, noise: bool, members: slice = slice(None)) -> Array:
         """Joint covariance (n, n, K) in squared units of y."""
-        total, verdicts = joint_covariance(self.estimators_[members], X, self._route())
+        total, verdicts = joint_covariance(self.estimators_[members], X, self._query_route())
         self._warn_of_misses(verdicts)
         if noise:
             mean_noise = torch.stack(self._noise_variances()[members]).mean(0)

@@ -9,9 +9,9 @@ from functools import cache
 import torch
 from torch import Generator, Tensor
 
+from sklearn_hfl.optim.krylov import krylov_subspace
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.newton_cg import newton_cg
-from sklearn_hfl.optim.subspace import krylov_subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.functional import Prediction
 from sklearn_hfl.posterior.initialization import initial_weights
