@@ -53,25 +53,33 @@ class RitzPairs:
         values, rotation = torch.linalg.eigh(subspace.gram)
         values = values.clamp(min=1.0)
         n, m = subspace.basis.shape
-        tol = COUPLING_SHARE * rtol
-        # M row block by row block, twice, since all of it may be as large as the basis.
+        # Row block by row block, since all of M may be as large as the basis.
         size = max(1, MOST_NUMBERS // max(1, m))
         blocks = [slice(start, start + size) for start in range(0, n, size)]
+
+        def coupled(rows: slice) -> Tensor:
+            """Rows of M = (A − U t Uᵀ) U t^-½."""
+            M = subspace.image[rows] - subspace.basis[rows] @ subspace.gram
+            return M @ rotation / values.sqrt()
+
         squares = torch.zeros_like(subspace.gram)
         for rows in blocks if m < n else ():
-            M = _coupling(subspace, rows, rotation, values)
+            M = coupled(rows)
             squares += M.mT @ M
         singular, right = torch.linalg.eigh(squares)
-        singular = singular.clamp(min=0.0).sqrt()
-        kept = singular > tol
-        singular_kept, right_kept = singular[kept], right[:, kept]
-        vectors = subspace.basis.new_empty(n, m + len(singular_kept))
+        # Squares know singular values to sqrt(eps) of the largest.
+        rounding = 10 * torch.finfo(values.dtype).eps * float(squares.trace())
+        singular = (singular.clamp(min=0.0) + rounding).sqrt()
+        kept = singular > max(COUPLING_SHARE * rtol, 10 * rounding**0.5)
+        left = torch.cat([coupled(rows) @ right[:, kept] for rows in blocks])
+        # M is orthogonal to U but for rounding, which is not small beside small values.
+        left, _ = torch.linalg.qr(subspace.complement(subspace.complement(left)))
+        coupling = torch.zeros_like(right[:, kept].mT)
+        vectors = subspace.basis.new_empty(n, m + left.shape[1])
         for rows in blocks:
+            coupling += left[rows].mT @ coupled(rows)
             vectors[rows, :m] = subspace.basis[rows] @ rotation
-            if len(singular_kept):
-                left = _coupling(subspace, rows, rotation, values) @ right_kept
-                vectors[rows, m:] = left / singular_kept
-        coupling = singular_kept[:, None] * right_kept.mT
+        vectors[:, m:] = left
         neglected = float(singular[~kept].max()) if not kept.all() else 0.0
         return cls(vectors, values, coupling, neglected, subspace.beyond)
 
@@ -93,12 +101,6 @@ class RitzPairs:
         outside = off + (outer - self.coupling @ roots).square().sum(0)
         rounding = ROUNDING * torch.finfo(G.dtype).eps * squares
         return RitzSolution(self, G, inner, roots, outside, rounding)
-
-
-def _coupling(subspace: Subspace, rows: slice, rotation: Tensor, values: Tensor) -> Tensor:
-    """Rows of M = (A − UtUᵀ) U t^-½."""
-    M = subspace.image[rows] - subspace.basis[rows] @ subspace.gram
-    return M @ rotation / values.sqrt()
 
 
 @dataclass(frozen=True)

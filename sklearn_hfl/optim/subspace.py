@@ -162,7 +162,7 @@ class Subspace:
         """
         if self.rank == self.n_weights:
             return 0.0
-        rounding = 10 * torch.finfo(self.excess.dtype).eps * float(self.excess.sum())
+        rounding = 100 * torch.finfo(self.excess.dtype).eps * float(self.excess.sum())
         return min(self.missing + rounding, self.norm_bound)
 
     def unseen(self) -> Tensor:
