@@ -55,13 +55,16 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PredictionIntervals):
         each. "evidence" learns it; it is then at least a thousandth of y's.
     normalize_X, normalize_y : bool, default=True
         Standardise inputs and targets inside. Results come back in y's units.
-    variance : {"linearized", "network"}, default="linearized"
+    variance : {"linearized", "network", "pretrained"}, default="linearized"
         Whose perturbed optima are found: those of the network's linearisation at
         the MAP (curvature: generalised Gauss-Newton; always defined), or those of
         the network itself, as in the paper (curvature: exact Hessian; rows that
         do not settle fall back to "linearized" and are counted in a warning).
+        "pretrained" is "linearized" with all work done in ``fit``: queries then
+        cost one matrix product, and the estimator keeps no training data.
     std_rtol : float, default=0.01
-        Relative error to which each epistemic standard deviation is refined.
+        Relative error to which each epistemic standard deviation is refined, or for
+        variance="pretrained" the error that ``fit`` prepares queries for.
     perturbation_scale : "auto" or float, default="auto"
         For variance="network": how far the optimum is moved, in posterior
         standard deviations. "auto" compares several scales row by row.

@@ -36,8 +36,9 @@ def test_a_solution_is_that_of_the_subspace(rank):
     assert_close(ours.outside, theirs.outside, rtol=1e-6, atol=1e-9)
     assert_close(ours.step, theirs.step, rtol=1e-6, atol=1e-9)
     assert_close(ours.residual, theirs.residual, rtol=1e-6, atol=1e-6)
-    assert_close(ours.lower, theirs.lower, rtol=1e-6, atol=1e-9)
-    assert_close(ours.upper, theirs.upper, rtol=1e-6, atol=1e-9)
+    # Couplings are told from rounding to 1e-8 of the largest: bounds are wider by that.
+    assert_close(ours.lower, theirs.lower, rtol=1e-5, atol=1e-9)
+    assert_close(ours.upper, theirs.upper, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("rtol", [1e-3, 0.1, 10.0])
