@@ -312,9 +312,9 @@ class HFLBase(BaseEstimator):
         if count:
             about = "" if self._trained_rows.complete else "About "
             warn(
-                f"{about}{count} of {len(X)} calibration rows were trained on, or are copies of rows "
-                "that were. Their scores are too good, and coverage will fall short. Split the "
-                "data before fit, and give conformalize the part that fit has not seen."
+                f"{about}{count} of {len(X)} calibration rows were trained on, or are copies of "
+                "rows that were. Their scores are too good, and coverage will fall short. Split "
+                "the data before fit, and give conformalize the part that fit has not seen."
             )
 
     def _warn_of_misses(self, variances: list[Variance]) -> None:
@@ -330,8 +330,8 @@ class HFLBase(BaseEstimator):
             )
         elif self.variance == "pretrained":
             text = (
-                f"{count} of {total} standard deviations missed std_rtol={self.std_rtol:g} with the "
-                "subspace that fit has left. Fit again with this std_rtol, with dtype='float64', "
+                f"{count} of {total} standard deviations missed std_rtol={self.std_rtol:g} with "
+                "the subspace that fit has left. Fit again with this std_rtol, dtype='float64', "
                 "a larger noise_std or prior_precision, or variance='linearized', which asks the "
                 "data; predict_uncertainty tells each row's error bound."
             )

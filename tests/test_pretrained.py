@@ -186,7 +186,7 @@ def test_conformalize_still_knows_the_rows_that_were_trained_on(params):
     copied = pickle.loads(pickle.dumps(model))
     with pytest.warns(HFLWarning, match=r"^3 of 23 calibration rows were trained on"):
         copied.conformalize(np.vstack([NEAR, X[7:10]]), np.append(NEAR[:, 0], Y[7:10, 0]))
-    mean, interval = copied.predict_interval(QUERIES, kind="conformal")
+    _, interval = copied.predict_interval(QUERIES, kind="conformal")
     assert interval.shape == (60, 2)
     labels = HFLClassifier(**KNOWN, variance="pretrained").fit(X, LABELS)
     with pytest.warns(HFLWarning, match=r"^60 of 60 calibration rows"):

@@ -106,10 +106,10 @@ def krylov_subspace(
         largest = float(torch.linalg.eigvalsh(excess)[-1])
         lacking = subspace.missing * min(largest, 1.0)
         known = lacking <= trace_rtol * max(subspace.n_effective, 1.0)
-        if full or (known and largest <= beyond < subspace.beyond):
-            if beyond < math.inf:
-                bound = _norm_bound(curvature, subspace, generator)
-                subspace = replace(subspace, norm_bound=bound)
+        # The trace bounds the norm too, but from far above where many small numbers are left.
+        ready = full or (known and largest <= beyond)
+        if ready and beyond < subspace.beyond:
+            subspace = replace(subspace, norm_bound=_norm_bound(curvature, subspace, generator))
         if full or (known and subspace.beyond <= beyond):
             return subspace
         block = subspace.complement(subspace.image[:, before:])[:, : most - subspace.rank]

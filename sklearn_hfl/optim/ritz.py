@@ -132,7 +132,7 @@ class RitzSolution:
 
     @property
     def residual(self) -> Tensor:
-        """r (P, G), but for neglected coupling; costs another product."""
+        """The residual r (P, G), but for neglected coupling; costs another product."""
         parts = torch.cat([self.inner, self.pairs.coupling @ self.coefficients])
         return self.gradient - self.pairs.vectors @ parts
 
