@@ -31,6 +31,10 @@ def main() -> int:
     if (RESULTS / "classifier-quality.txt").exists():
         table = all_printed("classifier-quality.txt", "Quality")
         tables.append(("docs/user_guide.md", "quality", table))
+    for file in ("speed-small.txt", "speed-large.txt"):
+        if (RESULTS / file).exists():
+            name = file.removesuffix(".txt")
+            tables.append(("docs/cost.md", name, all_printed(file, "Speed")))
     if (RESULTS / "equality.csv").exists():
         tables.append(("README.md", "equality", equality_table()))
     for page, name, table in tables:

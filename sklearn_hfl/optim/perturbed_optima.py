@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ class LinearResponse:
         """Middle (G,) of the certified interval of ∇gᵀA⁻¹∇g."""
         return self.galerkin.inside + self.galerkin.share * self.galerkin.outside
 
-    @property
+    @cached_property
     def rel_error(self) -> Tensor:  # numpydoc ignore=RT01
         """Bound (G,) of the relative error of sqrt(variance)."""
         value, lower, upper = self.variance, self.galerkin.lower, self.galerkin.upper

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -142,7 +143,7 @@ class RitzSolution:
         m = len(self.pairs.values)
         return self.pairs.vectors[:, :m] @ (self.inner / self.pairs.values[:, None])
 
-    @property
+    @cached_property
     def inside(self) -> Tensor:
         """What of gᵀA⁻¹g (G,) is found within the subspace."""
         return self.coefficients.square().sum(0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -45,12 +46,12 @@ class Galerkin:
         factor, basis = self.subspace.factor, self.subspace.basis
         return basis @ torch.linalg.solve_triangular(factor.mT, self.coefficients, upper=True)
 
-    @property
+    @cached_property
     def inside(self) -> Tensor:
         """What of gᵀA⁻¹g (G,) is found within the subspace."""
         return self.coefficients.square().sum(0)
 
-    @property
+    @cached_property
     def outside(self) -> Tensor:
         """‖r‖² (G,), for the residual r."""
         return self.residual.square().sum(0)
