@@ -36,8 +36,9 @@ from sklearn_hfl._params import (
     real,
     validate,
 )
+from sklearn_hfl._standardizer import Standardizer
 from sklearn_hfl._translation import Trained, module_start
-from sklearn_hfl._validation import Array, Standardizer, check_features, to_numpy, to_tensor
+from sklearn_hfl._validation import Array, check_features, to_numpy, to_tensor
 from sklearn_hfl.calibration.fingerprints import Fingerprints
 from sklearn_hfl.exceptions import warn
 from sklearn_hfl.optim.krylov import most_directions
@@ -56,10 +57,13 @@ __all__ = ["HFLBase"]
 # The network route differences optima of L itself, so its MAP is polished to this
 # many posterior standard deviations; the other routes need no more than ``tol``.
 POLISHED_DECREMENT = 1e-8
+BLOCK_OF_ROWS = 4096
 
 
-def _rows(X: Tensor, y: Tensor) -> Array:
-    return np.hstack([to_numpy(X), to_numpy(y)])
+def _rows(X: Tensor, y: Tensor) -> Iterator[Array]:
+    """Inputs and targets side by side, in blocks of rows."""
+    for block in zip(X.split(BLOCK_OF_ROWS), y.split(BLOCK_OF_ROWS), strict=True):
+        yield np.hstack([to_numpy(part) for part in block])
 
 
 def _negative(value: object) -> bool:
@@ -130,7 +134,7 @@ class HFLBase(BaseEstimator):
 
     def _fit_members(
         self,
-        X: Array,
+        inputs: Tensor,
         y: Tensor,
         sample_weight: Array,
         likelihood: Likelihood,
@@ -142,7 +146,7 @@ class HFLBase(BaseEstimator):
         A network that is ``trained`` elsewhere takes the place of a random start.
         """
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=self.n_estimators)
-        inputs, weight = self._tensor(X), self._tensor(sample_weight)
+        weight = self._tensor(sample_weight)
         jobs, warm = [], self._warm_members()
         for i, seed in enumerate(seeds):
             generator = torch.Generator().manual_seed(int(seed))
@@ -308,7 +312,7 @@ class HFLBase(BaseEstimator):
 
     def _warn_of_trained_rows(self, X: Tensor, y: Tensor) -> None:
         """Warn of calibration rows, standardised as in training, that were trained on."""
-        count = self._trained_rows.count(_rows(X, y))
+        count = self._trained_rows.count(np.vstack(list(_rows(X, y))))
         if count:
             about = "" if self._trained_rows.complete else "About "
             warn(

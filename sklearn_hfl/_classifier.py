@@ -17,8 +17,8 @@ from sklearn_hfl._base import HFLBase
 from sklearn_hfl._labels import check_labelled_data, class_weighted
 from sklearn_hfl._params import Rule, any_of, mapping, none, one_of
 from sklearn_hfl._sets import PredictionSets
+from sklearn_hfl._standardizer import Standardizer
 from sklearn_hfl._translation import Trained
-from sklearn_hfl._validation import Standardizer
 from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
 from sklearn_hfl.uncertainty.evidence import EvidenceOptions
 
@@ -286,7 +286,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
             )
         x_scaler = Standardizer.from_data(X, weight, self.normalize_X)
         members = self._fit_members(
-            x_scaler.transform(X),
+            x_scaler.to_tensor(X, self.dtype, self.device),
             self._encoded(classes, index),
             weight,
             CategoricalLikelihood(),

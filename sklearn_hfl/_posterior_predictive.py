@@ -14,7 +14,8 @@ from torch import Tensor
 from sklearn_hfl._base import HFLBase
 from sklearn_hfl._members import joint_covariance, member_means
 from sklearn_hfl._params import integer, validate
-from sklearn_hfl._validation import Array, Standardizer, to_numpy
+from sklearn_hfl._standardizer import Standardizer
+from sklearn_hfl._validation import Array, to_numpy
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 from sklearn_hfl.uncertainty.predictive import Predictive, mixture
 

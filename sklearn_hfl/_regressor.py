@@ -15,8 +15,9 @@ from sklearn_hfl._adoption import RegressorAdoption
 from sklearn_hfl._base import HFLBase
 from sklearn_hfl._intervals import PredictionIntervals
 from sklearn_hfl._params import Rule, any_of, boolean, one_of, real, reals
+from sklearn_hfl._standardizer import Standardizer
 from sklearn_hfl._translation import Trained
-from sklearn_hfl._validation import Array, Standardizer, check_training_data, to_numpy
+from sklearn_hfl._validation import Array, check_training_data, to_numpy
 from sklearn_hfl.exceptions import warn
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 from sklearn_hfl.uncertainty.evidence import EvidenceOptions
@@ -284,7 +285,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PredictionIntervals):
         y_scaler = Standardizer.from_data(targets, weight, self.normalize_y)
         noise = self._start_noise(n_outputs, y_scaler.scale)
         members = self._fit_members(
-            x_scaler.transform(X),
+            x_scaler.to_tensor(X, self.dtype, self.device),
             self._tensor(y_scaler.transform(targets)),
             weight,
             GaussianLikelihood(self._tensor(noise**-2)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -35,12 +36,11 @@ class Fingerprints:
     hashes: NDArray[np.uint64]
 
     @classmethod
-    def of_rows(cls, rows: Array) -> Fingerprints:
-        """Take those of rows (n, n_columns), standardised."""
+    def of_rows(cls, blocks: Iterable[Array]) -> Fingerprints:
+        """Take those of blocks of rows (n, n_columns), standardised."""
         kept = np.empty(0, dtype=np.uint64)
-        for start in range(0, len(rows), MOST):
-            block = _hashes(rows[start : start + MOST])
-            kept = np.unique(np.concatenate([kept, block]))[:MOST]
+        for rows in blocks:
+            kept = np.unique(np.concatenate([kept, _hashes(rows)]))[:MOST]
         return cls(kept)
 
     @property

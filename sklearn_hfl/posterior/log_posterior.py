@@ -15,7 +15,7 @@ from sklearn_hfl.posterior.prior import GaussianPrior
 __all__ = ["MEMORY_LIMIT", "LogPosterior"]
 
 # Bytes that a fit and a query may use beside the data and their own results (docs/cost.md).
-MEMORY_LIMIT = 2e9
+MEMORY_LIMIT = 4e9
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,16 @@ class LogPosterior:
         )
 
     def fits(self, numbers: int) -> bool:
-        """Whether so many numbers stay within an eighth of ``memory_limit``."""
-        return 8 * numbers * self.X.element_size() <= self.memory_limit
+        """Whether so many numbers stay within a sixteenth of ``memory_limit``."""
+        return 16 * numbers * self.X.element_size() <= self.memory_limit
 
     def blocks(self, numbers_per_row: int, most: int | None = None) -> Iterator[slice]:
-        """Slices of the rows such that a block needs at most an eighth of ``memory_limit``.
+        """Slices of the rows such that a block needs at most a sixteenth of ``memory_limit``.
 
         A block holds at most ``most`` rows.
         """
         n = self.X.shape[0]
-        size = max(1, int(self.memory_limit / (8 * numbers_per_row * self.X.element_size())))
+        size = max(1, int(self.memory_limit / (16 * numbers_per_row * self.X.element_size())))
         size = min(size, most or n)
         for start in range(0, n, size):
             yield slice(start, min(start + size, n))
