@@ -16,7 +16,7 @@ PYTEST = -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart examples test test-oldest coverage lint types docs benchmark-equality benchmark-ablation benchmark-classifier benchmark-conformal benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-products benchmark-profile clean distclean
+.PHONY: help quickstart examples test test-oldest coverage lint types docs benchmark-equality benchmark-ablation benchmark-classifier benchmark-conformal benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-products benchmark-profile benchmark-speed clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,15 @@ benchmark-grid-search: $(VENV)/.installed-plot  ## Choose hyperparameters by log
 
 benchmark-products: $(VENV)/.installed-plot  ## Time the products that training and queries are made of
 	$(VENV)/bin/python benchmarks/products.py > benchmarks/results/products.txt
+	$(VENV)/bin/python tools/fill_tables.py
+
+# laplace-torch has an environment of its own: PEER names its Python.
+PEER ?= .venv-laplace/bin/python
+benchmark-speed: $(VENV)/.installed-plot  ## Time standard deviations beside laplace-torch's
+	for part in small large; do \
+		OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/speed.py $$part --peer $(PEER) \
+			> benchmarks/results/speed-$$part.txt || exit 1; \
+	done
 	$(VENV)/bin/python tools/fill_tables.py
 
 benchmark-conformal: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Measure coverage and width of prediction intervals

@@ -37,10 +37,12 @@ from sklearn_hfl._params import (
     real,
     validate,
 )
+from sklearn_hfl._standardizer import Standardizer
 from sklearn_hfl._translation import Trained, module_start
-from sklearn_hfl._validation import Array, Standardizer, check_features, to_numpy, to_tensor
-from sklearn_hfl.calibration.conformal import n_shared_rows
+from sklearn_hfl._validation import Array, check_features, to_numpy, to_tensor
+from sklearn_hfl.calibration.fingerprints import Fingerprints
 from sklearn_hfl.exceptions import warn
+from sklearn_hfl.optim.krylov import most_directions
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.initialization import initial_weights, scaled_precision
 from sklearn_hfl.posterior.likelihood import Likelihood
@@ -56,6 +58,13 @@ __all__ = ["HFLBase"]
 # The network route differences optima of L itself, so its MAP is polished to this
 # many posterior standard deviations; the other routes need no more than ``tol``.
 POLISHED_DECREMENT = 1e-8
+BLOCK_OF_ROWS = 4096
+
+
+def _rows(X: Tensor, y: Tensor) -> Iterator[Array]:
+    """Inputs and targets side by side, in blocks of rows."""
+    for block in zip(X.split(BLOCK_OF_ROWS), y.split(BLOCK_OF_ROWS), strict=True):
+        yield np.hstack([to_numpy(part) for part in block])
 
 
 def _negative(value: object) -> bool:
@@ -66,6 +75,7 @@ class HFLBase(BaseEstimator):
     """Fit members and answer queries; the subclasses give likelihood and meaning."""
 
     _x_scaler: Standardizer
+    _trained_rows: Fingerprints
 
     _rules: ClassVar[dict[str, Rule]] = {
         "hidden_layer_sizes": any_of(integer(1), integers(1)),
@@ -73,7 +83,7 @@ class HFLBase(BaseEstimator):
         "module": factory(),
         "prior_precision": any_of(one_of("evidence"), real(0)),
         "normalize_X": boolean(),
-        "variance": one_of("linearized", "network"),
+        "variance": one_of("linearized", "network", "pretrained"),
         "std_rtol": real(0, 1),
         "perturbation_scale": any_of(one_of("auto"), real(0)),
         "solver": one_of("newton-cg", "lbfgs", "adam"),
@@ -125,7 +135,7 @@ class HFLBase(BaseEstimator):
 
     def _fit_members(
         self,
-        X: Array,
+        inputs: Tensor,
         y: Tensor,
         sample_weight: Array,
         likelihood: Likelihood,
@@ -137,7 +147,7 @@ class HFLBase(BaseEstimator):
         A network that is ``trained`` elsewhere takes the place of a random start.
         """
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=self.n_estimators)
-        inputs, weight = self._tensor(X), self._tensor(sample_weight)
+        weight = self._tensor(sample_weight)
         jobs, warm = [], self._warm_members()
         n_outputs = likelihood.n_outputs(y.shape[1])
         start = partial(self._start, n_noise=n_outputs - y.shape[1])
@@ -161,9 +171,13 @@ class HFLBase(BaseEstimator):
         if trained is not None:
             jobs = [(trained.settled(*job, options), *job[1:]) for job in jobs]
             trainer, options = trained.trainer(trainer), EvidenceOptions(False, False)
+        self._trained_rows = Fingerprints.of_rows(_rows(inputs, y))
+        route = self._route()
         results = Parallel(n_jobs=self.n_jobs)(
-            delayed(fit_member)(*job, trainer, options, bool(self.verbose)) for job in jobs
+            delayed(fit_member)(*job, trainer, options, route, bool(self.verbose)) for job in jobs
         )
+        if not route.needs_data:
+            return tuple(results)
         # Members share the data, also when other processes trained them.
         return tuple(
             replace(member, estimate=with_data(member.estimate, inputs, y, weight))
@@ -243,6 +257,14 @@ class HFLBase(BaseEstimator):
                 {**asdict(m.diagnostics), "n_iter": len(m.loss_curve) - 1} for m in members
             ],
         }
+        most = most_directions(estimate.log_posterior)
+        if most < len(estimate.weights) and any(m.diagnostics.rank >= most for m in members):
+            warn(
+                f"The memory limit ended the search for directions that the data determine at "
+                f"{most} of {len(estimate.weights)}. Standard deviations whose bound is too wide "
+                "will be reported, and the evidence is less exact. Try fewer hidden units, "
+                "dtype='float32', or a larger sklearn_hfl.posterior.log_posterior.MEMORY_LIMIT."
+            )
         if not self.converged_:
             worst = max(m.diagnostics.decrement for m in members)
             # Only weights that were trained elsewhere are left as they came.
@@ -266,24 +288,40 @@ class HFLBase(BaseEstimator):
     def _route(self) -> Route:
         return Route(self.variance, self.std_rtol, self.perturbation_scale)
 
+    def _query_route(self) -> Route:
+        """How to answer, where the fit has kept what that needs."""
+        route = self._route()
+        pretrained = self.estimators_[0].estimate.ritz is not None
+        if pretrained == route.needs_data:
+            fitted, kept = (
+                ("'pretrained'", "has kept no data")
+                if pretrained
+                else ("another value", "has built no subspace for queries without data")
+            )
+            raise ValueError(
+                f"{type(self).__name__}: variance is {self.variance!r}, but the estimator was "
+                f"fitted with {fitted}, and {kept}. Call fit again after "
+                "set_params(variance=...)."
+            )
+        return route
+
     def _variances(self, X: Tensor, link: Link = IDENTITY) -> list[Variance]:
         """Variances of each member at X (Q, D), with a warning that counts the misses."""
         variances = member_variances(
-            self.estimators_, X, self._route(), self.n_jobs, bool(self.verbose), link
+            self.estimators_, X, self._query_route(), self.n_jobs, bool(self.verbose), link
         )
         self._warn_of_misses(variances)
         return variances
 
     def _warn_of_trained_rows(self, X: Tensor, y: Tensor) -> None:
         """Warn of calibration rows, standardised as in training, that were trained on."""
-        trained = self.estimators_[0].estimate.log_posterior
-        rows, others = (to_numpy(torch.hstack(pair)) for pair in ((X, y), (trained.X, trained.y)))
-        count = n_shared_rows(rows, others)
+        count = self._trained_rows.count(np.vstack(list(_rows(X, y))))
         if count:
+            about = "" if self._trained_rows.complete else "About "
             warn(
-                f"{count} of {len(rows)} calibration rows were trained on, or are copies of rows "
-                "that were. Their scores are too good, and coverage will fall short. Split the "
-                "data before fit, and give conformalize the part that fit has not seen."
+                f"{about}{count} of {len(X)} calibration rows were trained on, or are copies of "
+                "rows that were. Their scores are too good, and coverage will fall short. Split "
+                "the data before fit, and give conformalize the part that fit has not seen."
             )
 
     def _warn_of_misses(self, variances: list[Variance]) -> None:
@@ -296,6 +334,13 @@ class HFLBase(BaseEstimator):
                 f"{count} of {total} standard deviations are linearized: the refitted network "
                 "did not settle, or two perturbation scales disagreed. Try a larger max_iter, "
                 "so that the MAP is reached, a larger prior_precision, or variance='linearized'."
+            )
+        elif self.variance == "pretrained":
+            text = (
+                f"{count} of {total} standard deviations missed std_rtol={self.std_rtol:g} with "
+                "the subspace that fit has left. Fit again with this std_rtol, dtype='float64', "
+                "a larger noise_std or prior_precision, or variance='linearized', which asks the "
+                "data; predict_uncertainty tells each row's error bound."
             )
         else:
             text = (

@@ -231,7 +231,9 @@ class ClassPosterior(HFLBase):
             )
 
     def _logits(self, X: Tensor) -> tuple[list[LogitPosterior], list[Variance]]:
-        return member_logits(self.estimators_, X, self._route(), self.n_jobs, bool(self.verbose))
+        return member_logits(
+            self.estimators_, X, self._query_route(), self.n_jobs, bool(self.verbose)
+        )
 
     def _log_probabilities(self, X: Tensor, warns: bool = True) -> list[Tensor]:
         """Log probabilities (Q, C) of each member at X (Q, D), moderated as ``link`` says."""

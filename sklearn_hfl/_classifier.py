@@ -17,8 +17,8 @@ from sklearn_hfl._base import HFLBase
 from sklearn_hfl._labels import check_labelled_data, class_weighted
 from sklearn_hfl._params import Rule, any_of, mapping, none, one_of
 from sklearn_hfl._sets import PredictionSets
+from sklearn_hfl._standardizer import Standardizer
 from sklearn_hfl._translation import Trained
-from sklearn_hfl._validation import Standardizer
 from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
 from sklearn_hfl.uncertainty.evidence import EvidenceOptions
 
@@ -65,13 +65,16 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
         and one for the other weights and for the biases of each layer.
     normalize_X : bool, default=True
         Standardise inputs inside.
-    variance : {"linearized", "network"}, default="linearized"
+    variance : {"linearized", "network", "pretrained"}, default="linearized"
         Whose perturbed optima are found: those of the network's linearisation at
         the MAP (curvature: generalised Gauss-Newton; always defined), or those of
         the network itself, as in the paper (curvature: exact Hessian; rows that
         do not settle fall back to "linearized" and are counted in a warning).
+        "pretrained" is "linearized" with all work done in ``fit``: queries then
+        cost one matrix product, and the estimator keeps no training data.
     std_rtol : float, default=0.01
-        Relative error to which each standard deviation is refined.
+        Relative error to which each standard deviation is refined, or for
+        variance="pretrained" the error that ``fit`` prepares queries for.
     perturbation_scale : "auto" or float, default="auto"
         For variance="network": how far the optimum is moved, in posterior
         standard deviations. "auto" compares several scales row by row.
@@ -283,7 +286,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
             )
         x_scaler = Standardizer.from_data(X, weight, self.normalize_X)
         members = self._fit_members(
-            x_scaler.transform(X),
+            x_scaler.to_tensor(X, self.dtype, self.device),
             self._encoded(classes, index),
             weight,
             CategoricalLikelihood(),

@@ -176,7 +176,7 @@ class PopulationFunctionals(PosteriorPredictive):
         if not (std or cov):
             return to_numpy(functional_values(self.estimators_, functional).mean(0)), None
         mean, spread, verdicts = functional_moments(
-            self.estimators_, functional, self._route(), joint=cov
+            self.estimators_, functional, self._query_route(), joint=cov
         )
         self._warn_of_misses(verdicts)
         return to_numpy(mean), to_numpy(spread)

@@ -9,7 +9,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
-from sklearn_hfl._validation import Array, check_sample_weight, text_explained
+from sklearn_hfl._validation import (
+    PRECISIONS,
+    Array,
+    check_sample_weight,
+    text_explained,
+    used_rows,
+)
 
 __all__ = ["check_known_labels", "check_labelled_data", "class_weighted"]
 
@@ -33,7 +39,7 @@ def check_labelled_data(
     Returns
     -------
     X : ndarray of shape (n, n_features)
-        float64, for the rows of positive weight, as all that follow.
+        float64 or float32, for the rows of positive weight, as all that follow.
     classes : ndarray of shape (n_classes,)
         The labels, sorted.
     index : ndarray of shape (n,)
@@ -47,17 +53,17 @@ def check_labelled_data(
         If there is one class only, or y holds no labels.
     """
     with text_explained():
-        X, y = validate_data(estimator, X, y, dtype=np.float64, ensure_min_samples=2)
+        X, y = validate_data(estimator, X, y, dtype=PRECISIONS, ensure_min_samples=2)
     check_classification_targets(y)
     weight = check_sample_weight(sample_weight, len(X))
-    used = weight > 0
-    classes, index = np.unique(y[used], return_inverse=True)
+    X, y, weight = used_rows(weight, X, y)
+    classes, index = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
-            f"y must hold two classes or more, but its {used.sum()} rows of positive weight are "
+            f"y must hold two classes or more, but its {len(y)} rows of positive weight are "
             f"all of class {classes.tolist()[0]!r}. Check y, and how it was split."
         )
-    return X[used], classes, index, weight[used]
+    return X, classes, index, weight
 
 
 def check_known_labels(estimator: Any, X: Any, y: Any) -> tuple[Array, NDArray[np.intp]]:

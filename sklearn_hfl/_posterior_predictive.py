@@ -14,7 +14,8 @@ from torch import Tensor
 from sklearn_hfl._base import HFLBase
 from sklearn_hfl._members import joint_covariance, member_means, member_noise
 from sklearn_hfl._params import integer, validate
-from sklearn_hfl._validation import Array, Standardizer, to_numpy
+from sklearn_hfl._standardizer import Standardizer
+from sklearn_hfl._validation import Array, to_numpy
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 from sklearn_hfl.posterior.link import Link
 from sklearn_hfl.uncertainty.predictive import Predictive, mixture
@@ -209,7 +210,7 @@ class PosteriorPredictive(HFLBase):
     def _covariance(self, X: Tensor, *, noise: bool, members: slice = slice(None)) -> Array:
         """Joint covariance (n, n, K) in squared units of y."""
         chosen = self.estimators_[members]
-        total, verdicts = joint_covariance(chosen, X, self._route(), self._mean_link)
+        total, verdicts = joint_covariance(chosen, X, self._query_route(), self._mean_link)
         self._warn_of_misses(verdicts)
         if noise:
             mean_noise = torch.stack(member_noise(chosen, X)).mean(0)

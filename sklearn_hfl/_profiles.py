@@ -28,10 +28,15 @@ class ProfileIntervals(PosteriorPredictive):
         z² times the variance of the means. That is an approximation where members lean
         to different sides.
         """
-        link = self._mean_link
+        route, link = self._query_route(), self._mean_link
+        if not route.needs_data:
+            raise ValueError(
+                "kind='profile' refits the network to the training data, of which "
+                "variance='pretrained' keeps none. Fit with variance='linearized' or 'network'."
+            )
         means = torch.stack(member_means(self.estimators_, X, link))
         profiles = member_profiles(
-            self.estimators_, X, z, self._route(), self.n_jobs, bool(self.verbose), link
+            self.estimators_, X, z, route, self.n_jobs, bool(self.verbose), link
         )
         extra = means.var(0, correction=0)
         if noise:

@@ -17,8 +17,9 @@ from sklearn_hfl._functionals import PopulationFunctionals
 from sklearn_hfl._intervals import PredictionIntervals
 from sklearn_hfl._members import member_noise
 from sklearn_hfl._params import Rule, any_of, boolean, one_of, real, reals
+from sklearn_hfl._standardizer import Standardizer
 from sklearn_hfl._translation import Trained
-from sklearn_hfl._validation import Array, Standardizer, check_training_data, to_numpy
+from sklearn_hfl._validation import Array, check_training_data, to_numpy
 from sklearn_hfl.exceptions import warn
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.uncertainty.evidence import EvidenceOptions
@@ -62,13 +63,16 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         "evidence" if heteroscedastic.
     normalize_X, normalize_y : bool, default=True
         Standardise inputs and targets inside. Results come back in y's units.
-    variance : {"linearized", "network"}, default="linearized"
+    variance : {"linearized", "network", "pretrained"}, default="linearized"
         Whose perturbed optima are found: those of the network's linearisation at
         the MAP (curvature: generalised Gauss-Newton; always defined), or those of
         the network itself, as in the paper (curvature: exact Hessian; rows that
         do not settle fall back to "linearized" and are counted in a warning).
+        "pretrained" is "linearized" with all work done in ``fit``: queries then
+        cost one matrix product, and the estimator keeps no training data.
     std_rtol : float, default=0.01
-        Relative error to which each epistemic standard deviation is refined.
+        Relative error to which each epistemic standard deviation is refined, or for
+        variance="pretrained" the error that ``fit`` prepares queries for.
     perturbation_scale : "auto" or float, default="auto"
         For variance="network": how far the optimum is moved, in posterior
         standard deviations. "auto" compares several scales row by row.
@@ -289,8 +293,9 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         x_scaler = Standardizer.from_data(X, weight, self.normalize_X)
         y_scaler = Standardizer.from_data(targets, weight, self.normalize_y)
         noise = self._start_noise(n_outputs, y_scaler.scale)
+        inputs = x_scaler.to_tensor(X, self.dtype, self.device)
         members = self._fit_members(
-            x_scaler.transform(X),
+            inputs,
             self._tensor(y_scaler.transform(targets)),
             weight,
             LIKELIHOODS[self.likelihood](self._tensor(noise**-2)),
@@ -308,8 +313,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
                 "only say what the prior allows. Check y."
             )
         self._record(members)
-        rows = members[0].estimate.log_posterior.X
-        squares = torch.stack(member_noise(members, rows)).mean(0)
+        squares = torch.stack(member_noise(members, inputs)).mean(0)
         # The mean over the rows, exact where they all have the same noise.
         mean = squares[0] + self._tensor(weight / weight.sum()) @ (squares - squares[0])
         noise_std = to_numpy(mean.sqrt()) * y_scaler.scale

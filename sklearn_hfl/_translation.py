@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 
 from sklearn_hfl._params import boolean
 from sklearn_hfl._validation import check_features, check_module
-from sklearn_hfl.optim.subspace import krylov_subspace
+from sklearn_hfl.optim.krylov import krylov_subspace
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood

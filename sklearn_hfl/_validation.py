@@ -5,20 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
 __all__ = [
-    "Standardizer",
+    "PRECISIONS",
     "check_calibration_data",
     "check_features",
     "check_module",
@@ -27,9 +25,12 @@ __all__ = [
     "text_explained",
     "to_numpy",
     "to_tensor",
+    "used_rows",
 ]
 
 Array = NDArray[np.float64]
+# Training inputs of single precision stay so: a memory-mapped array is never copied whole.
+PRECISIONS = (np.float64, np.float32)
 
 
 def check_features(estimator: Any, X: Any) -> Array:
@@ -69,12 +70,32 @@ def check_training_data(
     Returns
     -------
     X, y, sample_weight : ndarray
-        Of float64, for the rows of positive weight.
+        For the rows of positive weight; of float64, or X of float32. They may be the
+        arguments themselves.
     """
-    X, y = _numeric_rows(estimator, X, y, ensure_min_samples=2)
-    weight = check_sample_weight(sample_weight, len(X))
+    X, y = _numeric_rows(estimator, X, y, dtype=PRECISIONS, ensure_min_samples=2)
+    return used_rows(check_sample_weight(sample_weight, len(X)), X, y)
+
+
+def used_rows(weight: Array, *arrays: NDArray[Any]) -> Any:
+    """Leave out rows of weight zero, without a copy where there are none.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (n,)
+        Weights.
+    *arrays : ndarray of shape (n, ...)
+        Rows.
+
+    Returns
+    -------
+    *arrays, weight : ndarray
+        For the rows of positive weight.
+    """
     used = weight > 0
-    return X[used], y[used], weight[used]
+    if used.all():
+        return *arrays, weight
+    return *(array[used] for array in arrays), weight[used]
 
 
 def check_calibration_data(estimator: Any, X: Any, y: Any, n_outputs: int) -> tuple[Array, Array]:
@@ -108,12 +129,14 @@ def check_calibration_data(estimator: Any, X: Any, y: Any, n_outputs: int) -> tu
     return X, targets
 
 
-def _numeric_rows(estimator: Any, X: Any, y: Any, **options: Any) -> tuple[Array, Array]:
+def _numeric_rows(
+    estimator: Any, X: Any, y: Any, dtype: Any = np.float64, **options: Any
+) -> tuple[Array, Array]:
     if issparse(y):
         raise TypeError("y must be dense, but a sparse array came. Use y.toarray().")
     with text_explained():
         X, y = validate_data(
-            estimator, X, y, dtype=np.float64, multi_output=True, y_numeric=True, **options
+            estimator, X, y, dtype=dtype, multi_output=True, y_numeric=True, **options
         )
         return X, np.asarray(y, dtype=np.float64)
 
@@ -182,73 +205,6 @@ def text_explained() -> Iterator[None]:
         ) from error
 
 
-@dataclass(frozen=True)
-class Standardizer:
-    """x ↦ (x − mean) / scale for each column.
-
-    Attributes
-    ----------
-    mean : ndarray of shape (n_columns,)
-        Mean of the training rows, or 0.
-    scale : ndarray of shape (n_columns,)
-        Their standard deviation, 1 for constant columns, or 1.
-    """
-
-    mean: Array
-    scale: Array
-
-    @classmethod
-    def from_data(cls, values: Array, weight: Array, enabled: bool) -> Standardizer:
-        """Learn mean and scale, or take 0 and 1.
-
-        Parameters
-        ----------
-        values : ndarray of shape (n, n_columns)
-            Training rows.
-        weight : ndarray of shape (n,)
-            Their weights.
-        enabled : bool
-            Whether to standardise at all.
-
-        Returns
-        -------
-        Standardizer
-        """
-        if not enabled:
-            n = values.shape[1]
-            return cls(np.zeros(n), np.ones(n))
-        scaler = StandardScaler().fit(values, sample_weight=weight)
-        return cls(scaler.mean_, scaler.scale_)
-
-    def transform(self, values: Array) -> Array:
-        """Standardise.
-
-        Parameters
-        ----------
-        values : ndarray of shape (n, n_columns)
-            In the user's units.
-
-        Returns
-        -------
-        ndarray of shape (n, n_columns)
-        """
-        return (values - self.mean) / self.scale
-
-    def inverse(self, values: Array) -> Array:
-        """Go back to the user's units.
-
-        Parameters
-        ----------
-        values : ndarray of shape (n, n_columns)
-            Standardised.
-
-        Returns
-        -------
-        ndarray of shape (n, n_columns)
-        """
-        return values * self.scale + self.mean
-
-
 def to_tensor(values: Array, dtype: str, device: str) -> Tensor:
     """Copy an array to a tensor.
 
@@ -266,6 +222,8 @@ def to_tensor(values: Array, dtype: str, device: str) -> Tensor:
     Tensor
         It shares no memory with ``values``.
     """
+    # Torch knows no negative strides.
+    values = np.ascontiguousarray(values)
     return torch.tensor(values, dtype=getattr(torch, dtype), device=device)
 
 

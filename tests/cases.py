@@ -9,9 +9,10 @@ from functools import cache
 import torch
 from torch import Generator, Tensor
 
+from sklearn_hfl.optim.krylov import krylov_subspace
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.newton_cg import newton_cg
-from sklearn_hfl.optim.subspace import krylov_subspace
+from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.functional import Prediction
 from sklearn_hfl.posterior.initialization import initial_weights
@@ -172,6 +173,17 @@ def estimate_at(log_posterior: LogPosterior, weights: Tensor) -> MapEstimate:
     """An estimate whose subspace holds all that the data determine."""
     subspace = krylov_subspace(GaussNewton(log_posterior, weights), generator(0))
     return MapEstimate(log_posterior, weights, subspace)
+
+
+def without_subspace(estimate: MapEstimate) -> MapEstimate:
+    """The same, with no direction known yet."""
+    return replace(estimate, subspace=Subspace.empty(estimate.curvature().excess_diagonal()))
+
+
+def pretrained(estimate: MapEstimate, rtol: float) -> MapEstimate:
+    """What a fit keeps of it with variance="pretrained" and std_rtol."""
+    subspace = krylov_subspace(estimate.curvature(), generator(2), beyond=2 * rtol, block_size=3)
+    return replace(estimate, subspace=subspace).without_data(rtol)
 
 
 @cache

@@ -46,7 +46,10 @@ BAD_PARAMETERS = [
     *[("noise_std", v, r"one for each of the 1 outputs") for v in ([], [0.1, 0.2])],
     *[("normalize_X", v, TRUTH) for v in (1, "yes", None)],
     *[("normalize_y", v, TRUTH) for v in (0, "no", None)],
-    *[("variance", v, r"one of 'linearized', 'network'") for v in ("exact", None, True)],
+    *[
+        ("variance", v, r"one of 'linearized', 'network', 'pretrained'")
+        for v in ("exact", None, True)
+    ],
     *[("std_rtol", v, NUMBER + " and < 1") for v in (0, 1, -0.1, np.nan, "auto", None)],
     *[
         ("perturbation_scale", v, rf"'auto' or {NUMBER}")

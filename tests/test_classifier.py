@@ -220,7 +220,7 @@ def test_draws_depend_on_random_state_alone():
 
 
 @pytest.mark.parametrize("link", ["mc", "probit", "none"])
-@pytest.mark.parametrize("variance", ["linearized", "network"])
+@pytest.mark.parametrize("variance", ["linearized", "network", "pretrained"])
 def test_predict_uncertainty_agrees_with_predict_proba(variance, link):
     X, y = three_classes(30)
     model = HFLClassifier(**SMALL, variance=variance, link=link).fit(X, y)
@@ -571,7 +571,7 @@ BAD = {
     "negative factor": ({"class_weight": {0: -1.0}}, None, "dict of finite numbers > 0"),
     "wrong word": ({"class_weight": "even"}, None, "'balanced'"),
     "unknown link": ({"link": "logit"}, None, "one of 'mc', 'probit', 'none'"),
-    "unknown variance": ({"variance": "exact"}, None, "'linearized', 'network'"),
+    "unknown variance": ({"variance": "exact"}, None, "'linearized', 'network', 'pretrained'"),
 }
 
 

@@ -37,7 +37,7 @@ ACCEPTED = {
     "noise_std": ["evidence", 1, 0.5, np.float64(0.5), [0.5], (0.5,), np.array([0.5])],
     "normalize_X": [True, False, np.True_],
     "normalize_y": [True, False, np.False_],
-    "variance": ["linearized", "network"],
+    "variance": ["linearized", "network", "pretrained"],
     "std_rtol": [0.5, 1e-4, np.float64(0.1)],
     "perturbation_scale": ["auto", 0.1, 1],
     "solver": ["newton-cg", "lbfgs", "adam"],

@@ -28,6 +28,8 @@ PRINTED = [
     ("docs/user_guide.md", "conformal", "conformal.txt", "Conformal"),
     ("docs/user_guide.md", "functional", "functional.txt", "Functional"),
     ("docs/user_guide.md", "profile", "profile.txt", "Profile"),
+    ("docs/cost.md", "speed-small", "speed-small.txt", "Speed"),
+    ("docs/cost.md", "speed-large", "speed-large.txt", "Speed"),
     ("docs/user_guide.md", "grid-search", "grid-search.txt", "Grid search"),
 ]
 

@@ -5,7 +5,8 @@ Runs in the environment that `make .venv-laplace/.installed` builds:
     .venv-laplace/bin/python benchmarks/peers/laplace_torch.py job.npz answer.npz
 
 The job holds the layers W0, b0, W1, b1, ... of a tanh network, its data X, y, the queries
-Q, the prior precision of each weight, and noise_std for regression. The answer holds the
+Q, the prior precision of each weight (or one number, which hessian_structure="kron" needs),
+and noise_std for regression. The answer holds the
 seconds of each repetition of fit and of prediction, and what was predicted.
 """
 

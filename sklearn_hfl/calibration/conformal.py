@@ -19,7 +19,6 @@ __all__ = [
     "conformal_quantile",
     "label_scores",
     "label_sets",
-    "n_shared_rows",
     "normalized_residuals",
     "rows_needed",
 ]
@@ -28,8 +27,6 @@ Array = NDArray[np.float64]
 
 # Of a row. Rounding lifts products over an integer: 100 × 0.07 is 7.000000000000001.
 ROUNDING = 1e-9
-# Two numbers are taken for one where they agree to so many decimals, in standard deviations.
-DECIMALS = 6
 
 
 def rows_needed(level: float) -> int:
@@ -125,27 +122,3 @@ def label_sets(proba: Array, quantile: float) -> NDArray[np.bool_]:
     """
     scores = 1 - proba
     return scores <= np.maximum(quantile, scores.min(axis=1, keepdims=True))
-
-
-def n_shared_rows(rows: Array, others: Array) -> int:
-    """Count the rows that are also among others.
-
-    Parameters
-    ----------
-    rows : ndarray of shape (n, n_columns)
-        Rows, standardised.
-    others : ndarray of shape (n_others, n_columns)
-        Where to look for them.
-
-    Returns
-    -------
-    int
-        How many of the n agree with one of the others in every column, to six decimals.
-    """
-    known = set(_fingerprints(others))
-    return sum(fingerprint in known for fingerprint in _fingerprints(rows))
-
-
-def _fingerprints(rows: Array) -> list[int]:
-    rounded = np.round(rows, DECIMALS) + 0.0  # no negative zeros
-    return [hash(row.tobytes()) for row in rounded]

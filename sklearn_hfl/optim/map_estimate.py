@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from sklearn_hfl.optim.ritz import RitzPairs
 from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.log_posterior import LogPosterior
@@ -25,11 +27,14 @@ class MapEstimate:
         θ̂, not whitened.
     subspace : Subspace
         Directions that the data determine.
+    ritz : RitzPairs or None
+        What is left of the data and the subspace where queries need neither.
     """
 
     log_posterior: LogPosterior
     weights: Tensor
     subspace: Subspace
+    ritz: RitzPairs | None = None
 
     @property
     def scale(self) -> Tensor:  # numpydoc ignore=RT01
@@ -45,3 +50,20 @@ class MapEstimate:
             A.
         """
         return GaussNewton(self.log_posterior, self.weights)
+
+    def without_data(self, rtol: float) -> MapEstimate:
+        """Leave the data, and turn the subspace to Ritz pairs.
+
+        Parameters
+        ----------
+        rtol : float
+            Relative error that each standard deviation may have.
+
+        Returns
+        -------
+        MapEstimate
+            Good for ``pretrained_response`` alone.
+        """
+        ritz = RitzPairs.from_subspace(self.subspace, rtol)
+        nothing = Subspace.empty(torch.zeros_like(self.weights))
+        return MapEstimate(self.log_posterior.without_data(), self.weights, nothing, ritz)

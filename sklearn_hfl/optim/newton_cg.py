@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
+from sklearn_hfl.optim.krylov import BLOCK_SIZE, krylov_subspace
 from sklearn_hfl.optim.solution import Callback, Trajectory, no_callback
-from sklearn_hfl.optim.subspace import BLOCK_SIZE, Subspace, krylov_subspace, stationary_radius
+from sklearn_hfl.optim.subspace import Subspace, stationary_radius
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from sklearn_hfl.optim.krylov import most_directions
 from sklearn_hfl.optim.lbfgs import lbfgs
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.objective import PerturbedObjective
+from sklearn_hfl.optim.ritz import RitzSolution
 from sklearn_hfl.optim.subspace import Galerkin
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.functional import Functional
@@ -37,26 +40,28 @@ class LinearResponse:
 
     Attributes
     ----------
-    galerkin : Galerkin
+    galerkin : Galerkin or RitzSolution
         Δ of A Δ = α^-½ ∇g, with its residual.
-    rounding : float
-        Relative rounding error of the variance.
+    largest : float
+        Largest curvature that the subspace holds.
     """
 
-    galerkin: Galerkin
-    rounding: float
+    galerkin: Galerkin | RitzSolution
+    largest: float
 
     @property
     def variance(self) -> Tensor:  # numpydoc ignore=RT01
-        """Middle (G,) of the certified interval [lower, lower + ‖r‖²] of ∇gᵀA⁻¹∇g."""
-        return self.galerkin.lower + 0.5 * self.galerkin.gap
+        """Middle (G,) of the certified interval of ∇gᵀA⁻¹∇g."""
+        return self.galerkin.inside + self.galerkin.share * self.galerkin.outside
 
-    @property
+    @cached_property
     def rel_error(self) -> Tensor:  # numpydoc ignore=RT01
         """Bound (G,) of the relative error of sqrt(variance)."""
-        lower, half_gap = self.galerkin.lower, 0.5 * self.galerkin.gap
-        ratio = torch.where(half_gap > 0, half_gap / lower, torch.zeros_like(lower))
-        return (1 + ratio).sqrt() - 1 + self.rounding
+        value, lower, upper = self.variance, self.galerkin.lower, self.galerkin.upper
+        error = torch.maximum((value / lower).sqrt() - 1, 1 - (value / upper).sqrt())
+        # Cholesky solves lose cond(T) · eps; the least eigenvalue of T is 1 or more.
+        rounding = 10 * torch.finfo(value.dtype).eps * self.largest
+        return torch.where(upper > 0, error, 0.0) + rounding
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,9 @@ def perturbed_optima(
         θ̂, L and the subspace.
     functional : Functional
         G functionals.
-    mode : {"linearized", "network"}
-        Whether the network is replaced by its linearisation at θ̂.
+    mode : {"linearized", "network", "pretrained"}
+        Whether the network is replaced by its linearisation at θ̂, and then whether the
+        data may be asked, or the pairs that the fit has left must do.
     rtol : float
         Relative error to which each standard deviation is refined.
     perturbation_scale : float or "auto"
@@ -129,6 +135,8 @@ def perturbed_optima(
     PerturbedOptima
     """
     gradient = estimate.scale[:, None] * functional.gradient(estimate.weights)
+    if mode == "pretrained":
+        return PerturbedOptima(pretrained_response(estimate, gradient), None)
     linear = linear_response(estimate, gradient, rtol)
     if mode == "linearized":
         return PerturbedOptima(linear, None)
@@ -157,25 +165,40 @@ def linear_response(estimate: MapEstimate, gradient: Tensor, rtol: float) -> Lin
     -------
     LinearResponse
     """
-    response = _response(estimate.subspace.solve(gradient))
+    galerkin = estimate.subspace.solve(gradient)
     curvature: GaussNewton | None = None
     while True:
-        errors, galerkin = response.rel_error, response.galerkin
-        worst = errors.argsort(descending=True)[:REFINEMENT_BLOCK]
+        subspace = galerkin.subspace
+        response = LinearResponse(galerkin, subspace.largest)
+        errors = response.rel_error
+        room = most_directions(estimate.log_posterior) - subspace.rank
+        worst = errors.argsort(descending=True)[: min(REFINEMENT_BLOCK, room)]
         worst = worst[errors[worst] > rtol]
         if len(worst) == 0:
             return response
         curvature = curvature or estimate.curvature()
-        larger = galerkin.subspace.extended(galerkin.residual[:, worst], curvature.product)
-        if larger.rank == galerkin.subspace.rank:
+        larger = subspace.extended(galerkin.residual[:, worst], curvature.product)
+        if larger.rank == subspace.rank:
             return response
-        response = _response(galerkin.within(larger))
+        galerkin = galerkin.within(larger)
 
 
-def _response(galerkin: Galerkin) -> LinearResponse:
-    # Cholesky solves lose cond(T) · eps; the least eigenvalue of T is 1 or more.
-    eps = torch.finfo(galerkin.residual.dtype).eps
-    return LinearResponse(galerkin, 10 * eps * galerkin.subspace.largest)
+def pretrained_response(estimate: MapEstimate, gradient: Tensor) -> LinearResponse:
+    """Solve A Δ = gradient within the Ritz pairs alone: no pass over the data, ever.
+
+    Parameters
+    ----------
+    estimate : MapEstimate
+        With Ritz pairs.
+    gradient : Tensor of shape (P, G)
+        Whitened right-hand sides.
+
+    Returns
+    -------
+    LinearResponse
+    """
+    assert estimate.ritz is not None
+    return LinearResponse(estimate.ritz.solve(gradient), estimate.ritz.largest)
 
 
 def network_response(

@@ -6,19 +6,19 @@ below 1. That one fact turns residuals into certificates.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from sklearn_hfl.posterior.curvature import GaussNewton
+__all__ = ["Galerkin", "Subspace", "stationary_radius"]
 
-__all__ = ["BLOCK_SIZE", "Galerkin", "Subspace", "krylov_subspace", "stationary_radius"]
-
-# Columns that the basis grows by: matrix products run at full speed from about here.
-BLOCK_SIZE = 64
 STATIONARY_SHARE = 0.1
+# Numbers that a product which runs over rows of the basis holds at a time.
+MOST_NUMBERS = 10**7
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,35 @@ class Galerkin:
         factor, basis = self.subspace.factor, self.subspace.basis
         return basis @ torch.linalg.solve_triangular(factor.mT, self.coefficients, upper=True)
 
-    @property
-    def lower(self) -> Tensor:
-        """Lower bound (G,) of gᵀA⁻¹g, by the variational principle."""
+    @cached_property
+    def inside(self) -> Tensor:
+        """What of gᵀA⁻¹g (G,) is found within the subspace."""
         return self.coefficients.square().sum(0)
 
-    @property
-    def gap(self) -> Tensor:
-        """‖r‖² (G,): gᵀA⁻¹g ≤ lower + gap, because rᵀA⁻¹r ≤ rᵀr when A ⪰ I."""
+    @cached_property
+    def outside(self) -> Tensor:
+        """‖r‖² (G,), for the residual r."""
         return self.residual.square().sum(0)
+
+    @property
+    def lower(self) -> Tensor:
+        """Lower bound (G,) of gᵀA⁻¹g.
+
+        The residual is orthogonal to the basis, and gᵀA⁻¹g = inside + rᵀS⁻¹r with the
+        Schur complement S of A beyond the basis: I ⪯ S ⪯ (1 + ε) I, where no
+        eigenvalue of A − I beyond the basis is above ε = ``subspace.beyond``.
+        """
+        return self.inside + self.outside / (1 + self.subspace.beyond)
+
+    @property
+    def upper(self) -> Tensor:
+        """Upper bound (G,) of gᵀA⁻¹g."""
+        return self.inside + self.outside
+
+    @property
+    def share(self) -> float:
+        """Share of ‖r‖² that puts a value in the middle of its bounds."""
+        return 0.5 + 0.5 / (1 + self.subspace.beyond)
 
     def within(self, larger: Subspace) -> Galerkin:
         """Solve within a subspace that extends this one, at the cost of its new directions.
@@ -92,6 +112,8 @@ class Subspace:
         Lower Cholesky factor of T.
     excess : Tensor of shape (P,)
         Diagonal of A − I.
+    norm_bound : float
+        No eigenvalue of A − I beyond the basis is larger, if that is known.
     """
 
     basis: Tensor
@@ -99,6 +121,7 @@ class Subspace:
     gram: Tensor
     factor: Tensor
     excess: Tensor
+    norm_bound: float = math.inf
 
     @classmethod
     def empty(cls, excess: Tensor) -> Subspace:
@@ -130,10 +153,31 @@ class Subspace:
         """V T^-½ (P, m), whose product with its transpose is A⁻¹ within the basis."""
         return torch.linalg.solve_triangular(self.factor, self.basis.mT, upper=False).mT
 
+    @property
+    def missing(self) -> float:
+        """Trace of (I − VVᵀ)(A − I)(I − VVᵀ): the curvature that the basis misses."""
+        seen = self.gram.diagonal().double() - 1
+        return max(0.0, float(self.excess.double().sum() - seen.sum()))
+
+    @property
+    def beyond(self) -> float:
+        """Bound of the largest eigenvalue of A − I beyond the basis: 0 once all is seen.
+
+        It is at most the trace of what is missing, since A − I ⪰ 0.
+        """
+        if self.rank == self.n_weights:
+            return 0.0
+        rounding = 100 * torch.finfo(self.excess.dtype).eps * float(self.excess.sum())
+        return min(self.missing + rounding, self.norm_bound)
+
     def unseen(self) -> Tensor:
-        """Diagonal (P,) of (I − VVᵀ)(A − I)(I − VVᵀ): the curvature that the basis misses."""
-        seen = (2 * self.image - self.basis @ self.gram - self.basis) * self.basis
-        return (self.excess - seen.sum(1)).clamp(min=0.0)
+        """Diagonal (P,) of (I − VVᵀ)(A − I)(I − VVᵀ)."""
+        size = max(1, MOST_NUMBERS // max(1, self.rank))
+        seen = [
+            ((2 * image - basis @ self.gram - basis) * basis).sum(1)
+            for basis, image in zip(self.basis.split(size), self.image.split(size), strict=True)
+        ]
+        return (self.excess - torch.cat(seen)).clamp(min=0.0)
 
     def complement(self, G: Tensor) -> Tensor:
         """G − V Vᵀ G: the part of G (P, G) that the basis does not see."""
@@ -184,7 +228,8 @@ class Subspace:
             [torch.cat([self.factor, torch.zeros_like(cross)], dim=1), torch.cat([L21, L22], dim=1)]
         )
         images = torch.cat([self.image, image], dim=1)
-        return Subspace(basis, images, gram, factor, self.excess)
+        # Less lies beyond a larger basis, so that the bound stays true.
+        return Subspace(basis, images, gram, factor, self.excess, self.norm_bound)
 
     def _orthonormalized(self, directions: Tensor) -> Tensor:
         scale = torch.linalg.vector_norm(directions, dim=0)
@@ -224,57 +269,3 @@ def _cholesky(matrix: Tensor, size: float) -> Tensor:
         factor, info = torch.linalg.cholesky_ex(matrix + jitter * torch.eye(len(matrix)).to(matrix))
         jitter *= 10
     return factor
-
-
-def krylov_subspace(
-    curvature: GaussNewton,
-    generator: Generator,
-    *,
-    trace_rtol: float = 1e-3,
-    block_size: int = BLOCK_SIZE,
-) -> Subspace:
-    """Collect the directions that the data determine, by block Krylov iteration.
-
-    The first block is (A − I) S for random signs S in weight space: combinations
-    of training predictions whose coefficients R S are random, but do not depend
-    on how the rows are ordered, repeated or weighted. Each further block is what
-    A made of the last.
-
-    Parameters
-    ----------
-    curvature : GaussNewton
-        A.
-    generator : torch.Generator
-        Source of the signs.
-    trace_rtol : float
-        Stop when what the effective parameters still lack is below this share of
-        them. Eigenvalues 1 + δ that the basis has not seen make up Σ δ, which is
-        known, and count Σ δ / (1 + δ), so that Σ δ itself is wrong by at most
-        δ Σ δ with the largest δ, for which the last block's stands in.
-    block_size : int
-        Columns a step.
-
-    Returns
-    -------
-    Subspace
-    """
-    subspace = Subspace.empty(curvature.excess_diagonal())
-    total = float(subspace.excess.sum())
-    lp = curvature.log_posterior
-    n_rows = len(lp.X) * lp.network.n_outputs
-    columns = min(block_size, curvature.n_weights, n_rows)
-    signs = torch.randint(0, 2, (curvature.n_weights, columns), generator=generator)
-    signs = (2.0 * signs - 1.0).to(curvature.weights)
-    block = curvature.product(signs) - signs
-    while True:
-        before = subspace.rank
-        subspace = subspace.extended(block, curvature.product)
-        if subspace.rank in (before, subspace.n_weights):
-            return subspace
-        eye = torch.eye(subspace.rank).to(subspace.gram)
-        excess = subspace.gram - eye
-        missing = total - float(torch.trace(excess))
-        largest = float(torch.linalg.eigvalsh(excess[before:, before:])[-1])
-        if missing * min(largest, 1.0) <= trace_rtol * max(subspace.n_effective, 1.0):
-            return subspace
-        block = subspace.complement(subspace.image[:, before:])

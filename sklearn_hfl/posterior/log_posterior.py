@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +12,10 @@ from sklearn_hfl.posterior.likelihood import Likelihood
 from sklearn_hfl.posterior.network import Network
 from sklearn_hfl.posterior.prior import GaussianPrior
 
-__all__ = ["LogPosterior"]
+__all__ = ["MEMORY_LIMIT", "LogPosterior"]
+
+# Bytes that a fit and a query may use beside the data and their own results (docs/cost.md).
+MEMORY_LIMIT = 4e9
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,7 @@ class LogPosterior:
     sample_weight : Tensor of shape (N,)
         w; a row of weight 2 counts as two rows.
     memory_limit : float
-        Bytes that one pass may use beside its arguments; data are taken in
-        blocks to meet it.
+        Bytes that may be used beside the data; they are taken in blocks to meet it.
     spread : Tensor of shape (N, K) or None
         Variance of the mean at each row that the loss is to average over, where the
         likelihood knows how.
@@ -47,7 +49,7 @@ class LogPosterior:
     X: Tensor
     y: Tensor
     sample_weight: Tensor
-    memory_limit: float = 1e9
+    memory_limit: float = field(default_factory=lambda: MEMORY_LIMIT)
     spread: Tensor | None = None
 
     @property
@@ -66,17 +68,24 @@ class LogPosterior:
         y = self.y[rows]
         return y if self.spread is None else torch.cat([y, self.spread[rows]], -1)
 
+    def without_data(self) -> LogPosterior:
+        """Return L of no rows, which knows network, noise and prior still."""
+        # Copies, since a view would keep all the data alive.
+        return replace(
+            self, **{name: getattr(self, name)[:0].clone() for name in ("X", "y", "sample_weight")}
+        )
+
     def fits(self, numbers: int) -> bool:
-        """Whether so many numbers stay within ``memory_limit``."""
-        return numbers * self.X.element_size() <= self.memory_limit
+        """Whether so many numbers stay within a sixteenth of ``memory_limit``."""
+        return 16 * numbers * self.X.element_size() <= self.memory_limit
 
     def blocks(self, numbers_per_row: int, most: int | None = None) -> Iterator[slice]:
-        """Slices of the rows such that a block needs at most ``memory_limit`` bytes.
+        """Slices of the rows such that a block needs at most a sixteenth of ``memory_limit``.
 
         A block holds at most ``most`` rows.
         """
         n = self.X.shape[0]
-        size = max(1, int(self.memory_limit / (numbers_per_row * self.X.element_size())))
+        size = max(1, int(self.memory_limit / (16 * numbers_per_row * self.X.element_size())))
         size = min(size, most or n)
         for start in range(0, n, size):
             yield slice(start, min(start + size, n))

@@ -55,8 +55,9 @@ def block_covariance(
         The blocks on the diagonal of the matrix that ``covariance`` gives.
     """
     galerkin = optima.linear.galerkin
-    # Between the bounds CᵀC and CᵀC + RᵀR in the Loewner order, as the variance is.
-    linear = _blocks(galerkin.coefficients, size) + 0.5 * _blocks(galerkin.residual, size)
+    # In the middle of bounds in the Loewner order, as the variance is.
+    linear = _blocks(galerkin.coefficients, size)
+    linear += galerkin.share * _blocks(galerkin.residual, size)
     if optima.network is None:
         return linear
     use = accepted(optima, rtol).unflatten(0, (-1, size))

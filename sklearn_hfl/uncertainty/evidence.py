@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Generator, Tensor
 
+from sklearn_hfl.optim.krylov import krylov_subspace
 from sklearn_hfl.optim.solution import Callback, no_callback
-from sklearn_hfl.optim.subspace import Subspace, krylov_subspace
+from sklearn_hfl.optim.subspace import MOST_NUMBERS, Subspace
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.initialization import scaled_precision
@@ -94,9 +95,13 @@ def effective_parameters(subspace: Subspace) -> Tensor:
         Diagonal of I − A⁻¹; its sum is γ. That is V (I − T⁻¹) Vᵀ in the basis, and
         beyond it, where A is near I, A − I to second order.
     """
-    root = torch.linalg.solve_triangular(subspace.factor, subspace.basis.mT, upper=False)
-    seen = (subspace.basis.square().sum(1) - root.square().sum(0)).clamp(min=0.0)
-    return seen + subspace.unseen()
+    size = max(1, MOST_NUMBERS // max(1, subspace.rank))
+    seen = [
+        basis.square().sum(1)
+        - torch.linalg.solve_triangular(subspace.factor, basis.mT, upper=False).square().sum(0)
+        for basis in subspace.basis.split(size)
+    ]
+    return torch.cat(seen).clamp(min=0.0) + subspace.unseen()
 
 
 def log_evidence(log_posterior: LogPosterior, weights: Tensor, subspace: Subspace) -> float:
@@ -116,7 +121,7 @@ def log_evidence(log_posterior: LogPosterior, weights: Tensor, subspace: Subspac
     -------
     float
     """
-    log_det = 2 * float(subspace.factor.diagonal().log().sum()) + float(subspace.unseen().sum())
+    log_det = 2 * float(subspace.factor.diagonal().log().sum()) + subspace.missing
     likely = replace(log_posterior, spread=None)  # what L averages over is in A already
     return -float(likely.value(weights[None])[0]) - 0.5 * log_det
 

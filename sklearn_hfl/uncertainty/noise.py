@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from sklearn_hfl.optim.subspace import Subspace, krylov_subspace
+from sklearn_hfl.optim.krylov import krylov_subspace
+from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior

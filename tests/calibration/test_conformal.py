@@ -14,7 +14,6 @@ from sklearn_hfl.calibration.conformal import (
     conformal_quantile,
     label_scores,
     label_sets,
-    n_shared_rows,
     normalized_residuals,
     rows_needed,
 )
@@ -119,22 +118,3 @@ def test_a_row_with_the_score_of_the_quantile_is_covered():
     scores = label_scores(proba, np.arange(99) % 3)
     sets = label_sets(proba, conformal_quantile(np.sort(scores), 0.3))
     assert sets[np.arange(99), np.arange(99) % 3].sum() >= 30
-
-
-def test_shared_rows_are_counted():
-    others = np.random.default_rng(0).standard_normal((40, 3))
-    rows = np.vstack([others[[3, 3, 7]], others[:5] + 0.01])
-    assert n_shared_rows(rows, others) == 3
-    assert n_shared_rows(others, rows) == 2
-    assert n_shared_rows(rows[3:], others) == 0
-
-
-def test_shared_rows_agree_in_every_column():
-    rows = np.array([[1.0, 2.0], [2.0, 1.0]])
-    assert n_shared_rows(rows, np.array([[1.0, 1.0], [2.0, 2.0]])) == 0
-
-
-def test_rounding_hides_no_shared_row():
-    others = np.random.default_rng(0).standard_normal((500, 4))
-    others[0] = 0.0
-    assert n_shared_rows(others * (1 + 1e-15) - 1e-300, others) == 500

@@ -1,13 +1,12 @@
 import pytest
 import torch
 
-from sklearn_hfl.optim.map_estimate import MapEstimate
-from sklearn_hfl.optim.subspace import STATIONARY_SHARE, Subspace
+from sklearn_hfl.optim.subspace import STATIONARY_SHARE
 from sklearn_hfl.uncertainty.diagnostics import Diagnostics, diagnose
 from sklearn_hfl.uncertainty.evidence import effective_parameters, log_evidence
 from sklearn_hfl.uncertainty.exact import dense_ggn, exact_covariance
 from tests import reference
-from tests.cases import PROBLEMS, TASKS, estimate_at, map_estimate, problem
+from tests.cases import PROBLEMS, TASKS, estimate_at, map_estimate, problem, without_subspace
 
 
 @pytest.fixture(params=PROBLEMS)
@@ -28,10 +27,9 @@ def test_loss_and_gradient_norm_are_those_of_the_log_posterior(estimate):
 @pytest.mark.parametrize("fitted", [False, True], ids=["no subspace", "fitted subspace"])
 def test_decrement_equals_the_dense_formula(estimate, fitted):
     lp, weights = estimate.log_posterior, estimate.weights
-    subspace = estimate.subspace if fitted else Subspace.empty(weights)
     _, gradient = lp.value_and_gradient(weights[None])
     expected = exact_covariance(dense_ggn(lp, weights), gradient.mT).sqrt().item()
-    facts = diagnose(MapEstimate(lp, weights, subspace))
+    facts = diagnose(estimate if fitted else without_subspace(estimate))
     assert facts.decrement == pytest.approx(expected, rel=0.1)
 
 

@@ -4,9 +4,9 @@ import torch
 from torch.func import grad
 from torch.testing import assert_close
 
+from sklearn_hfl.optim.krylov import krylov_subspace
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.newton_cg import newton_cg
-from sklearn_hfl.optim.subspace import krylov_subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior

@@ -1,0 +1,241 @@
+"""Speed: standard deviations after the MAP, by this package and by laplace-torch.
+
+    python benchmarks/speed.py small --data ../shared/data/uci --peer .venv-laplace/bin/python
+    python benchmarks/speed.py large
+
+``small`` gives both sides the same network, prior precision and noise, on standard split 0:
+kin8nm with one hidden layer, concrete with two. Each repetition asks every method in turn,
+and ratios are taken within it. "build" is what happens once, between the MAP and the first
+query: the subspace here, ``Laplace.fit`` there. ``large`` takes 42 201 weights, whose dense
+curvature would need 14 GB, and reports time and peak memory; ``--rows`` shortens it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import resource
+import subprocess
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import sklearn
+import torch
+
+from sklearn_hfl import HFLRegressor
+from sklearn_hfl.optim.krylov import krylov_subspace
+from sklearn_hfl.optim.map_estimate import MapEstimate
+from sklearn_hfl.posterior.functional import Prediction
+from sklearn_hfl.uncertainty.exact import dense_ggn
+
+CASES = (("kin8nm", (50,)), ("concrete", (50, 50)))
+# Subset of weights and structure of the Hessian.
+PEERS = {
+    "laplace full": ("all", "full"),
+    "laplace kron": ("all", "kron"),
+    "laplace diag": ("all", "diag"),
+    "laplace last layer": ("last_layer", "full"),
+}
+RTOL = 0.01
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=("small", "large"))
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/uci"))
+    parser.add_argument("--peer", type=Path, default=Path(".venv-laplace/bin/python"))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--many", type=int, default=100_000)
+    parser.add_argument("--rows", type=int)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}, scikit-learn {sklearn.__version__}"
+    )
+    began = time.perf_counter()
+    if arguments.part == "small":
+        for name, hidden in CASES:
+            small(name, hidden, arguments)
+    else:
+        large(arguments)
+    print(f"\n{time.perf_counter() - began:.0f} s in all")
+
+
+def heading(text: str) -> None:
+    print(f"\n{text}\n{'-' * len(text)}", flush=True)
+
+
+def split(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    data = np.load(folder / f"{name}.npz")
+    test = data["test_mask_standard"][0]
+    return data["X"][~test], data["y"][~test].ravel(), data["X"][test]
+
+
+def fitted(hidden: tuple[int, ...], steps: int, variance: str, X: np.ndarray, y: np.ndarray):
+    model = HFLRegressor(
+        hidden_layer_sizes=hidden, prior_precision=1.0, noise_std=0.2 * y.std(),
+        max_iter=steps, variance=variance, std_rtol=RTOL, random_state=0,
+    )  # fmt: skip
+    return model.fit(X, y)
+
+
+def timed(task: Callable[[], object]) -> tuple[object, float]:
+    began = time.perf_counter()
+    answer = task()
+    return answer, time.perf_counter() - began
+
+
+# ------------------------------------------------------------------ small
+
+
+def small(name: str, hidden: tuple[int, ...], arguments: argparse.Namespace) -> None:
+    X, y, Q = split(arguments.data, name)
+    linearized, pretrained = (
+        fitted(hidden, arguments.steps, variance, X, y) for variance in ("linearized", "pretrained")
+    )
+    estimate = linearized.estimators_[0].estimate
+    pairs = pretrained.estimators_[0].estimate.ritz
+    p, m = pairs.vectors.shape
+    heading(f"Speed: {name} {hidden}, {len(X)} rows, {p} weights, {len(Q)} queries")
+    print(
+        f"γ {linearized.n_effective_parameters_:.0f}, {estimate.subspace.rank} directions "
+        f"linearized, {m} pretrained; medians of {arguments.repeats}"
+    )
+    ours = {
+        "linearized": (lambda: build(estimate), linearized),
+        "pretrained": (lambda: build(estimate, 2 * RTOL).without_data(RTOL), pretrained),
+    }
+    exact = dense_std(linearized, estimate, Q)
+    seconds: dict[str, list[tuple[float, float]]] = {}
+    stds: dict[str, np.ndarray] = {}
+    for _ in range(arguments.repeats):
+        for method, (make, model) in ours.items():
+            _, building = timed(make)
+            result, answering = timed(lambda: model.predict_uncertainty(Q))  # noqa: B023
+            seconds.setdefault(method, []).append((building, answering))
+            stds[method] = result.epistemic_std / linearized._y_scaler.scale[0]
+        for method, kind in PEERS.items() if arguments.peer.exists() else ():
+            answer = laplace_torch(arguments.peer, linearized, Q, kind)
+            seconds.setdefault(method, []).append((answer["fit"][0], answer["predict"][0]))
+            stds[method] = answer["std"].ravel()
+    if not arguments.peer.exists():
+        print(f"No {arguments.peer}: laplace-torch is left out.")
+    print(f"{'':20s} {'build':>9s} {'query':>9s}   all, times linearized   error: median   worst")
+    base = np.sum(seconds["linearized"], axis=1)
+    for method, pairs_of in seconds.items():
+        building, answering = np.median(pairs_of, axis=0)
+        ratio = np.median(np.sum(pairs_of, axis=1) / base)
+        error = np.abs(stds[method] / exact - 1)
+        print(
+            f"{method:20s} {building:7.2f} s {answering:7.3f} s {ratio:24.2f} "
+            f"{np.median(error):15.1e} {error.max():7.1e}",
+            flush=True,
+        )
+    many(pretrained, Q, arguments, seconds)
+
+
+def build(estimate: MapEstimate, beyond: float = np.inf) -> MapEstimate:
+    """What fit does once the MAP is found."""
+    generator = torch.Generator().manual_seed(0)
+    return replace(
+        estimate, subspace=krylov_subspace(estimate.curvature(), generator, beyond=beyond)
+    )
+
+
+def dense_std(model: HFLRegressor, estimate: MapEstimate, Q: np.ndarray) -> np.ndarray:
+    functional = Prediction(estimate.log_posterior.network, model._queries(Q))
+    gradient = functional.gradient(estimate.weights)
+    matrix = dense_ggn(estimate.log_posterior, estimate.weights)
+    return (gradient * torch.linalg.solve(matrix, gradient)).sum(0).sqrt().numpy()
+
+
+def many(
+    model: HFLRegressor,
+    Q: np.ndarray,
+    arguments: argparse.Namespace,
+    seconds: dict[str, list[tuple[float, float]]],
+) -> None:
+    """Throughput of the pretrained route, and what the processor's products would allow."""
+    n = arguments.many
+    rows = Q[np.random.default_rng(0).integers(0, len(Q), n)]
+    vectors = model.estimators_[0].estimate.ritz.vectors
+    block = torch.randn(len(vectors), 1024, dtype=vectors.dtype)
+    ours, floor = [], []
+    for _ in range(arguments.repeats):
+        result, spent = timed(lambda: model.predict_uncertainty(rows))
+        ours.append(n / spent)
+        (_, spent) = timed(lambda: [vectors.mT @ block for _ in range(20)])
+        floor.append(20 * 1024 / spent)
+    share = np.median(np.array(ours) / np.array(floor))
+    print(
+        f"{n} queries, pretrained: {np.median(ours):,.0f} a second, {share:.0%} of what the one "
+        f"product allows ({2 * vectors.numel() * np.median(floor) / 1e9:.0f} GFlop/s); "
+        f"{result.converged.mean():.1%} converged"
+    )
+    for method, pairs_of in seconds.items():
+        if method.startswith("laplace"):
+            rate = len(Q) / np.median([query for _, query in pairs_of])
+            times = np.median(ours) / rate
+            print(f"{method:20s} {rate:12,.0f} queries a second: {times:.2f} times slower")
+
+
+def laplace_torch(
+    peer: Path, model: HFLRegressor, Q: np.ndarray, kind: tuple[str, str]
+) -> dict[str, np.ndarray]:
+    """The peer's answer for the same weights, prior, noise and data."""
+    log_posterior = model.estimators_[0].estimate.log_posterior
+    weights = {}
+    for i, (W, b) in enumerate(zip(model.coefs_, model.intercepts_, strict=True)):
+        weights |= {f"W{i}": W.T, f"b{i}": b}
+    with TemporaryDirectory() as folder:
+        job, answer = Path(folder, "job.npz"), Path(folder, "answer.npz")
+        np.savez(
+            job, **weights, X=log_posterior.X, y=log_posterior.y, Q=model._queries(Q),
+            prior=model.prior_precision, subset=kind[0], structure=kind[1],
+            noise_std=model.noise_std / model._y_scaler.scale[0], batch_size=256, repeats=1,
+        )  # fmt: skip
+        script = Path(__file__).parent / "peers" / "laplace_torch.py"
+        subprocess.run([peer, "-W", "ignore", script, job, answer], check=True)
+        return dict(np.load(answer))
+
+
+# ------------------------------------------------------------------ large
+
+
+def large(arguments: argparse.Namespace) -> None:
+    X, y, Q = split(arguments.data, "kin8nm")
+    X, y = X[: arguments.rows], y[: arguments.rows]
+    heading(f"Speed: kin8nm (200, 200), {len(X)} rows, 42 201 weights")
+    before = peak()
+    model, fitting = timed(lambda: fitted((200, 200), arguments.steps, "pretrained", X, y))
+    after_fit = peak()
+    result, answering = timed(lambda: model.predict_uncertainty(Q))
+    print(
+        f"{model.n_iter_} steps, γ {model.n_effective_parameters_:.0f}, "
+        f"{model.estimators_[0].estimate.ritz.vectors.shape[1]} directions: fit {fitting:.0f} s, "
+        f"peak memory {after_fit - before:.2f} GB above {before:.2f} GB"
+    )
+    print(
+        f"{len(Q)} queries {answering:.2f} s, peak {peak() - before:.2f} GB; "
+        f"{result.converged.mean():.1%} converged, largest bound {result.rel_error.max():.1e}"
+    )
+    rows = Q[np.random.default_rng(0).integers(0, len(Q), 5000)]
+    _, answering = timed(lambda: model.predict_uncertainty(rows))
+    print(f"5000 queries {answering:.1f} s, peak {peak() - before:.2f} GB")
+
+
+def peak() -> float:
+    """Largest memory of this process so far, in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Standardizer: columns to zero mean and unit variance, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from sklearn_hfl._validation import Array
+
+__all__ = ["Standardizer"]
+
+# Numbers of a block of rows that is standardised at a time.
+MOST_NUMBERS = 10**6
+
+
+def _blocks(values: Array) -> Iterator[slice]:
+    size = max(1, MOST_NUMBERS // max(1, values.shape[1]))
+    for start in range(0, len(values), size):
+        yield slice(start, start + size)
+
+
+@dataclass(frozen=True)
+class Standardizer:
+    """x ↦ (x − mean) / scale for each column.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (n_columns,)
+        Mean of the training rows, or 0.
+    scale : ndarray of shape (n_columns,)
+        Their standard deviation, 1 for constant columns, or 1.
+    """
+
+    mean: Array
+    scale: Array
+
+    @classmethod
+    def from_data(cls, values: Array, weight: Array, enabled: bool) -> Standardizer:
+        """Learn mean and scale, or take 0 and 1.
+
+        Parameters
+        ----------
+        values : ndarray of shape (n, n_columns)
+            Training rows.
+        weight : ndarray of shape (n,)
+            Their weights.
+        enabled : bool
+            Whether to standardise at all.
+
+        Returns
+        -------
+        Standardizer
+        """
+        if not enabled:
+            n = values.shape[1]
+            return cls(np.zeros(n), np.ones(n))
+        scaler = StandardScaler()
+        for rows in _blocks(values):
+            block = np.ascontiguousarray(values[rows], dtype=np.float64)
+            scaler.partial_fit(block, sample_weight=weight[rows])
+        return cls(scaler.mean_, scaler.scale_)
+
+    def transform(self, values: Array) -> Array:
+        """Standardise.
+
+        Parameters
+        ----------
+        values : ndarray of shape (n, n_columns)
+            In the user's units.
+
+        Returns
+        -------
+        ndarray of shape (n, n_columns)
+        """
+        return (values - self.mean) / self.scale
+
+    def to_tensor(self, values: Array, dtype: str, device: str) -> Tensor:
+        """Standardise into a tensor, with no other copy of all the values.
+
+        Parameters
+        ----------
+        values : ndarray of shape (n, n_columns)
+            In the user's units; of float64 or float32, perhaps memory-mapped.
+        dtype : {"float32", "float64"}
+            Precision of the tensor; standardised in float64 before.
+        device : str
+            Where it lives.
+
+        Returns
+        -------
+        Tensor of shape (n, n_columns)
+        """
+        tensor = torch.empty(values.shape, dtype=getattr(torch, dtype), device=device)
+        for rows in _blocks(values):
+            block = np.ascontiguousarray(values[rows], dtype=np.float64)
+            tensor[rows] = torch.from_numpy(self.transform(block))
+        return tensor
+
+    def inverse(self, values: Array) -> Array:
+        """Go back to the user's units.
+
+        Parameters
+        ----------
+        values : ndarray of shape (n, n_columns)
+            Standardised.
+
+        Returns
+        -------
+        ndarray of shape (n, n_columns)
+        """
+        return values * self.scale + self.mean

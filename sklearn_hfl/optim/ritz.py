@@ -1,0 +1,170 @@
+"""Ritz pairs: a subspace turned so that queries cost one product, and need no data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from sklearn_hfl.optim.subspace import MOST_NUMBERS, Subspace
+
+__all__ = ["RitzPairs", "RitzSolution"]
+
+# Of the tolerated error, what coupling may be left out without going beyond it.
+COUPLING_SHARE = 0.1
+# Of ‖g‖², in units of eps: that of inner products, and of the vectors' orthogonality.
+ROUNDING = 100
+
+
+@dataclass(frozen=True)
+class RitzPairs:
+    """Eigenvectors of A within a subspace, and how A couples them to the rest.
+
+    With Ritz vectors U and values t, gᵀA⁻¹g = Σ aᵢ² / tᵢ + rᵀS⁻¹r, where a = Uᵀg, and S
+    is as in ``Galerkin.lower``. A U t^-½ = U t^½ + M, and the residual is
+    r = g − U a − M z for z = a / t^½. In a Krylov subspace M has few directions, and
+    small numbers; of its singular values those above ``neglected`` are kept.
+    ‖r‖ then needs nothing but inner products with g, at half the cost of the residual.
+
+    Parameters
+    ----------
+    vectors : Tensor of shape (P, m + k)
+        U, and the left singular vectors of M, orthogonal to U.
+    values : Tensor of shape (m,)
+        t ≥ 1.
+    coupling : Tensor of shape (k, m)
+        M in terms of its left singular vectors.
+    neglected : float
+        Largest singular value of M that is left out.
+    beyond : float
+        Bound of the eigenvalues of A − I beyond the subspace.
+    """
+
+    vectors: Tensor
+    values: Tensor
+    coupling: Tensor
+    neglected: float
+    beyond: float
+
+    @classmethod
+    def from_subspace(cls, subspace: Subspace, rtol: float) -> RitzPairs:
+        """Turn a subspace; ``rtol`` is the error that each standard deviation may have."""
+        values, rotation = torch.linalg.eigh(subspace.gram)
+        values = values.clamp(min=1.0)
+        n, m = subspace.basis.shape
+        # Row block by row block, since all of M may be as large as the basis.
+        size = max(1, MOST_NUMBERS // max(1, m))
+        blocks = [slice(start, start + size) for start in range(0, n, size)]
+
+        def coupled(rows: slice) -> Tensor:
+            """Rows of M = (A − U t Uᵀ) U t^-½."""
+            M = subspace.image[rows] - subspace.basis[rows] @ subspace.gram
+            return M @ rotation / values.sqrt()
+
+        squares = torch.zeros_like(subspace.gram)
+        for rows in blocks if m < n else ():
+            M = coupled(rows)
+            squares += M.mT @ M
+        singular, right = torch.linalg.eigh(squares)
+        # Squares know singular values to sqrt(eps) of the largest.
+        rounding = 10 * torch.finfo(values.dtype).eps * float(squares.trace())
+        singular = (singular.clamp(min=0.0) + rounding).sqrt()
+        kept = singular > max(COUPLING_SHARE * rtol, 10 * rounding**0.5)
+        left = torch.cat([coupled(rows) @ right[:, kept] for rows in blocks])
+        # M is orthogonal to U but for rounding, which is not small beside small values.
+        left, _ = torch.linalg.qr(subspace.complement(subspace.complement(left)))
+        coupling = torch.zeros_like(right[:, kept].mT)
+        vectors = subspace.basis.new_empty(n, m + left.shape[1])
+        for rows in blocks:
+            coupling += left[rows].mT @ coupled(rows)
+            vectors[rows, :m] = subspace.basis[rows] @ rotation
+        vectors[:, m:] = left
+        neglected = float(singular[~kept].max()) if not kept.all() else 0.0
+        return cls(vectors, values, coupling, neglected, subspace.beyond)
+
+    @property
+    def largest(self) -> float:
+        """Largest Ritz value, 1 or more."""
+        return float(self.values.max()) if len(self.values) else 1.0
+
+    def solve(self, G: Tensor) -> RitzSolution:
+        """Solve A Δ = G (P, G) within the subspace."""
+        m = len(self.values)
+        products = self.vectors.mT @ G
+        inner, outer = products[:m], products[m:]
+        roots = inner / self.values.sqrt()[:, None]
+        if m == len(self.vectors):
+            return RitzSolution(self, G, inner, roots, G.new_zeros(G.shape[1]), 0.0)
+        squares = G.square().sum(0)
+        off = (squares - products.square().sum(0)).clamp(min=0.0)
+        outside = off + (outer - self.coupling @ roots).square().sum(0)
+        rounding = ROUNDING * torch.finfo(G.dtype).eps * squares
+        return RitzSolution(self, G, inner, roots, outside, rounding)
+
+
+@dataclass(frozen=True)
+class RitzSolution:
+    """The solution of A Δ = G within the subspace of Ritz pairs, as ``Galerkin`` is one.
+
+    Attributes
+    ----------
+    pairs : RitzPairs
+        U, t and M.
+    gradient : Tensor of shape (P, G)
+        G.
+    inner : Tensor of shape (m, G)
+        UᵀG.
+    coefficients : Tensor of shape (m, G)
+        t^-½ UᵀG.
+    outside : Tensor of shape (G,)
+        ‖r‖², but for neglected coupling.
+    rounding : Tensor of shape (G,), or float
+        Of ``outside``, which is a difference.
+    """
+
+    pairs: RitzPairs
+    gradient: Tensor
+    inner: Tensor
+    coefficients: Tensor
+    outside: Tensor
+    rounding: Tensor | float
+
+    @property
+    def residual(self) -> Tensor:
+        """The residual r (P, G), but for neglected coupling; costs another product."""
+        parts = torch.cat([self.inner, self.pairs.coupling @ self.coefficients])
+        return self.gradient - self.pairs.vectors @ parts
+
+    @property
+    def step(self) -> Tensor:
+        """Δ, (P, G)."""
+        m = len(self.pairs.values)
+        return self.pairs.vectors[:, :m] @ (self.inner / self.pairs.values[:, None])
+
+    @cached_property
+    def inside(self) -> Tensor:
+        """What of gᵀA⁻¹g (G,) is found within the subspace."""
+        return self.coefficients.square().sum(0)
+
+    @property
+    def _neglected(self) -> Tensor:
+        """Bound of ‖M z‖ for the part of M that is left out, since ‖z‖² is ``inside``."""
+        return self.pairs.neglected * self.inside.sqrt()
+
+    @property
+    def lower(self) -> Tensor:
+        """Lower bound (G,) of gᵀA⁻¹g."""
+        least = (self.outside - self.rounding).clamp(min=0.0).sqrt() - self._neglected
+        return self.inside + least.clamp(min=0.0).square() / (1 + self.pairs.beyond)
+
+    @property
+    def upper(self) -> Tensor:
+        """Upper bound (G,) of gᵀA⁻¹g."""
+        return self.inside + ((self.outside + self.rounding).sqrt() + self._neglected).square()
+
+    @property
+    def share(self) -> float:
+        """Share of ‖r‖² that is near the middle of the bounds."""
+        return 0.5 + 0.5 / (1 + self.pairs.beyond)

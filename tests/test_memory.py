@@ -1,0 +1,117 @@
+"""Memory: a limit that fit and queries follow, and data that are never copied whole."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from sklearn_hfl import HFLClassifier, HFLRegressor, HFLWarning, _standardizer
+from sklearn_hfl._members import MOST_QUERIES, _chunk_size
+from sklearn_hfl.posterior import log_posterior
+from sklearn_hfl.posterior.functional import Prediction
+from sklearn_hfl.uncertainty.exact import dense_ggn, exact_covariance
+
+# 201 weights, and data that determine more than a hundred of them.
+WIDE = {
+    "hidden_layer_sizes": (25,),
+    "prior_precision": 0.1,
+    "noise_std": 0.01,
+    "max_iter": 5,
+    "random_state": 0,
+}
+X = np.random.default_rng(0).uniform(-1, 1, (300, 6))
+Y = np.sin(X @ np.arange(1, 7))
+PER_DIRECTION = 4 * 8 * 201
+
+
+def limited(monkeypatch, n_bytes):
+    monkeypatch.setattr(log_posterior, "MEMORY_LIMIT", float(n_bytes))
+
+
+def exact_std(model, rows):
+    estimate = model.estimators_[0].estimate
+    gradient = Prediction(estimate.log_posterior.network, model._queries(rows)).gradient(
+        estimate.weights
+    )
+    matrix = dense_ggn(estimate.log_posterior, estimate.weights)
+    return exact_covariance(matrix, gradient).diagonal().sqrt().numpy() * model._y_scaler.scale
+
+
+@pytest.mark.filterwarnings("ignore:The MAP is not stationary")
+@pytest.mark.parametrize("variance", ["linearized", "pretrained"])
+def test_where_the_limit_ends_the_search_bounds_still_hold(monkeypatch, variance):
+    full = HFLRegressor(**WIDE).fit(X, Y)
+    assert full.diagnostics_["members"][0]["rank"] > 70
+    limited(monkeypatch, 70 * PER_DIRECTION)
+
+    def fitted(variance):
+        with pytest.warns(HFLWarning, match="memory limit ended the search .* at 70 of 201"):
+            return HFLRegressor(**WIDE, variance=variance).fit(X, Y)
+
+    model = fitted(variance)
+    # The preconditioner was limited too, so that only such a fit has the same weights.
+    with_data = fitted("linearized")
+    assert model.diagnostics_["members"][0]["rank"] == 70
+    with pytest.warns(HFLWarning, match="missed std_rtol"):
+        result = model.predict_uncertainty(X[:40])
+    error = np.abs(result.epistemic_std / exact_std(with_data, X[:40]) - 1)
+    assert not result.converged.all()
+    assert (error <= result.rel_error + 1e-11).all()
+
+
+def test_too_little_for_one_block_is_an_error_that_leaves_nothing(monkeypatch):
+    limited(monkeypatch, 60 * PER_DIRECTION)
+    model = HFLRegressor(**WIDE)
+    with pytest.raises(ValueError, match=r"curvature of 201 weights needs 4.1e\+05 bytes or more"):
+        model.fit(X, Y)
+    assert not hasattr(model, "estimators_")
+
+
+@pytest.mark.filterwarnings("ignore:The MAP is not stationary")
+def test_queries_are_cut_to_chunks_that_follow_the_limit(monkeypatch):
+    model = HFLRegressor(**WIDE).fit(X, Y)
+    estimate = model.estimators_[0].estimate.log_posterior
+    assert _chunk_size(estimate, "linearized") == MOST_QUERIES
+    limited(monkeypatch, 300 * PER_DIRECTION)
+    small = HFLRegressor(**WIDE).fit(X, Y)
+    size = _chunk_size(small.estimators_[0].estimate.log_posterior, "linearized")
+    assert size * 8 * 8 * 201 <= log_posterior.MEMORY_LIMIT / 4
+    for ours, theirs in zip(
+        small.predict(X, return_std=True), model.predict(X, return_std=True), strict=True
+    ):
+        assert_allclose(ours, theirs, rtol=0.02)
+
+
+# --------------------------------------------------- memory-mapped arrays
+
+
+@pytest.mark.filterwarnings("ignore:The MAP is not stationary")
+@pytest.mark.parametrize("estimator", [HFLRegressor, HFLClassifier])
+def test_a_memory_mapped_array_is_not_copied_whole(estimator, tmp_path, monkeypatch):
+    monkeypatch.setattr(_standardizer, "MOST_NUMBERS", 10**5)
+    n, d = 100_000, 40
+    mapped = np.memmap(tmp_path / "X", dtype=np.float32, mode="w+", shape=(n, d))
+    mapped[:] = np.random.default_rng(0).standard_normal((n, d), dtype=np.float32)
+    y = np.asarray(mapped[:, 0] > 0, dtype=float)
+    model = estimator(
+        hidden_layer_sizes=(2,), prior_precision=1.0, solver="adam", dtype="float32",
+        batch_size=4000, max_iter=1, random_state=0, variance="pretrained",
+    )  # fmt: skip
+    tracemalloc.start()
+    model.fit(mapped, y)
+    _, peak = tracemalloc.get_traced_memory()  # NumPy's; the tensor is one copy in float32
+    tracemalloc.stop()
+    assert peak < n * d * 8 / 3  # of a copy in double precision
+
+
+@pytest.mark.parametrize("estimator", [HFLRegressor, HFLClassifier])
+def test_single_precision_in_gives_the_fit_of_the_same_numbers(estimator):
+    single = X.astype(np.float32)
+    y = (Y > 0).astype(int)
+    params = {"hidden_layer_sizes": (3,), "prior_precision": 1.0, "random_state": 0}
+    ours, theirs = (estimator(**params).fit(rows, y) for rows in (single, single.astype(float)))
+    assert torch.equal(ours.estimators_[0].estimate.weights, theirs.estimators_[0].estimate.weights)
