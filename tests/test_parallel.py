@@ -31,14 +31,14 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A real cluster of two processes, on ports that the system picks."""
+    """A real cluster of two processes, on ports that the system picks: there may be others."""
     before = set(threading.enumerate())
     with (
         distributed.LocalCluster(
             n_workers=2,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             worker_dashboard_address=None,
             silence_logs=50,
         ) as local,

@@ -49,7 +49,7 @@ def decrement(lp, weights):
 def test_the_gradient_vanishes(name):
     lp, trajectory = problem(name).log_posterior, trained(name)
     assert trajectory.n_iter < 300
-    assert whitened_gradient(lp, trajectory.weights).norm() < 1e-9
+    assert decrement(lp, trajectory.weights) < 2e-10  # of which 1e-10 is asked for
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -58,7 +58,7 @@ def test_curvature_known_elsewhere_does_no_harm(name):
     known = estimate_at(case.log_posterior, case.weights(seed=3)).subspace
     trajectory = train(case, preconditioner=known)
     assert trajectory.n_iter < 300
-    assert whitened_gradient(case.log_posterior, trajectory.weights).norm() < 1e-9
+    assert decrement(case.log_posterior, trajectory.weights) < 2e-10
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -195,7 +195,7 @@ def test_two_scales_are_extrapolated_and_compared(name):
 def test_the_optima_are_stationary(name):
     estimate, functional = map_estimate(name), prediction(name)
     network = perturbed_optima(
-        estimate, functional, "network", rtol=1e-8, perturbation_scale=0.5
+        estimate, functional, "network", rtol=1e-8, perturbation_scale=0.3
     ).network
     for sign, weights in ((1, network.plus), (-1, network.minus)):
         _, gradient = estimate.log_posterior.value_and_gradient(weights)
