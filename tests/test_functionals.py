@@ -239,10 +239,10 @@ def test_only_what_is_asked_for_is_returned(fitted, params):
 def test_the_memory_limit_changes_nothing(query):
     for params in ({}, {"variance": "network"}, {"module": module}):
         model = HFLRegressor(**{**KNOWN, **params}).fit(*data())
-        expected = model.predict_functional(MANY[:50], **query)
+        expected = model.predict_functional(MANY[:500], **query)
         for member in model.estimators_:
-            object.__setattr__(member.estimate.log_posterior, "memory_limit", 5_000.0)
-        assert_allclose(model.predict_functional(MANY[:50], **query), expected, rtol=1e-6)
+            object.__setattr__(member.estimate.log_posterior, "memory_limit", 50_000.0)
+        assert_allclose(model.predict_functional(MANY[:500], **query), expected, rtol=1e-6)
 
 
 def module(n_features, n_outputs):
