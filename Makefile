@@ -93,11 +93,9 @@ benchmark-products: $(VENV)/.installed-plot  ## Time the products that training 
 	$(VENV)/bin/python benchmarks/products.py > benchmarks/results/products.txt
 	$(VENV)/bin/python tools/fill_tables.py
 
-# laplace-torch has an environment of its own: PEER names its Python.
-PEER ?= .venv-laplace/bin/python
-benchmark-speed: $(VENV)/.installed-plot  ## Time standard deviations beside laplace-torch's
+benchmark-speed: $(VENV)/.installed-plot $(VENV_LAPLACE)/.installed  ## Time standard deviations beside laplace-torch's
 	for part in small large; do \
-		OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/speed.py $$part --peer $(PEER) \
+		OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/speed.py $$part --peer $(VENV_LAPLACE)/bin/python \
 			> benchmarks/results/speed-$$part.txt || exit 1; \
 	done
 	$(VENV)/bin/python tools/fill_tables.py

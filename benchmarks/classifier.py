@@ -19,20 +19,19 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import subprocess
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import numpy as np
 import sklearn
 import torch
 from joblib import Parallel, delayed
+from peers.asking import laplace_torch
 from sklearn import datasets
 from sklearn.base import clone
 from sklearn.ensemble import VotingClassifier
@@ -353,7 +352,10 @@ def speed(peer: Path, repeats: int = 5) -> None:
         began = time.perf_counter()
         model.predict_proba(X_test, return_std=True)
         ours.append(time.perf_counter() - began)
-        answer = laplace_torch(peer, model, X_test, y_train, repeats=1)
+        prior = model.estimators_[0].estimate.log_posterior.prior.precision
+        answer = laplace_torch(
+            peer, model, X_test, y=y_train, prior=prior, subset="all", structure="full"
+        )
         fits.append(answer["fit"][0])
         predictions.append(answer["predict"][0])
     _, variance = model.latent_mean_and_variance(X_test)
@@ -366,27 +368,6 @@ def speed(peer: Path, repeats: int = 5) -> None:
         f"(medians of {repeats})"
     )
     print(f"worst relative difference of the logits' std {difference:.1e}")
-
-
-def laplace_torch(
-    peer: Path, model: HFLClassifier, X: np.ndarray, y: np.ndarray, repeats: int
-) -> dict[str, np.ndarray]:
-    """The peer's answer for the same weights, prior and data."""
-    log_posterior = model.estimators_[0].estimate.log_posterior
-    layers = zip(model.coefs_, model.intercepts_, strict=True)
-    weights = {}
-    for i, (W, b) in enumerate(layers):
-        weights |= {f"W{i}": W.T, f"b{i}": b}
-    with TemporaryDirectory() as folder:
-        job, answer = Path(folder, "job.npz"), Path(folder, "answer.npz")
-        np.savez(
-            job, **weights, X=log_posterior.X, y=y, Q=model._queries(X),
-            prior=log_posterior.prior.precision, subset="all", structure="full",
-            batch_size=256, repeats=repeats,
-        )  # fmt: skip
-        script = Path(__file__).parent / "peers" / "laplace_torch.py"
-        subprocess.run([peer, "-W", "ignore", script, job, answer], check=True)
-        return dict(np.load(answer))
 
 
 if __name__ == "__main__":

@@ -16,17 +16,16 @@ import argparse
 import os
 import platform
 import resource
-import subprocess
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import sklearn
 import torch
+from peers.asking import laplace_torch
 
 from sklearn_hfl import HFLRegressor
 from sklearn_hfl.optim.krylov import krylov_subspace
@@ -123,7 +122,11 @@ def small(name: str, hidden: tuple[int, ...], arguments: argparse.Namespace) -> 
             seconds.setdefault(method, []).append((building, answering))
             stds[method] = result.epistemic_std / linearized._y_scaler.scale[0]
         for method, kind in PEERS.items() if arguments.peer.exists() else ():
-            answer = laplace_torch(arguments.peer, linearized, Q, kind)
+            answer = laplace_torch(
+                arguments.peer, linearized, Q, y=linearized.estimators_[0].estimate.log_posterior.y,
+                prior=linearized.prior_precision, subset=kind[0], structure=kind[1],
+                noise_std=linearized.noise_std / linearized._y_scaler.scale[0],
+            )  # fmt: skip
             seconds.setdefault(method, []).append((answer["fit"][0], answer["predict"][0]))
             stds[method] = answer["std"].ravel()
     if not arguments.peer.exists():
@@ -185,26 +188,6 @@ def many(
             rate = len(Q) / np.median([query for _, query in pairs_of])
             times = np.median(ours) / rate
             print(f"{method:20s} {rate:12,.0f} queries a second: {times:.2f} times slower")
-
-
-def laplace_torch(
-    peer: Path, model: HFLRegressor, Q: np.ndarray, kind: tuple[str, str]
-) -> dict[str, np.ndarray]:
-    """The peer's answer for the same weights, prior, noise and data."""
-    log_posterior = model.estimators_[0].estimate.log_posterior
-    weights = {}
-    for i, (W, b) in enumerate(zip(model.coefs_, model.intercepts_, strict=True)):
-        weights |= {f"W{i}": W.T, f"b{i}": b}
-    with TemporaryDirectory() as folder:
-        job, answer = Path(folder, "job.npz"), Path(folder, "answer.npz")
-        np.savez(
-            job, **weights, X=log_posterior.X, y=log_posterior.y, Q=model._queries(Q),
-            prior=model.prior_precision, subset=kind[0], structure=kind[1],
-            noise_std=model.noise_std / model._y_scaler.scale[0], batch_size=256, repeats=1,
-        )  # fmt: skip
-        script = Path(__file__).parent / "peers" / "laplace_torch.py"
-        subprocess.run([peer, "-W", "ignore", script, job, answer], check=True)
-        return dict(np.load(answer))
 
 
 # ------------------------------------------------------------------ large
