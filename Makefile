@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_OLDEST ?= .venv-oldest
 VENV_LAPLACE ?= .venv-laplace
+VENV_NGBOOST ?= .venv-ngboost
 WORKERS ?= 2
 PYTEST_ARGS ?=
 # The modules whose docstrings users read; numpydoc checks these against their signatures.
@@ -16,7 +17,7 @@ PYTEST = -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart examples test test-oldest coverage lint types docs benchmark-equality benchmark-ablation benchmark-classifier benchmark-conformal benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-products benchmark-profile benchmark-speed clean distclean
+.PHONY: help quickstart examples test test-oldest coverage lint types docs benchmark-equality benchmark-ablation benchmark-classifier benchmark-conformal benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-products benchmark-profile benchmark-speed benchmark-uci clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,7 +65,7 @@ benchmark-ablation: $(VENV)/.installed-plot  ## Repeat the experiments behind th
 
 # A stamp file says that a step is done. Where the system's Python cannot put pip into a new
 # environment (Debian without python3-venv), the system's pip does it from outside.
-$(VENV)/.created $(VENV_OLDEST)/.created $(VENV_LAPLACE)/.created:
+$(VENV)/.created $(VENV_OLDEST)/.created $(VENV_LAPLACE)/.created $(VENV_NGBOOST)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit("Expected Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(@D) || { \
 		$(PYTHON) -m venv --without-pip $(@D) && \
@@ -84,6 +85,16 @@ $(VENV_LAPLACE)/.installed: $(VENV_LAPLACE)/.created benchmarks/peers/laplace.tx
 	$(VENV_LAPLACE)/bin/python -m pip install --quiet --constraint constraints.txt --requirement benchmarks/peers/laplace.txt
 	$(VENV_LAPLACE)/bin/python -m pip install --quiet --no-deps --requirement benchmarks/peers/laplace-alone.txt
 	@touch $@
+
+$(VENV_NGBOOST)/.installed: $(VENV_NGBOOST)/.created benchmarks/peers/ngboost.txt
+	$(VENV_NGBOOST)/bin/python -m pip install --quiet --requirement benchmarks/peers/ngboost.txt
+	@touch $@
+
+benchmark-uci: $(VENV)/.installed-plot $(VENV_LAPLACE)/.installed $(VENV_NGBOOST)/.installed  ## Likelihood and coverage on the UCI splits; goes on where it stopped
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/uci.py run
+	$(VENV)/bin/python benchmarks/uci.py print > benchmarks/results/uci.txt
+	$(VENV)/bin/python tools/fill_tables.py
+	cat benchmarks/results/uci.txt
 
 benchmark-grid-search: $(VENV)/.installed-plot  ## Choose hyperparameters by log density and by R²
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/grid_search.py > benchmarks/results/grid-search.txt
@@ -129,4 +140,4 @@ clean:  ## Remove caches and build products
 	find . -name '.venv*' -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 distclean: clean  ## Remove the virtual environments too
-	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_LAPLACE)
+	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_LAPLACE) $(VENV_NGBOOST)

@@ -15,8 +15,9 @@ from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.initialization import scaled_precision
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
-from sklearn_hfl.posterior.network import OF_NOISE
+from sklearn_hfl.uncertainty.hyperprior import Hyperprior
 from sklearn_hfl.uncertainty.noise import (
+    PSEUDO_RESIDUAL,
     freed_noise,
     mean_variance,
     noise_precision,
@@ -31,11 +32,6 @@ __all__ = [
     "maximize_evidence",
 ]
 
-# Weak Gamma(a, b) hyperprior of each α, which keeps groups without evidence at α = a/b: 1, or
-# this multiple of ``scaled_precision`` where they lead to the log noise alone, which varies
-# by a tenth under that prior, and otherwise stays constant (docs/design/heteroscedastic.md).
-HYPERPRIOR = 0.005
-NOISE_STRENGTH = 100.0
 PRIOR_PRECISION_RANGE = (1e-2, 1e5)
 # No update changes a precision by more than this factor: the first ones are far from a MAP.
 LARGEST_STEP = 5.0
@@ -47,6 +43,12 @@ STARTS = ((10.0, 1.0), (1.0, 0.3))
 SCREENING_ROUNDS = 10
 MAX_ROUNDS = 40
 STEPS_PER_ROUND = 10
+# The updates climb the evidence of a linear network, and may descend that of another one, whose
+# curvature grows with its weights: noise shrinks, weights grow, and the data are over-fitted.
+# Rounds end when so many brought less than an earlier one (docs/design/evidence.md).
+PATIENCE = 3
+# Nats that do not count: the trace of the subspace leaves as much open.
+EVIDENCE_TOL = 0.1
 # A round need not end closer to its MAP than this. At a saddle (all units at zero under a
 # strong prior) more would leave only rounding to say which way the next round escapes.
 ROUND_DECREMENT = 1e-3
@@ -214,10 +216,10 @@ def _search(
 
 @dataclass(frozen=True)
 class _Round:
-    """Where the last round of an alternation ended.
+    """Where the best round of an alternation ended.
 
-    ``log_evidence`` is that of the precisions under which ``weights`` were trained;
-    ``log_posterior`` holds the updated ones.
+    ``log_evidence``, with the log density of the hyperpriors, is that of the precisions under
+    which ``weights`` were trained; ``log_posterior`` holds these, or the last round's updates.
     """
 
     log_posterior: LogPosterior
@@ -255,14 +257,15 @@ def _alternate(
 
     α_g = γ_g / ‖θ_g‖² for each group g and β = (N − γ/K) / Σ w (y − f)² for each
     of K outputs (MacKay, Neural Computation 4, 1992), at weights that each round
-    improves by a few steps only.
+    improves by a few steps only. The round with the largest evidence is kept.
     """
     curve: list[float] = []
     subspace: Subspace | None = None
-    evidence, settled = -torch.inf, False
+    best = _Round(log_posterior, weights, (), -torch.inf, False)
+    worse, settled = 0, False
     for _ in range(rounds):
         steps = min(STEPS_PER_ROUND, trainer.max_iter - len(curve))
-        if steps <= 0 or settled:
+        if steps <= 0 or settled or worse == PATIENCE:
             break
         rough = replace(
             trainer, max_iter=steps, decrement_tol=max(trainer.decrement_tol, ROUND_DECREMENT)
@@ -272,16 +275,29 @@ def _alternate(
         curve += trajectory.curve[1:]
         curvature = GaussNewton(log_posterior, weights)
         subspace = krylov_subspace(curvature, generator, trace_rtol=1e-2)
-        evidence = log_evidence(log_posterior, weights, subspace)
-        log_posterior, change = _updated(
-            log_posterior, weights, effective_parameters(subspace), options
-        )
+        gradient = curvature.gradient()
+        # Of the Gaussian whose mode is not reached yet: its value there, not here.
+        ahead = 0.5 * float(gradient @ subspace.preconditioner()(gradient))
+        evidence = log_evidence(log_posterior, weights, subspace) + ahead
+        gamma = effective_parameters(subspace)
+        evidence += _log_hyperprior(log_posterior, weights, gamma, options)
+        spread_change = 0.0
         if log_posterior.spread is not None:
             spread = mean_variance(curvature, subspace)
-            change = max(change, _change(log_posterior.spread.mean(0), spread.mean(0)))
+            spread_change = _change(log_posterior.spread.mean(0), spread.mean(0))
             log_posterior = replace(log_posterior, spread=spread)
+        before = log_posterior
+        log_posterior, change = _updated(log_posterior, weights, gamma, options)
+        change = max(change, spread_change)
         settled = change < options.rtol
-    return _Round(log_posterior, weights, tuple(curve), evidence, settled)
+        fell = evidence < best.log_evidence - EVIDENCE_TOL
+        # A variance that L averages over settles with the weights, or not at all.
+        worse = worse + 1 if fell and log_posterior.spread is None else 0
+        if not worse:
+            best = _Round(before, weights, (), max(evidence, best.log_evidence), settled)
+    if not worse:  # no round looks at the last updates, which are nearer to a fixed point
+        best = replace(best, log_posterior=log_posterior)
+    return replace(best, curve=tuple(curve), settled=settled or worse == PATIENCE)
 
 
 def _updated(
@@ -290,8 +306,8 @@ def _updated(
     change = 0.0
     prior, likelihood = log_posterior.prior, log_posterior.likelihood
     if options.prior:
-        target = (prior.group_sum(gamma) + 2 * HYPERPRIOR) / (
-            prior.group_sum(weights.square()) + 2 * HYPERPRIOR / _usual_precision(log_posterior)
+        target = Hyperprior.at(log_posterior, weights, gamma).update(
+            prior.group_sum(gamma), prior.group_sum(weights.square())
         )
         least = options.least_prior * scaled_precision(log_posterior.network, 1.0).to(target)
         target = torch.maximum(target.clamp(*PRIOR_PRECISION_RANGE), least)
@@ -309,13 +325,19 @@ def _updated(
     return replace(log_posterior, prior=prior, likelihood=likelihood), change
 
 
-def _usual_precision(log_posterior: LogPosterior) -> Tensor:
-    """Precision (n_groups,) of groups about which the data say nothing."""
-    prior = log_posterior.prior
-    ones = torch.ones_like(prior.group_precision)
-    strong = NOISE_STRENGTH * scaled_precision(log_posterior.network, 1.0).to(ones)
-    of_noise = torch.tensor([name.endswith(OF_NOISE) for name in prior.names])
-    return torch.where(of_noise.to(ones.device), strong, ones)
+def _log_hyperprior(
+    log_posterior: LogPosterior, weights: Tensor, gamma: Tensor, options: EvidenceOptions
+) -> float:
+    """Log density of the precisions that are learned, but for constants."""
+    total, likelihood = 0.0, log_posterior.likelihood
+    if options.prior:
+        hyperprior = Hyperprior.at(log_posterior, weights, gamma)
+        total += hyperprior.log_density(log_posterior.prior.group_precision)
+    if options.noise and isinstance(likelihood, GaussianLikelihood):
+        beta = likelihood.noise_precision
+        unit = torch.as_tensor(options.noise_unit).to(beta)
+        total += 0.5 * float((beta.log() - (PSEUDO_RESIDUAL * unit).square() * beta).sum())
+    return total
 
 
 def evidence_at(

@@ -2,21 +2,24 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sklearn.datasets import load_diabetes
+from sklearn.preprocessing import scale
 from torch.testing import assert_close
 
 from sklearn_hfl.optim.training import Trainer
-from sklearn_hfl.posterior.likelihood import HeteroscedasticLikelihood
+from sklearn_hfl.posterior.initialization import initial_weights
+from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP
 from sklearn_hfl.posterior.prior import GaussianPrior
 from sklearn_hfl.uncertainty.evidence import (
-    HYPERPRIOR,
     EvidenceOptions,
     effective_parameters,
     log_evidence,
     maximize_evidence,
 )
 from sklearn_hfl.uncertainty.exact import dense_ggn
+from sklearn_hfl.uncertainty.hyperprior import Hyperprior
 from sklearn_hfl.uncertainty.noise import (
     LEAST_SHARE,
     PSEUDO_RESIDUAL,
@@ -98,9 +101,8 @@ def test_precisions_of_a_linear_network_are_a_fixed_point(name):
     assert_close(weights, reference.BayesianLinearRegression(lp).mean, rtol=1e-3, atol=1e-4)
     gamma = reference.effective_parameters(lp, dense_ggn(lp, weights))
     prior, k = lp.prior, lp.y.shape[1]
-    alpha = (prior.group_sum(gamma) + 2 * HYPERPRIOR) / (
-        prior.group_sum(weights**2) + 2 * HYPERPRIOR
-    )
+    hyperprior = Hyperprior.at(lp, weights, gamma)
+    alpha = hyperprior.update(prior.group_sum(gamma), prior.group_sum(weights**2))
     beta = (lp.sample_weight.sum() - gamma.sum() / k + 1) / (
         squared_residuals(lp, weights) + PSEUDO_RESIDUAL**2
     )
@@ -110,16 +112,18 @@ def test_precisions_of_a_linear_network_are_a_fixed_point(name):
 
 @pytest.mark.parametrize("name", UNWEIGHTED)
 def test_the_marginal_density_has_its_maximum_there(name):
-    lp, _, _ = maximize(name)
+    lp, weights, _ = maximize(name)
+    gamma = reference.effective_parameters(lp, dense_ggn(lp, weights))
+    hyperprior = Hyperprior.at(lp, weights, gamma)
 
     def penalized(factor_alpha, factor_beta):
         alpha = factor_alpha * lp.prior.group_precision
         beta = factor_beta * lp.likelihood.noise_precision
         prior, likelihood = lp.prior.with_precision(alpha), lp.likelihood.with_precision(beta)
-        hyperprior = HYPERPRIOR * (alpha.log() - alpha).sum()
-        hyperprior += 0.5 * (beta.log() - PSEUDO_RESIDUAL**2 * beta).sum()
+        density = hyperprior.log_density(alpha)
+        density += 0.5 * (beta.log() - PSEUDO_RESIDUAL**2 * beta).sum()
         moved = reference.BayesianLinearRegression(replace(lp, prior=prior, likelihood=likelihood))
-        return moved.log_evidence + hyperprior.item()
+        return moved.log_evidence + density.item()
 
     best = penalized(1.0, 1.0)
     assert all(best > penalized(a, b) for a, b in [(1.2, 1), (0.8, 1), (1, 1.2), (1, 0.8)])
@@ -245,3 +249,28 @@ def test_targets_without_structure_give_a_constant(name):
     assert len(cut) == len(curve) - 2
     outputs = lp.network.forward(weights[None], case.queries)[0]
     assert_close(outputs, torch.ones_like(outputs), rtol=0, atol=0.05)
+
+
+def test_rounds_that_lower_the_evidence_are_taken_back(monkeypatch):
+    X, y = load_diabetes(return_X_y=True)
+    X, y = scale(X)[:200], scale(y)[:200, None]
+    network = MLP((10, 50, 1))
+    labels, names = network.group_labels()
+    lp = LogPosterior(
+        network,
+        GaussianLikelihood(torch.ones(1, dtype=F64)),
+        GaussianPrior(torch.ones(len(names), dtype=F64), labels, names),
+        torch.tensor(X),
+        torch.tensor(y),
+        torch.ones(200, dtype=F64),
+    )
+    start = initial_weights(network, generator(0))
+    options = EvidenceOptions(True, True, starts=((1.0, 0.3),))
+
+    def evidence():
+        found, weights, _ = maximize_evidence(lp, start, TRAINER, options, generator(0))
+        return reference.log_evidence(found, weights, dense_ggn(found, weights))
+
+    kept = evidence()
+    monkeypatch.setattr("sklearn_hfl.uncertainty.evidence.EVIDENCE_TOL", torch.inf)
+    assert kept > evidence() + 10

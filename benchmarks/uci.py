@@ -1,0 +1,174 @@
+"""UCI: log-likelihood, RMSE and coverage on the standard and gap splits, beside peers.
+
+Every method has one set of settings for all data sets. Splits that are in the results
+already are not run again, so that an interrupted run goes on where it stopped:
+
+    python benchmarks/uci.py run --data ../shared/data/uci --jobs 2
+    python benchmarks/uci.py print
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import platform
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+from peers.regressors import METHODS, Prediction
+
+RESULTS = Path("benchmarks/results/uci.csv")
+SETS = ("yacht", "energy", "concrete", "wine", "power", "kin8nm")
+FAMILIES = ("standard", "gap")
+KEYS = ["method", "data", "family", "split"]
+FIGURES = ["rmse", "ll", "coverage", "width", "fit_s", "predict_s"]
+Z90 = 1.6448536269514722
+# Deep Ensembles (Lakshminarayanan et al., 2017), the best found on these splits, and for the gap
+# splits the best of six methods in Antorán et al., 2020: log-likelihoods.
+PUBLISHED = {
+    "standard": {
+        "Deep Ensembles 2017": (-1.18, -1.38, -3.06, -0.94, -2.79, 1.20),
+        "best published, these splits": (-1.18, -0.975, -2.825, -0.898, -2.663, 1.28),
+        "target": (0.10, -0.50, -2.80, -0.89, -2.65, 1.31),
+    },
+    "gap": {
+        "best of six, DUN 2020": (-2.11, -5.42, -3.46, -0.965, -2.90, 1.215),
+        "target": (-1.5, -2.5, -3.30, -0.95, -2.86, 1.25),
+    },
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("action", choices=["run", "print"])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/uci"))
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
+    parser.add_argument("--splits", type=int, default=20, help="of each family and set, at most")
+    arguments = parser.parse_args()
+    if arguments.action == "run":
+        run(arguments)
+    else:
+        print_tables()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run what is missing; each row of the results is written when it is known."""
+    done = {key(row) for row in read()}
+    jobs = [job for job in wanted(arguments) if job not in done]
+    found = Parallel(n_jobs=arguments.jobs, return_as="generator_unordered")(
+        delayed(evaluate)(arguments.data, *job) for job in jobs
+    )
+    new = not RESULTS.exists()
+    with RESULTS.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, KEYS + FIGURES, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        for row in found:
+            writer.writerow(row)
+            file.flush()
+
+
+def wanted(arguments: argparse.Namespace) -> Iterator[tuple[str, str, str, int]]:
+    for name in arguments.sets:
+        masks = np.load(arguments.data / f"{name}.npz")
+        for family in arguments.families:
+            n_splits = min(arguments.splits, len(masks[f"test_mask_{family}"]))
+            for split in range(n_splits):
+                for method in arguments.methods:
+                    yield method, name, family, split
+
+
+def evaluate(folder: Path, method: str, name: str, family: str, split: int) -> dict[str, object]:
+    """Scores on the test rows of one split, in units of y."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    data = np.load(folder / f"{name}.npz")
+    X, y, test = data["X"], data["y"].ravel(), data[f"test_mask_{family}"][split]
+    began = time.perf_counter()
+    predict = METHODS[method](X[~test], y[~test], split)
+    fitted = time.perf_counter()
+    prediction: Prediction = predict(X[test])
+    seconds = time.perf_counter() - fitted
+    mean, std = prediction
+    z = (y[test] - mean) / std
+    row: dict[str, object] = dict(zip(KEYS, (method, name, family, split), strict=True))
+    figures = {
+        "rmse": np.sqrt(np.mean((y[test] - mean) ** 2)),
+        "ll": np.mean(-0.5 * z**2 - np.log(std) - 0.5 * np.log(2 * np.pi)),
+        "coverage": np.mean(np.abs(z) < Z90),
+        "width": np.mean(2 * Z90 * std),
+        "fit_s": fitted - began,
+        "predict_s": seconds,
+    }
+    return row | {field: f"{value:.5g}" for field, value in figures.items()}
+
+
+def key(row: dict[str, str]) -> tuple[str, str, str, int]:
+    return row["method"], row["data"], row["family"], int(row["split"])
+
+
+def read() -> list[dict[str, str]]:
+    if not RESULTS.exists():
+        return []
+    with RESULTS.open(newline="", encoding="utf-8") as file:
+        return sorted(csv.DictReader(file), key=key)
+
+
+def print_tables() -> None:
+    rows = read()
+    print(f"{platform.machine()}, Linux, one thread for each fit; test rows, units of y")
+    for family in FAMILIES:
+        title = f"UCI {family} splits: mean log-likelihood ± standard error, higher is better"
+        print(f"\n{title}\n{'-' * len(title)}")
+        print(f"{'':30s}" + "".join(f"{name:>16s}" for name in SETS))
+        for method in METHODS:
+            cells = [cell(pick(rows, method, name, family)) for name in SETS]
+            if any(cells):
+                print(f"{method:30s}" + "".join(f"{text:>16s}" for text in cells))
+        for source, figures in PUBLISHED[family].items():
+            print(f"{source:30s}" + "".join(f"{value:>16.3f}" for value in figures))
+    title = "Details: means over splits, but where said"
+    print(f"\n{title}\n{'-' * len(title)}")
+    print(
+        f"{'data':8s} {'family':9s}{'method':30s}{'splits':>6s}{'LL':>8s}{'median':>8s}"
+        f"{'worst':>8s}{'RMSE':>8s}{'cover 90 %':>11s}{'worst':>6s}{'width':>8s}"
+        f"{'fit s':>7s}{'predict s':>10s}"
+    )
+    for name in SETS:
+        for family in FAMILIES:
+            for method in METHODS:
+                found = pick(rows, method, name, family)
+                if not found["ll"].size:
+                    continue
+                ll, cover = found["ll"], found["coverage"]
+                print(
+                    f"{name:8s} {family:9s}{method:30s}{ll.size:6d}{ll.mean():8.3f}"
+                    f"{np.median(ll):8.3f}{ll.min():8.2f}{found['rmse'].mean():8.4g}"
+                    f"{cover.mean():11.3f}{cover.min():6.2f}{found['width'].mean():8.3g}"
+                    f"{np.median(found['fit_s']):7.1f}{np.median(found['predict_s']):10.3f}"
+                )
+
+
+def pick(rows: list[dict[str, str]], method: str, name: str, family: str) -> dict[str, np.ndarray]:
+    chosen = [row for row in rows if key(row)[:3] == (method, name, family)]
+    return {field: np.array([float(row[field]) for row in chosen]) for field in FIGURES}
+
+
+def cell(found: dict[str, np.ndarray]) -> str:
+    ll = found["ll"]
+    if not ll.size:
+        return ""
+    error = ll.std(ddof=1) / ll.size**0.5 if ll.size > 1 else np.nan
+    return f"{ll.mean():.3f} ± {error:.3f}"
+
+
+if __name__ == "__main__":
+    main()
