@@ -60,9 +60,7 @@ def deep_ensemble(X: np.ndarray, y: np.ndarray, seed: int) -> Predict:
     for member in range(N_MEMBERS):
         order = np.random.default_rng([seed, member]).permutation(len(y))
         out, rows = np.split(order, [int(HELD_OUT * len(y))])
-        mlp = MLPRegressor(
-            hidden_layer_sizes=(50,), max_iter=1000, random_state=1000 * seed + member
-        )
+        mlp = MLPRegressor(random_state=1000 * seed + member, **MLP)
         members.append(mlp.fit(X[rows], y[rows]))
         squares.append((y[out] - members[-1].predict(X[out])) ** 2)
     noise = np.concatenate(squares).mean()
@@ -111,9 +109,7 @@ def ngboost(X: np.ndarray, y: np.ndarray, seed: int) -> Predict:
 @standardized
 def laplace_torch(X: np.ndarray, y: np.ndarray, seed: int) -> Predict:
     """Laplace of an MLPRegressor: full Gauss-Newton matrix, precisions tuned by its evidence."""
-    mlp = MLPRegressor(
-        hidden_layer_sizes=(50,), activation="tanh", max_iter=1000, random_state=seed
-    ).fit(X, y)
+    mlp = MLPRegressor(activation="tanh", random_state=seed, **MLP).fit(X, y)
     weights = {}
     for i, (W, b) in enumerate(zip(mlp.coefs_, mlp.intercepts_, strict=True)):
         weights |= {f"W{i}": W.T, f"b{i}": b}
