@@ -24,7 +24,7 @@ from sklearn.neural_network import MLPRegressor
 
 from sklearn_hfl import HFLRegressor
 from sklearn_hfl.optim import newton_cg
-from sklearn_hfl.uncertainty import evidence
+from sklearn_hfl.uncertainty import precisions
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
             figures = []
             for seed in range(3):
                 data = inner_split(folder, name, seed)
-                with patch.object(evidence, "STARTS", (start,)):
+                with patch.object(precisions, "STARTS", (start,)):
                     figures.append(score(HFLRegressor(random_state=seed), *data))
             log_evidence, log_score, rmse, gamma = np.mean(figures, axis=0)
             print(

@@ -50,7 +50,7 @@ from sklearn_hfl.posterior.link import IDENTITY, Link
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import ACTIVATIONS, MLP, Network
 from sklearn_hfl.posterior.prior import GaussianPrior
-from sklearn_hfl.uncertainty.evidence import EvidenceOptions
+from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 from sklearn_hfl.uncertainty.variance import Variance
 
 __all__ = ["HFLBase"]

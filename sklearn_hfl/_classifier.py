@@ -20,7 +20,7 @@ from sklearn_hfl._sets import PredictionSets
 from sklearn_hfl._standardizer import Standardizer
 from sklearn_hfl._translation import Trained
 from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
-from sklearn_hfl.uncertainty.evidence import EvidenceOptions
+from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 
 __all__ = ["HFLClassifier"]
 

@@ -23,9 +23,9 @@ from sklearn_hfl.posterior.link import CENTRED, IDENTITY, Link
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.uncertainty.covariance import block_covariance, covariance
 from sklearn_hfl.uncertainty.diagnostics import Diagnostics, diagnose
-from sklearn_hfl.uncertainty.evidence import EvidenceOptions, maximize_evidence
 from sklearn_hfl.uncertainty.moderation import LogitPosterior
 from sklearn_hfl.uncertainty.posterior_mean import posterior_mean_shift
+from sklearn_hfl.uncertainty.precisions import EvidenceOptions, maximize_evidence
 from sklearn_hfl.uncertainty.profile import ProfileInterval, profile_interval
 from sklearn_hfl.uncertainty.variance import Variance, variance
 

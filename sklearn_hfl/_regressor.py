@@ -22,7 +22,7 @@ from sklearn_hfl._translation import Trained
 from sklearn_hfl._validation import Array, check_training_data, to_numpy
 from sklearn_hfl.exceptions import warn
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
-from sklearn_hfl.uncertainty.evidence import EvidenceOptions
+from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 
 __all__ = ["HFLRegressor"]
 

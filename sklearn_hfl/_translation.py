@@ -21,12 +21,9 @@ from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP, ModuleNetwork, Network
-from sklearn_hfl.uncertainty.evidence import (
-    EvidenceOptions,
-    effective_parameters,
-    evidence_at,
-)
+from sklearn_hfl.uncertainty.evidence import effective_parameters
 from sklearn_hfl.uncertainty.noise import noise_precision, squared_residuals
+from sklearn_hfl.uncertainty.precisions import EvidenceOptions, evidence_at
 
 __all__ = [
     "BIAS_SHARE",

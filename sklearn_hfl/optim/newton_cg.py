@@ -114,7 +114,10 @@ def newton_cg(
             weights, loss = trial, trial_loss
             curvature = GaussNewton(log_posterior, weights)
             gradient = curvature.gradient()
-            damping *= max(0.2, 1 - (2 * min(ratio, 1.0) - 1) ** 3)
+            # A model that was seen to be indefinite has earned no longer steps, however well
+            # it foretold the decrease up to where its curvature ends.
+            if not (exact and indefinite):
+                damping *= max(0.2, 1 - (2 * min(ratio, 1.0) - 1) ** 3)
             damping, growth = max(damping, 1e-6), 2.0
         else:
             damping, growth = max(damping, 1e-3) * growth, 2 * growth
@@ -125,7 +128,7 @@ def newton_cg(
         squared = float(gradient @ subspace.preconditioner()(gradient))
         # The gradient's norm bounds the decrement from above, where rounding hides the latter.
         decrement = (squared if squared > 0 else float(gradient @ gradient)) ** 0.5
-        newton = decrement < NEWTON_REGION and not indefinite
+        newton = decrement < NEWTON_REGION and (exact or not indefinite)
         curve.append(loss)
         callback(loss)
     return Trajectory(weights, tuple(curve))

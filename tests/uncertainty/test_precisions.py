@@ -1,0 +1,217 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from sklearn.datasets import load_diabetes
+from sklearn.preprocessing import scale
+from torch.testing import assert_close
+
+from sklearn_hfl.optim.training import Trainer
+from sklearn_hfl.posterior.initialization import initial_weights
+from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
+from sklearn_hfl.posterior.log_posterior import LogPosterior
+from sklearn_hfl.posterior.network import MLP
+from sklearn_hfl.posterior.prior import GaussianPrior
+from sklearn_hfl.uncertainty.exact import dense_ggn
+from sklearn_hfl.uncertainty.hyperprior import Hyperprior
+from sklearn_hfl.uncertainty.noise import (
+    LEAST_SHARE,
+    PSEUDO_RESIDUAL,
+    freed_noise,
+    squared_residuals,
+)
+from sklearn_hfl.uncertainty.precisions import EvidenceOptions, maximize_evidence
+from tests import reference
+from tests.cases import F64, LINEAR, generator, map_estimate, problem, randn
+
+TRAINER = Trainer("newton-cg", 1000, tol=0.0, n_iter_no_change=10)
+UNWEIGHTED = [name for name in LINEAR if "weighted" not in name]
+
+
+def maximize(name, prior=True, noise=True, **changes):
+    options = EvidenceOptions(prior, noise, rtol=changes.pop("rtol", 1e-6))
+    case, trainer = problem(name), replace(TRAINER, **changes)
+    return maximize_evidence(
+        case.log_posterior, case.weights(), trainer, options, generator(0), lambda loss: None
+    )
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_precisions_of_a_linear_network_are_a_fixed_point(name):
+    lp, weights, _ = maximize(name)
+    assert_close(weights, reference.BayesianLinearRegression(lp).mean, rtol=1e-3, atol=1e-4)
+    gamma = reference.effective_parameters(lp, dense_ggn(lp, weights))
+    prior, k = lp.prior, lp.y.shape[1]
+    hyperprior = Hyperprior.at(lp, weights, gamma)
+    alpha = hyperprior.update(prior.group_sum(gamma), prior.group_sum(weights**2))
+    beta = (lp.sample_weight.sum() - gamma.sum() / k + 1) / (
+        squared_residuals(lp, weights) + PSEUDO_RESIDUAL**2
+    )
+    assert_close(prior.group_precision, alpha, rtol=1e-3, atol=0)
+    assert_close(lp.likelihood.noise_precision, beta, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", UNWEIGHTED)
+def test_the_marginal_density_has_its_maximum_there(name):
+    lp, weights, _ = maximize(name)
+    gamma = reference.effective_parameters(lp, dense_ggn(lp, weights))
+    hyperprior = Hyperprior.at(lp, weights, gamma)
+
+    def penalized(factor_alpha, factor_beta):
+        alpha = factor_alpha * lp.prior.group_precision
+        beta = factor_beta * lp.likelihood.noise_precision
+        prior, likelihood = lp.prior.with_precision(alpha), lp.likelihood.with_precision(beta)
+        density = hyperprior.log_density(alpha)
+        density += 0.5 * (beta.log() - PSEUDO_RESIDUAL**2 * beta).sum()
+        moved = reference.BayesianLinearRegression(replace(lp, prior=prior, likelihood=likelihood))
+        return moved.log_evidence + density.item()
+
+    best = penalized(1.0, 1.0)
+    assert all(best > penalized(a, b) for a, b in [(1.2, 1), (0.8, 1), (1, 1.2), (1, 0.8)])
+
+
+@pytest.mark.parametrize("name", ["one layer", "module"])
+def test_the_evidence_is_larger_than_at_the_first_precisions(name):
+    lp, weights, _ = maximize(name, rtol=0.02)
+    first, start = problem(name).log_posterior, map_estimate(name).weights
+    before = reference.log_evidence(first, start, dense_ggn(first, start))
+    assert reference.log_evidence(lp, weights, dense_ggn(lp, weights)) > before
+
+
+@pytest.mark.parametrize(("prior", "noise"), [(True, False), (False, True), (False, False)])
+def test_what_is_not_learned_stays(prior, noise):
+    lp, _, _ = maximize("linear, two outputs", prior, noise)
+    before = problem("linear, two outputs").log_posterior
+    kept = torch.equal(lp.prior.group_precision, before.prior.group_precision)
+    assert kept is not prior
+    kept = torch.equal(lp.likelihood.noise_precision, before.likelihood.noise_precision)
+    assert kept is not noise
+
+
+@pytest.mark.parametrize("max_iter", [1, 10, 17])
+def test_the_trainer_bounds_the_steps_of_all_rounds(max_iter):
+    _, _, curve = maximize("two layers", max_iter=max_iter, rtol=1e-12)
+    assert len(curve) == max_iter
+
+
+@pytest.mark.parametrize("name", [*LINEAR, "one layer", "module"])
+def test_a_row_of_weight_two_counts_as_two_rows(name):
+    case = problem(name)
+    lp = case.log_posterior
+    twice = replace(lp, sample_weight=2 * lp.sample_weight)
+    repeated = lp.select(torch.arange(len(lp.X)).repeat(2))
+    options, trainer = EvidenceOptions(prior=True, noise=True), replace(TRAINER, max_iter=120)
+    first, second = (
+        maximize_evidence(p, case.weights(), trainer, options, generator(0))[0]
+        for p in (twice, repeated)
+    )
+    assert_close(first.prior.group_precision, second.prior.group_precision, rtol=1e-4, atol=0)
+    assert_close(
+        first.likelihood.noise_precision, second.likelihood.noise_precision, rtol=1e-4, atol=0
+    )
+
+
+def test_a_learned_prior_forgets_the_given_one():
+    case = problem("one layer")
+    lp = case.log_posterior
+    other = replace(lp, prior=lp.prior.with_precision(100 * lp.prior.group_precision))
+    options, trainer = EvidenceOptions(prior=True, noise=True), replace(TRAINER, max_iter=30)
+    first, second = (
+        maximize_evidence(p, case.weights(), trainer, options, generator(0))[0] for p in (lp, other)
+    )
+    assert_close(first.prior.group_precision, second.prior.group_precision, rtol=0, atol=0)
+
+
+def maximize_noisy(n_rows=80, **changes):
+    """A noise that grows with x, with and without; a linear network."""
+    x = torch.linspace(-1, 1, n_rows, dtype=F64)[:, None]
+    noise = torch.exp(changes.pop("slope") * x) * randn(n_rows, 1)
+    network = MLP((1, 2), n_noise=1)
+    labels, names = network.group_labels()
+    lp = LogPosterior(
+        network,
+        HeteroscedasticLikelihood(torch.ones(1, dtype=F64)),
+        GaussianPrior(torch.ones(len(names), dtype=F64), labels, names),
+        x,
+        x + noise,
+        torch.ones(n_rows, dtype=F64),
+    )
+    options = EvidenceOptions(prior=True, noise=True, rtol=1e-6)
+    start = 0.1 * randn(lp.n_weights)
+    return maximize_evidence(lp, start, replace(TRAINER, **changes), options, generator(0))
+
+
+@pytest.mark.parametrize("slope", [0.0, 1.5])
+def test_log_noise_is_shrunk_where_nothing_speaks_for_it(slope):
+    lp, weights, _ = maximize_noisy(slope=slope)
+    alpha = dict(zip(lp.prior.names, lp.prior.group_precision.tolist(), strict=True))
+    learned = weights[1].item()  # how log noise grows with x
+    # Its std is 1 / sqrt(2 Σ x²) = 0.14 in 80 rows.
+    assert learned == pytest.approx(slope, abs=0.05 if slope == 0 else 0.4)
+    name = "layer 0 feature 0 of log noise"
+    assert alpha[name] > 50 if slope == 0 else alpha[name] < 2
+
+
+@pytest.mark.parametrize("max_iter", [1, 40, 300])
+def test_the_trainer_bounds_the_steps_of_both_stages(max_iter):
+    lp, _, curve = maximize_noisy(slope=1.0, max_iter=max_iter)
+    assert len(curve) <= max_iter
+    assert not lp.likelihood.constant
+
+
+def test_rows_that_are_interpolated_keep_the_share_of_the_hyperprior():
+    case = problem("log noise")
+    constant = replace(case.log_posterior.likelihood, constant=True)
+    lp = replace(case.log_posterior, likelihood=constant)
+    freed = freed_noise(lp, case.weights(), generator(0)).likelihood
+    assert (freed.guard >= LEAST_SHARE).all()
+    assert not freed.constant
+    outputs = lp.network.forward(case.weights()[None], lp.X)[0]
+    fitted = replace(lp, y=outputs[:, :2])
+    assert_close(
+        freed_noise(fitted, case.weights(), generator(0)).likelihood.guard, torch.ones(2, dtype=F64)
+    )
+
+
+@pytest.mark.parametrize("name", ["linear", "one layer", "two layers"])
+def test_targets_without_structure_give_a_constant(name):
+    case = problem(name)
+    lp = replace(case.log_posterior, y=torch.ones_like(case.log_posterior.y))
+    options = EvidenceOptions(prior=True, noise=True)
+    lp, weights, curve = maximize_evidence(lp, case.weights(), TRAINER, options, generator(0))
+    shorter = replace(TRAINER, max_iter=len(curve) - 2)
+    _, _, cut = maximize_evidence(
+        replace(lp, prior=case.log_posterior.prior, likelihood=case.log_posterior.likelihood),
+        case.weights(),
+        shorter,
+        options,
+        generator(0),
+    )
+    assert len(cut) == len(curve) - 2
+    outputs = lp.network.forward(weights[None], case.queries)[0]
+    assert_close(outputs, torch.ones_like(outputs), rtol=0, atol=0.05)
+
+
+def test_rounds_that_lower_the_evidence_are_taken_back(monkeypatch):
+    X, y = load_diabetes(return_X_y=True)
+    X, y = scale(X)[:200], scale(y)[:200, None]
+    network = MLP((10, 50, 1))
+    labels, names = network.group_labels()
+    lp = LogPosterior(
+        network,
+        GaussianLikelihood(torch.ones(1, dtype=F64)),
+        GaussianPrior(torch.ones(len(names), dtype=F64), labels, names),
+        torch.tensor(X),
+        torch.tensor(y),
+        torch.ones(200, dtype=F64),
+    )
+    start = initial_weights(network, generator(0))
+    options = EvidenceOptions(True, True, starts=((1.0, 0.3),))
+
+    def evidence():
+        found, weights, _ = maximize_evidence(lp, start, TRAINER, options, generator(0))
+        return reference.log_evidence(found, weights, dense_ggn(found, weights))
+
+    kept = evidence()
+    monkeypatch.setattr("sklearn_hfl.uncertainty.precisions.EVIDENCE_TOL", torch.inf)
+    assert kept > evidence() + 10
