@@ -128,7 +128,7 @@ def newton_cg(
         squared = float(gradient @ subspace.preconditioner()(gradient))
         # The gradient's norm bounds the decrement from above, where rounding hides the latter.
         decrement = (squared if squared > 0 else float(gradient @ gradient)) ** 0.5
-        newton = decrement < NEWTON_REGION and (exact or not indefinite)
+        newton = decrement < NEWTON_REGION and not indefinite
         curve.append(loss)
         callback(loss)
     return Trajectory(weights, tuple(curve))

@@ -122,6 +122,7 @@ def maximize_evidence(
     likelihood = log_posterior.likelihood
     if not (options.noise and isinstance(likelihood, HeteroscedasticLikelihood)):
         found = _search(log_posterior, weights, trainer, options, generator, callback)
+        found = _noise_at_map(found, trainer, options, generator, callback)
         return found.log_posterior, found.weights, found.curve
     # A constant noise first, or rows that are hard to fit would be taken for noisy ones. Log
     # noise then varies around that level, which stays: a second one would drift against it.
@@ -165,7 +166,7 @@ def _search(
             best.log_posterior, best.weights, left, options, rounds, generator, callback
         )
         curve += best.curve
-    return _noise_at_map(replace(best, curve=curve), trainer, options, generator, callback)
+    return replace(best, curve=curve)
 
 
 def _noise_at_map(
