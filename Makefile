@@ -17,7 +17,7 @@ PYTEST = -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart examples test test-oldest coverage lint types docs benchmark-equality benchmark-ablation benchmark-classifier benchmark-conformal benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-products benchmark-profile benchmark-speed benchmark-uci clean distclean
+.PHONY: help quickstart examples test test-oldest coverage lint types docs benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-conformal benchmark-evidence benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-products benchmark-profile benchmark-scale benchmark-small-data benchmark-speed benchmark-uci clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,6 +96,21 @@ benchmark-uci: $(VENV)/.installed-plot $(VENV_LAPLACE)/.installed $(VENV_NGBOOST
 	$(VENV)/bin/python tools/fill_tables.py
 	cat benchmarks/results/uci.txt
 
+benchmark-evidence: $(VENV)/.installed-plot  ## Repeat the experiments behind the choices of the evidence
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/evidence.py > benchmarks/results/evidence.txt
+	$(VENV)/bin/python tools/fill_tables.py
+	cat benchmarks/results/evidence.txt
+
+benchmark-authors: $(VENV)/.installed-plot  ## Coverage of the true function on the authors' tasks
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/authors.py > benchmarks/results/authors.txt
+	$(VENV)/bin/python tools/fill_tables.py
+	cat benchmarks/results/authors.txt
+
+benchmark-small-data: $(VENV)/.installed-plot $(VENV_NGBOOST)/.installed  ## Coverage of intervals after fits of 10, 20 and 40 rows
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/small_data.py > benchmarks/results/small-data.txt
+	$(VENV)/bin/python tools/fill_tables.py
+	cat benchmarks/results/small-data.txt
+
 benchmark-grid-search: $(VENV)/.installed-plot  ## Choose hyperparameters by log density and by R²
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/grid_search.py > benchmarks/results/grid-search.txt
 	$(VENV)/bin/python tools/fill_tables.py
@@ -108,6 +123,13 @@ benchmark-speed: $(VENV)/.installed-plot $(VENV_LAPLACE)/.installed  ## Time sta
 	for part in small large; do \
 		OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/speed.py $$part --peer $(VENV_LAPLACE)/bin/python \
 			> benchmarks/results/speed-$$part.txt || exit 1; \
+	done
+	$(VENV)/bin/python tools/fill_tables.py
+
+benchmark-scale: $(VENV)/.installed-plot  ## Fit many rows beside averaged perceptrons, and two million through a memory map
+	for part in rows memory-mapped; do \
+		OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/scale.py $$part \
+			> benchmarks/results/scale-$$part.txt || exit 1; \
 	done
 	$(VENV)/bin/python tools/fill_tables.py
 

@@ -17,6 +17,7 @@ RESULTS = Path("benchmarks/results")
 # several tables share bring them all.
 PRINTED = [
     ("docs/design/evidence.md", "evidence", "ablation.txt", "Evidence"),
+    ("docs/design/evidence.md", "rounds", "evidence.txt", "Rounds and hyperprior"),
     ("docs/design/training.md", "training", "ablation.txt", "Training"),
     ("docs/design/subspace.md", "products", "products.txt", "Products"),
     ("docs/design/classifier.md", "choices", "classifier-choices.txt", "Choices"),

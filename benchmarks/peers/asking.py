@@ -1,4 +1,4 @@
-"""Asking a peer: laplace-torch answers in an environment of its own, by files."""
+"""Asking a peer: laplace-torch and curvlinops answer in an environment of their own, by files."""
 
 from __future__ import annotations
 
@@ -20,6 +20,19 @@ def laplace_torch(
 
     ``job`` holds the rest of what laplace_torch.py beside this file reads.
     """
+    return _ask("laplace_torch.py", peer, model, Q, **job)
+
+
+def curvlinops_cg(
+    peer: Path, model: HFLRegressor, Q: np.ndarray, **job: object
+) -> dict[str, np.ndarray]:
+    """Standard deviations at Q by conjugate gradients, query by query, with the seconds of each."""
+    return _ask("curvlinops_cg.py", peer, model, Q, **job)
+
+
+def _ask(
+    script: str, peer: Path, model: HFLClassifier | HFLRegressor, Q: np.ndarray, **job: object
+) -> dict[str, np.ndarray]:
     weights = {}
     for i, (W, b) in enumerate(zip(model.coefs_, model.intercepts_, strict=True)):
         weights |= {f"W{i}": W.T, f"b{i}": b}
@@ -29,6 +42,6 @@ def laplace_torch(
         np.savez(
             question, **weights, X=X, Q=model._queries(Q), batch_size=BATCH_SIZE, repeats=1, **job
         )
-        script = Path(__file__).parent / "laplace_torch.py"
-        subprocess.run([peer, "-W", "ignore", script, question, answer], check=True)
+        path = Path(__file__).parent / script
+        subprocess.run([peer, "-W", "ignore", path, question, answer], check=True)
         return dict(np.load(answer))

@@ -1,0 +1,119 @@
+"""Evidence: what learning the precisions is worth, on rows of *training* splits alone.
+
+Of the training rows of standard splits 0 to 2 a tenth is held out; of those of gap splits 0 to
+3 the middle third by the next feature. No test row of any of these splits is read:
+
+    python benchmarks/evidence.py --data ../shared/data/uci
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import time
+import warnings
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import sklearn
+import torch
+from joblib import Parallel, delayed
+
+from sklearn_hfl import HFLRegressor
+from sklearn_hfl.uncertainty import hyperprior, precisions
+
+SETS = ("yacht", "energy", "concrete", "wine")
+SPLITS = {"standard": range(3), "gap": range(4)}
+Z90 = 1.6448536269514722
+INF = float("inf")
+# What to call it, nats that a round may lose, worth of the features' hyperprior, whether noise
+# is renewed at the MAP, estimator.
+VARIANTS: list[tuple[str, float, float, bool, dict[str, object]]] = [
+    ("last round, weak hyperprior", INF, 0.005, False, {}),
+    ("best round, weak hyperprior", 0.1, 0.005, False, {}),
+    ("best round, hyperprior 1", 0.1, 1.0, False, {}),
+    ("default: noise at the MAP", 0.1, 1.0, True, {}),
+    ("default, hyperprior 5", 0.1, 5.0, True, {}),
+    ("default, 3 members", 0.1, 1.0, True, {"n_estimators": 3}),
+    ("default, silu", 0.1, 1.0, True, {"activation": "silu"}),
+    ("default, prior precision 1", 0.1, 1.0, True, {"prior_precision": 1.0}),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/uci"))
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
+        f"scikit-learn {sklearn.__version__}"
+    )
+    for family, splits in SPLITS.items():
+        title = f"Rounds and hyperprior: {family}, {len(splits)} inner splits of training rows"
+        print(f"\n{title}\n{'-' * len(title)}")
+        print(
+            f"{'':9s}{'':31s}{'log-likelihood':>14s}{'worst':>7s}{'RMSE':>8s}{'cover 90 %':>11s}"
+            f"{'γ':>5s}{'steps':>6s}{'fit s':>6s}"
+        )
+        for name in SETS:
+            for label, *settings in VARIANTS:
+                found = Parallel(n_jobs=arguments.jobs)(
+                    delayed(scores)(arguments.data, family, name, split, *settings)
+                    for split in splits
+                )
+                ll, rmse, covered, gamma, steps, seconds = np.array(found).T
+                print(
+                    f"{name:9s}{label:31s}{ll.mean():14.3f}{ll.min():7.2f}{rmse.mean():8.3f}"
+                    f"{covered.mean():11.3f}{gamma.mean():5.0f}{steps.mean():6.0f}"
+                    f"{np.median(seconds):6.1f}",
+                    flush=True,
+                )
+
+
+def scores(
+    folder: Path,
+    family: str,
+    name: str,
+    split: int,
+    tol: float,
+    strength: float,
+    renewed: bool,
+    params: dict[str, object],
+) -> tuple[float, ...]:
+    """Scores on the rows held out, in units of y."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    data = np.load(folder / f"{name}.npz")
+    training = ~data[f"test_mask_{family}"][split]
+    X, y = data["X"][training], data["y"].ravel()[training]
+    if family == "standard":
+        out = np.random.default_rng(split).permutation(len(y)) < len(y) // 10
+    else:
+        rank = np.argsort(np.argsort(X[:, (split + 1) % X.shape[1]], kind="stable"))
+        out = (rank >= len(y) // 3) & (rank < 2 * len(y) // 3)
+    began = time.perf_counter()
+    at_map = precisions._noise_at_map if renewed else (lambda found, *_: found)
+    with (
+        patch.object(precisions, "EVIDENCE_TOL", tol),
+        patch.object(precisions, "_noise_at_map", at_map),
+        patch.object(hyperprior, "FEATURE_STRENGTH", strength),
+    ):
+        model = HFLRegressor(random_state=split, **params).fit(X[~out], y[~out])
+    seconds = time.perf_counter() - began
+    mean, std = model.predict(X[out], return_std=True)
+    z = (y[out] - mean) / std
+    return (
+        float(np.mean(-0.5 * z**2 - np.log(std) - 0.5 * np.log(2 * np.pi))),
+        float(np.sqrt(np.mean((y[out] - mean) ** 2))),
+        float(np.mean(np.abs(z) < Z90)),
+        model.n_effective_parameters_,
+        model.n_iter_,
+        seconds,
+    )
+
+
+if __name__ == "__main__":
+    main()
