@@ -1,6 +1,6 @@
 """Grid search: does choosing by log density find better densities than choosing by R²?
 
-    python benchmarks/grid_search.py --data ../shared/data/uci --splits 10
+    python benchmarks/grid_search.py --data ../shared/data/uci --splits 5
 
 One search a split over prior precision and hidden units, through a pipeline, scored both
 ways by 3-fold cross-validation on at most 200 training rows of the standard splits. Each
@@ -40,7 +40,7 @@ MOST_ROWS = 200
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data/uci"))
-    parser.add_argument("--splits", type=int, default=10)
+    parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     print(

@@ -37,7 +37,7 @@ PRIORS = {"prior precision 1": {"prior_precision": 1.0}, "prior by evidence": {}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=10)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", HFLWarning)
     print(
