@@ -44,7 +44,7 @@ STEPS_PER_ROUND = 10
 PATIENCE = 3
 # Log precisions are rounded to multiples of this, a 200th of what rounds end by. The last bits
 # of one round otherwise grow over the next: rows weighted by 2 and rows repeated twice, one
-# problem, ended 1e-6 apart where rounding was unlucky, and 1e-11 with it.
+# problem, could end 1e-6 apart.
 RESOLUTION = 1e-4
 # Nats that do not count: the trace of the subspace leaves as much open.
 EVIDENCE_TOL = 0.1
@@ -184,13 +184,11 @@ def _noise_at_map(
     left = trainer.max_iter - len(found.curve)
     if not options.noise or left <= 0:
         return found
-    tol = max(trainer.decrement_tol, ROUND_DECREMENT)
-    trainer = replace(trainer, max_iter=left, decrement_tol=tol)
-    trajectory = trainer.train(found.log_posterior, found.weights, generator, callback)
-    curvature = GaussNewton(found.log_posterior, trajectory.weights)
-    gamma = effective_parameters(krylov_subspace(curvature, generator, trace_rtol=1e-2))
-    log_posterior, _ = _updated(
-        found.log_posterior, trajectory.weights, gamma, replace(options, prior=False)
+    trajectory = _rough(trainer, left).train(
+        found.log_posterior, found.weights, generator, callback
+    )
+    log_posterior, _ = _updated_at(
+        found.log_posterior, trajectory.weights, replace(options, prior=False), generator
     )
     curve = found.curve + trajectory.curve[1:]
     return replace(found, log_posterior=log_posterior, weights=trajectory.weights, curve=curve)
@@ -249,10 +247,9 @@ def _alternate(
         steps = min(STEPS_PER_ROUND, trainer.max_iter - len(curve))
         if steps <= 0 or settled or worse == PATIENCE:
             break
-        rough = replace(
-            trainer, max_iter=steps, decrement_tol=max(trainer.decrement_tol, ROUND_DECREMENT)
+        trajectory = _rough(trainer, steps).train(
+            log_posterior, weights, generator, callback, subspace
         )
-        trajectory = rough.train(log_posterior, weights, generator, callback, subspace)
         weights = trajectory.weights
         curve += trajectory.curve[1:]
         curvature = GaussNewton(log_posterior, weights)
@@ -280,6 +277,20 @@ def _alternate(
     if not worse:  # no round looks at the last updates, which are nearer to a fixed point
         best = replace(best, log_posterior=log_posterior)
     return replace(best, curve=tuple(curve), settled=settled or worse == PATIENCE)
+
+
+def _rough(trainer: Trainer, max_iter: int) -> Trainer:
+    tol = max(trainer.decrement_tol, ROUND_DECREMENT)
+    return replace(trainer, max_iter=max_iter, decrement_tol=tol)
+
+
+def _updated_at(
+    log_posterior: LogPosterior, weights: Tensor, options: EvidenceOptions, generator: Generator
+) -> tuple[LogPosterior, float]:
+    """Update the precisions once, at weights whose curvature is not known yet."""
+    curvature = GaussNewton(log_posterior, weights)
+    gamma = effective_parameters(krylov_subspace(curvature, generator, trace_rtol=1e-2))
+    return _updated(log_posterior, weights, gamma, options)
 
 
 def _updated(
@@ -344,10 +355,7 @@ def evidence_at(
         With the precisions found.
     """
     for _ in range(MAX_ROUNDS):
-        curvature = GaussNewton(log_posterior, weights)
-        subspace = krylov_subspace(curvature, generator, trace_rtol=1e-2)
-        gamma = effective_parameters(subspace)
-        log_posterior, change = _updated(log_posterior, weights, gamma, options)
+        log_posterior, change = _updated_at(log_posterior, weights, options, generator)
         if change < options.rtol:
             break
     return log_posterior
