@@ -10,15 +10,13 @@ All methods but the GP answer for the same weights:
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import time
 import warnings
 
 import numpy as np
-import sklearn
 import torch
 from joblib import Parallel, delayed
+from reporting import heading, machine
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
@@ -44,17 +42,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
-        f"scikit-learn {sklearn.__version__}"
-    )
+    print(machine())
     for name in TRUTH:
         began = time.perf_counter()
         answers = Parallel(n_jobs=arguments.jobs)(
             delayed(answer)(name, seed) for seed in range(arguments.seeds)
         )
         title = f"Authors' tasks: {name}, {arguments.seeds} seeds, 80 queries, 95 % intervals"
-        print(f"\n{title}\n{'-' * len(title)}")
+        heading(title)
         regions = ["all"] if name == "quadratic" else list(REGIONS)
         heads = "".join(f"{'coverage, ' + region:>16s}{'width':>9s}" for region in regions)
         print(f"{'':14s}{heads}{'settled':>10s}")

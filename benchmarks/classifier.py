@@ -17,8 +17,6 @@ laplace-torch for the same posterior of the same network, turn by turn.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import time
 import warnings
 from collections.abc import Iterator
@@ -28,10 +26,10 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-import sklearn
 import torch
 from joblib import Parallel, delayed
 from peers.asking import laplace_torch
+from reporting import heading, machine
 from sklearn import datasets
 from sklearn.base import clone
 from sklearn.ensemble import VotingClassifier
@@ -71,10 +69,7 @@ def main() -> None:
     parser.add_argument("--peer", type=Path, default=Path(".venv-laplace/bin/python"))
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
-        f"scikit-learn {sklearn.__version__}"
-    )
+    print(machine())
     began = time.perf_counter()
     if arguments.part == "agreement":
         agreement(arguments.sets)
@@ -87,10 +82,6 @@ def main() -> None:
     else:
         speed(arguments.peer)
     print(f"\n{time.perf_counter() - began:.0f} s in all")
-
-
-def heading(text: str) -> None:
-    print(f"\n{text}\n{'-' * len(text)}", flush=True)
 
 
 # -------------------------------------------------------------- agreement

@@ -9,24 +9,21 @@ Of the training rows of standard splits 0 to 2 a tenth is held out; of those of 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import time
 import warnings
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-import sklearn
 import torch
 from joblib import Parallel, delayed
+from reporting import heading, machine, normal_scores
 
 from sklearn_hfl import HFLRegressor
 from sklearn_hfl.uncertainty import hyperprior, precisions
 
 SETS = ("yacht", "energy", "concrete", "wine")
 SPLITS = {"standard": range(3), "gap": range(4)}
-Z90 = 1.6448536269514722
 INF = float("inf")
 # What to call it, nats that a round may lose, worth of the features' hyperprior, whether noise
 # is renewed at the MAP, estimator.
@@ -47,13 +44,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/uci"))
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
-        f"scikit-learn {sklearn.__version__}"
-    )
+    print(machine())
     for family, splits in SPLITS.items():
         title = f"Rounds and hyperprior: {family}, {len(splits)} inner splits of training rows"
-        print(f"\n{title}\n{'-' * len(title)}")
+        heading(title)
         print(
             f"{'':9s}{'':31s}{'log-likelihood':>14s}{'worst':>7s}{'RMSE':>8s}{'cover 90 %':>11s}"
             f"{'γ':>5s}{'steps':>6s}{'fit s':>6s}"
@@ -104,11 +98,11 @@ def scores(
         model = HFLRegressor(random_state=split, **params).fit(X[~out], y[~out])
     seconds = time.perf_counter() - began
     mean, std = model.predict(X[out], return_std=True)
-    z = (y[out] - mean) / std
+    log_likelihood, coverage = normal_scores(y[out], mean, std)
     return (
-        float(np.mean(-0.5 * z**2 - np.log(std) - 0.5 * np.log(2 * np.pi))),
+        log_likelihood,
         float(np.sqrt(np.mean((y[out] - mean) ** 2))),
-        float(np.mean(np.abs(z) < Z90)),
+        coverage,
         model.n_effective_parameters_,
         model.n_iter_,
         seconds,

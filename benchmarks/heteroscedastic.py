@@ -13,16 +13,13 @@ sets are left, and the script says so.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import time
 import warnings
 from pathlib import Path
 
 import numpy as np
-import sklearn
-import torch
 from joblib import Parallel, delayed
+from reporting import machine
 
 from sklearn_hfl import HFLRegressor, HFLWarning
 from sklearn_hfl.calibration.conformal import conformal_quantile
@@ -50,10 +47,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=None, help="names of data sets")
     arguments = parser.parse_args()
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
-        f"scikit-learn {sklearn.__version__}"
-    )
+    print(machine())
     began = time.perf_counter()
     names = [*NOISES, *REAL]
     if not arguments.data.is_dir():

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import resource
 import time
 import warnings
 from pathlib import Path
@@ -23,6 +22,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import sklearn
 import torch
+from reporting import heading, peak
 from sklearn.neural_network import MLPRegressor
 
 from sklearn_hfl import HFLRegressor
@@ -60,10 +60,6 @@ def drawn(n: int, n_features: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((n, n_features))
     return X, smooth(X) + NOISE * rng.standard_normal(n)
-
-
-def heading(text: str) -> None:
-    print(f"\n{text}\n{'-' * len(text)}", flush=True)
 
 
 def rows(n: int, repeats: int, passes: int) -> None:
@@ -127,11 +123,6 @@ def memory_mapped(n: int) -> None:
         f"{N_QUERIES} standard deviations {seconds:.2f} s, "
         f"{result.converged.mean():.1%} converged; RMSE to the function {error:.3f}"
     )
-
-
-def peak() -> float:
-    """Largest memory of this process so far, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 if __name__ == "__main__":

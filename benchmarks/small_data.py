@@ -6,21 +6,18 @@ python benchmarks/small_data.py --data ../shared/data/uci
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import warnings
 from pathlib import Path
 
 import numpy as np
-import sklearn
 import torch
 from joblib import Parallel, delayed
 from peers.regressors import METHODS
+from reporting import heading, machine, normal_scores
 from sklearn.datasets import load_diabetes
 
 SIZES = (10, 20, 40)
 CHOSEN = ("HFLRegressor", "GaussianProcessRegressor", "BayesianRidge", "5 MLPRegressors", "NGBoost")
-Z90 = 1.6448536269514722
 # NGBoost starts an interpreter for each fit.
 MOST_DRAWS = {"NGBoost": 10}
 
@@ -31,14 +28,11 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=50)
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
-        f"scikit-learn {sklearn.__version__}"
-    )
+    print(machine())
     yacht = np.load(arguments.data / "yacht.npz")
     sets = {"diabetes": load_diabetes(return_X_y=True), "yacht": (yacht["X"], yacht["y"].ravel())}
     title = f"Few rows: coverage of 90 % intervals, log-likelihood; {arguments.draws} draws of rows"
-    print(f"\n{title}\n{'-' * len(title)}")
+    heading(title)
     print(f"{'':36s}" + "".join(f"{f'{n} rows':>20s}" for n in SIZES))
     for name, (X, y) in sets.items():
         for method in CHOSEN:
@@ -48,7 +42,7 @@ def main() -> None:
                 found = Parallel(n_jobs=arguments.jobs)(
                     delayed(scores)(method, X, y, n, seed) for seed in draws
                 )
-                covered, ll = np.array(found).T
+                ll, covered = np.array(found).T
                 cells.append(f"{covered.mean():10.3f}{np.median(ll):10.2f}")
             print(f"{name:10s}{method:26s}" + "".join(cells), flush=True)
     print("Log-likelihoods are medians over draws; NGBoost has 10 draws at most.")
@@ -57,14 +51,12 @@ def main() -> None:
 def scores(
     method: str, X: np.ndarray, y: np.ndarray, n_rows: int, seed: int
 ) -> tuple[float, float]:
-    """Coverage and mean log-likelihood of the rows that were not drawn."""
+    """Mean log-likelihood and coverage of the rows that were not drawn."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     drawn = np.random.default_rng([seed, n_rows]).permutation(len(y)) < n_rows
     mean, std = METHODS[method](X[drawn], y[drawn], seed)(X[~drawn])
-    z = (y[~drawn] - mean) / std
-    ll = -0.5 * z**2 - np.log(std) - 0.5 * np.log(2 * np.pi)
-    return float(np.mean(np.abs(z) < Z90)), float(np.mean(ll))
+    return normal_scores(y[~drawn], mean, std)
 
 
 if __name__ == "__main__":

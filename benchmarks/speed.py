@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import resource
 import time
 import warnings
 from collections.abc import Callable
@@ -27,6 +26,7 @@ import numpy as np
 import sklearn
 import torch
 from peers.asking import curvlinops_cg, laplace_torch
+from reporting import heading, peak
 
 from sklearn_hfl import HFLRegressor
 from sklearn_hfl.optim.krylov import krylov_subspace
@@ -68,10 +68,6 @@ def main() -> None:
     else:
         large(arguments)
     print(f"\n{time.perf_counter() - began:.0f} s in all")
-
-
-def heading(text: str) -> None:
-    print(f"\n{text}\n{'-' * len(text)}", flush=True)
 
 
 def split(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -234,11 +230,6 @@ def large(arguments: argparse.Namespace) -> None:
         f"{error:.1e}; {len(Q)} queries would take {len(Q) * each:.0f} s, "
         f"{len(Q) * each / (building + answering):.0f} times longer"
     )
-
-
-def peak() -> float:
-    """Largest memory of this process so far, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 if __name__ == "__main__":

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed
 from peers.regressors import METHODS, Prediction
+from reporting import Z90, heading, normal_scores
 
 RESULTS = Path("benchmarks/results/uci.csv")
 SETS = ("yacht", "energy", "concrete", "wine", "power", "kin8nm")
 FAMILIES = ("standard", "gap")
 KEYS = ["method", "data", "family", "split"]
 FIGURES = ["rmse", "ll", "coverage", "width", "fit_s", "predict_s"]
-Z90 = 1.6448536269514722
 # Deep Ensembles (Lakshminarayanan et al., 2017), the best found on these splits, and for the gap
 # splits the best of six methods in Antorán et al., 2020: log-likelihoods.
 PUBLISHED = {
@@ -98,12 +98,12 @@ def evaluate(folder: Path, method: str, name: str, family: str, split: int) -> d
     prediction: Prediction = predict(X[test])
     seconds = time.perf_counter() - fitted
     mean, std = prediction
-    z = (y[test] - mean) / std
+    log_likelihood, coverage = normal_scores(y[test], mean, std)
     row: dict[str, object] = dict(zip(KEYS, (method, name, family, split), strict=True))
     figures = {
         "rmse": np.sqrt(np.mean((y[test] - mean) ** 2)),
-        "ll": np.mean(-0.5 * z**2 - np.log(std) - 0.5 * np.log(2 * np.pi)),
-        "coverage": np.mean(np.abs(z) < Z90),
+        "ll": log_likelihood,
+        "coverage": coverage,
         "width": np.mean(2 * Z90 * std),
         "fit_s": fitted - began,
         "predict_s": seconds,
@@ -127,7 +127,7 @@ def print_tables() -> None:
     print(f"{platform.machine()}, Linux, one thread for each fit; test rows, units of y")
     for family in FAMILIES:
         title = f"UCI {family} splits: mean log-likelihood ± standard error, higher is better"
-        print(f"\n{title}\n{'-' * len(title)}")
+        heading(title)
         print(f"{'':30s}" + "".join(f"{name:>16s}" for name in SETS))
         for method in METHODS:
             cells = [cell(pick(rows, method, name, family)) for name in SETS]
@@ -136,7 +136,7 @@ def print_tables() -> None:
         for source, figures in PUBLISHED[family].items():
             print(f"{source:30s}" + "".join(f"{value:>16.3f}" for value in figures))
     title = "Details: means over splits, but where said"
-    print(f"\n{title}\n{'-' * len(title)}")
+    heading(title)
     print(
         f"{'data':8s} {'family':9s}{'method':30s}{'splits':>6s}{'LL':>8s}{'median':>8s}"
         f"{'worst':>8s}{'RMSE':>8s}{'cover 90 %':>11s}{'worst':>6s}{'width':>8s}"
