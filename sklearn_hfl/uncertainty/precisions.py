@@ -46,6 +46,10 @@ PATIENCE = 3
 # of one round otherwise grow over the next: rows weighted by 2 and rows repeated twice, one
 # problem, could end 1e-6 apart.
 RESOLUTION = 1e-4
+# Share of the step, in log precision, from the best round's noise to that of the residuals at
+# the MAP: without it intervals near the data are too wide, with all of it those in gaps too
+# narrow (docs/design/evidence.md).
+RENEWAL = 0.5
 # Nats that do not count: the trace of the subspace leaves as much open.
 EVIDENCE_TOL = 0.1
 # A round need not end closer to its MAP than this. At a saddle (all units at zero under a
@@ -176,20 +180,28 @@ def _noise_at_map(
     generator: Generator,
     callback: Callback,
 ) -> _Round:
-    """Renew the noise at the MAP of the precisions found.
+    """Move the noise towards that of the residuals at the MAP of the precisions found.
 
     The best round saw residuals of weights on their way, which are larger than those of the
-    MAP: its noise made intervals too wide (docs/design/evidence.md).
+    MAP: its noise made intervals too wide.
     """
     left = trainer.max_iter - len(found.curve)
-    if not options.noise or left <= 0:
+    likelihood = found.log_posterior.likelihood
+    # Where the prior is fixed the rounds end at a noise that the MAP's residuals agree with.
+    if not (options.prior and options.noise and isinstance(likelihood, GaussianLikelihood)):
+        return found
+    if left <= 0:
         return found
     trajectory = _rough(trainer, left).train(
         found.log_posterior, found.weights, generator, callback
     )
-    log_posterior, _ = _updated_at(
+    renewed, _ = _updated_at(
         found.log_posterior, trajectory.weights, replace(options, prior=False), generator
     )
+    assert isinstance(renewed.likelihood, GaussianLikelihood)
+    before, after = likelihood.noise_precision, renewed.likelihood.noise_precision
+    beta = before * (after / before) ** RENEWAL
+    log_posterior = replace(found.log_posterior, likelihood=likelihood.with_precision(beta))
     curve = found.curve + trajectory.curve[1:]
     return replace(found, log_posterior=log_posterior, weights=trajectory.weights, curve=curve)
 
