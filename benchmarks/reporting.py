@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import platform
 import resource
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import sklearn
 import torch
 
-__all__ = ["Z90", "heading", "machine", "normal_scores", "peak"]
+__all__ = ["RESULTS", "Z90", "heading", "machine", "normal_scores", "peak", "save"]
+
+RESULTS = Path("benchmarks/results")
 
 # Half the width of a central 90 % interval, in standard deviations.
 Z90 = 1.6448536269514722
@@ -26,6 +31,16 @@ def machine() -> str:
 
 def heading(text: str) -> None:
     print(f"\n{text}\n{'-' * len(text)}", flush=True)
+
+
+def save(name: str, rows: Sequence[dict[str, object]]) -> None:
+    """Write the rows of a table, which may name different columns, to a CSV file."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    with (RESULTS / name).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
 def peak() -> float:

@@ -14,8 +14,6 @@ gradients for each query; ``--rows`` shortens it.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import time
 import warnings
 from collections.abc import Callable
@@ -23,10 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import sklearn
 import torch
 from peers.asking import curvlinops_cg, laplace_torch
-from reporting import heading, peak
+from reporting import heading, machine, peak, save
 
 from sklearn_hfl import HFLRegressor
 from sklearn_hfl.optim.krylov import krylov_subspace
@@ -57,16 +54,13 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=5, help="queries that curvlinops answers")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}, scikit-learn {sklearn.__version__}"
-    )
+    print(machine())
     began = time.perf_counter()
     if arguments.part == "small":
-        for name, hidden in CASES:
-            small(name, hidden, arguments)
+        rows = [row for name, hidden in CASES for row in small(name, hidden, arguments)]
     else:
-        large(arguments)
+        rows = large(arguments)
+    save(f"speed-{arguments.part}.csv", rows)
     print(f"\n{time.perf_counter() - began:.0f} s in all")
 
 
@@ -93,7 +87,9 @@ def timed(task: Callable[[], object]) -> tuple[object, float]:
 # ------------------------------------------------------------------ small
 
 
-def small(name: str, hidden: tuple[int, ...], arguments: argparse.Namespace) -> None:
+def small(
+    name: str, hidden: tuple[int, ...], arguments: argparse.Namespace
+) -> list[dict[str, object]]:
     X, y, Q = split(arguments.data, name)
     linearized, pretrained = (
         fitted(hidden, arguments.steps, variance, X, y) for variance in ("linearized", "pretrained")
@@ -111,6 +107,7 @@ def small(name: str, hidden: tuple[int, ...], arguments: argparse.Namespace) -> 
         "pretrained": (lambda: build(estimate, 2 * RTOL).without_data(RTOL), pretrained),
     }
     exact = dense_std(linearized, estimate, Q)
+    bounded: dict[str, np.ndarray] = {}
     seconds: dict[str, list[tuple[float, float]]] = {}
     stds: dict[str, np.ndarray] = {}
     for _ in range(arguments.repeats):
@@ -119,6 +116,7 @@ def small(name: str, hidden: tuple[int, ...], arguments: argparse.Namespace) -> 
             result, answering = timed(lambda: model.predict_uncertainty(Q))  # noqa: B023
             seconds.setdefault(method, []).append((building, answering))
             stds[method] = result.epistemic_std / linearized._y_scaler.scale[0]
+            bounded[method] = np.abs(stds[method] / exact - 1) <= result.rel_error
         for method, kind in PEERS.items() if arguments.peer.exists() else ():
             answer = laplace_torch(
                 arguments.peer, linearized, Q, y=linearized.estimators_[0].estimate.log_posterior.y,
@@ -129,18 +127,44 @@ def small(name: str, hidden: tuple[int, ...], arguments: argparse.Namespace) -> 
             stds[method] = answer["std"].ravel()
     if not arguments.peer.exists():
         print(f"No {arguments.peer}: laplace-torch is left out.")
-    print(f"{'':20s} {'build':>9s} {'query':>9s}   all, times linearized   error: median   worst")
+    print(
+        f"{'':20s} {'build':>9s} {'query':>9s}   all, times linearized   error: median   worst"
+        "  within bound"
+    )
     base = np.sum(seconds["linearized"], axis=1)
+    rows: list[dict[str, object]] = []
     for method, pairs_of in seconds.items():
         building, answering = np.median(pairs_of, axis=0)
         ratio = np.median(np.sum(pairs_of, axis=1) / base)
         error = np.abs(stds[method] / exact - 1)
+        held = f"{bounded[method].mean():13.0%}" if method in bounded else ""
         print(
             f"{method:20s} {building:7.2f} s {answering:7.3f} s {ratio:24.2f} "
-            f"{np.median(error):15.1e} {error.max():7.1e}",
+            f"{np.median(error):15.1e} {error.max():7.1e} {held}",
             flush=True,
         )
-    many(pretrained, Q, arguments, seconds)
+        rows.append({
+            "data": name, "weights": p, "queries": len(Q), "method": method, "build_s": building,
+            "query_s": answering, "times_linearized": ratio, "median_error": np.median(error),
+            "worst_error": error.max(),
+        })  # fmt: skip
+    # Three times as far from the rows' mean as the test rows are.
+    centre = X.mean(0)
+    far = centre + 3 * (Q - centre)
+    result = pretrained.predict_uncertainty(far)
+    std = result.epistemic_std / pretrained._y_scaler.scale[0]
+    error = np.abs(std / dense_std(linearized, estimate, far) - 1)
+    print(
+        f"pretrained, three times as far from the mean: error median {np.median(error):.1e}, "
+        f"worst {error.max():.1e}; {np.mean(error <= result.rel_error):.0%} within bound"
+    )
+    rows.append({
+        "data": name, "weights": p, "queries": len(far), "method": "pretrained, far",
+        "median_error": np.median(error), "worst_error": error.max(),
+    })  # fmt: skip
+    for row, rate in zip(rows, many(pretrained, Q, arguments, seconds), strict=False):
+        row["queries_a_second"] = rate
+    return rows
 
 
 def build(estimate: MapEstimate, beyond: float = np.inf) -> MapEstimate:
@@ -163,8 +187,11 @@ def many(
     Q: np.ndarray,
     arguments: argparse.Namespace,
     seconds: dict[str, list[tuple[float, float]]],
-) -> None:
-    """Throughput of the pretrained route, and what the processor's products would allow."""
+) -> list[float]:
+    """Throughput of the pretrained route, and what the processor's products would allow.
+
+    Queries a second are returned, of each method.
+    """
     n = arguments.many
     rows = Q[np.random.default_rng(0).integers(0, len(Q), n)]
     vectors = model.estimators_[0].estimate.ritz.vectors
@@ -181,17 +208,20 @@ def many(
         f"product allows ({2 * vectors.numel() * np.median(floor) / 1e9:.0f} GFlop/s); "
         f"{result.converged.mean():.1%} converged"
     )
+    rates = []
     for method, pairs_of in seconds.items():
+        rate = len(Q) / np.median([query for _, query in pairs_of])
+        rates.append(np.median(ours) if method == "pretrained" else rate)
         if method.startswith("laplace"):
-            rate = len(Q) / np.median([query for _, query in pairs_of])
             times = np.median(ours) / rate
             print(f"{method:20s} {rate:12,.0f} queries a second: {times:.2f} times slower")
+    return rates
 
 
 # ------------------------------------------------------------------ large
 
 
-def large(arguments: argparse.Namespace) -> None:
+def large(arguments: argparse.Namespace) -> list[dict[str, object]]:
     X, y, Q = split(arguments.data, "kin8nm")
     X, y = X[: arguments.rows], y[: arguments.rows]
     heading(f"Speed: kin8nm (200, 200), {len(X)} rows, 42 201 weights")
@@ -214,9 +244,14 @@ def large(arguments: argparse.Namespace) -> None:
         f"{peak() - before:.2f} GB; {result.converged.mean():.1%} converged, largest bound "
         f"{result.rel_error.max():.1e}"
     )
+    rows: list[dict[str, object]] = [{
+        "data": "kin8nm", "weights": estimate.log_posterior.n_weights, "queries": len(Q),
+        "method": "linearized", "build_s": building, "query_s": answering,
+        "worst_bound": result.rel_error.max(), "peak_gb": peak() - before,
+    }]  # fmt: skip
     if not arguments.peer.exists():
         print(f"No {arguments.peer}: curvlinops is left out.")
-        return
+        return rows
     unit = model._y_scaler.scale[0]
     answer = curvlinops_cg(
         arguments.peer, model, Q[: arguments.few], y=estimate.log_posterior.y,
@@ -230,6 +265,11 @@ def large(arguments: argparse.Namespace) -> None:
         f"{error:.1e}; {len(Q)} queries would take {len(Q) * each:.0f} s, "
         f"{len(Q) * each / (building + answering):.0f} times longer"
     )
+    rows.append({
+        "data": "kin8nm", "weights": estimate.log_posterior.n_weights, "queries": arguments.few,
+        "method": "curvlinops, conjugate gradients", "query_s": arguments.few * each,
+    })  # fmt: skip
+    return rows
 
 
 if __name__ == "__main__":

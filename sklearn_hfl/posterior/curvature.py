@@ -14,10 +14,14 @@ from sklearn_hfl.posterior.log_posterior import LogPosterior
 __all__ = ["GaussNewton"]
 
 # Numbers that a product keeps between two layers: about what the processor's cache holds.
-# Larger blocks of rows were up to five times slower (docs/design/subspace.md).
+# Larger blocks of rows were up to five times slower, and in smaller ones than these each row
+# pays for all weights (docs/design/subspace.md).
 CACHED_NUMBERS = 2_000_000
-# With more outputs than this, the layers one by one are faster than the Jacobian.
+LEAST_ROWS = 64
+# With more outputs than this, the layers one by one are faster than the Jacobian, even where
+# that has to be formed anew for each product, so many rows at a time.
 JACOBIAN_OUTPUTS = 2
+JACOBIAN_ROWS = 256
 
 
 class GaussNewton:
@@ -45,7 +49,7 @@ class GaussNewton:
         self._kept = (
             self._linearize(slice(None)) if lp.fits(n * lp.network.linearization_width) else None
         )
-        self._jacobian_fits = k <= JACOBIAN_OUTPUTS and lp.fits(2 * n * k * lp.n_weights)
+        self._jacobian_fits = lp.fits(2 * n * k * lp.n_weights)
 
     @property
     def n_weights(self) -> int:
@@ -58,20 +62,28 @@ class GaussNewton:
         lp = self.log_posterior
         return lp.network.linearize(self.weights, lp.X[rows])
 
+    def _dense(self, rows: slice) -> JacobianLinearization:
+        lp = self.log_posterior
+        return JacobianLinearization(*lp.network.jacobian(self.weights, lp.X[rows]))
+
     def _blocks(self, columns: int, extra: int = 0) -> Iterator[tuple[Linearization, slice]]:
         """The linearisation in blocks of rows, for products with so many columns.
 
         ``extra`` counts what else the caller keeps for each row.
         """
         lp = self.log_posterior
-        if columns > 1 and self._jacobian_fits:
-            if self._jacobian is None:
-                self._jacobian = JacobianLinearization(*lp.network.jacobian(self.weights, lp.X))
-            yield self._jacobian, slice(None)
+        network, k = lp.network, lp.network.n_outputs
+        if columns > 1 and k <= JACOBIAN_OUTPUTS:
+            if self._jacobian_fits:
+                self._jacobian = self._jacobian or self._dense(slice(None))
+                yield self._jacobian, slice(None)
+                return
+            for rows in lp.blocks(k * (lp.n_weights + columns) + extra, JACOBIAN_ROWS):
+                yield self._dense(rows), rows
             return
-        kept = 0 if self._kept is not None else lp.network.linearization_width
-        most = max(1, CACHED_NUMBERS // (columns * lp.network.width))
-        for rows in lp.blocks(kept + columns * lp.network.width + extra, most):
+        kept = 0 if self._kept is not None else network.linearization_width
+        most = max(LEAST_ROWS, CACHED_NUMBERS // (columns * network.width))
+        for rows in lp.blocks(kept + columns * network.width + extra, most):
             yield (self._kept.rows(rows) if self._kept else self._linearize(rows)), rows
 
     def gradient(self) -> Tensor:
