@@ -81,9 +81,11 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
     max_iter : int, default=2000
         Most steps ("adam": passes over the data), the evidence's rounds included.
     tol : float, default=0.01
-        Training ends when the loss fell by less than ``tol`` nats a step ("adam":
-        nats a row and pass) over ``n_iter_no_change`` steps. The loss is summed
-        over the data. Not used by variance="network", whose MAP is polished.
+        Training ends when the loss, summed over the data, fell by less than ``tol``
+        sqrt(γ) nats a step over ``n_iter_no_change`` steps: draws from the posterior of γ
+        effective parameters differ in it by sqrt(γ / 2). For "lbfgs" it is ``tol`` nats a
+        step, for "adam" nats a row and pass. Not used by variance="network", whose MAP is
+        polished.
     batch_size : "auto" or int, default="auto"
         Rows of a mini-batch of "adam"; "auto" is min(200, n_samples).
     learning_rate_init : float, default=0.001

@@ -56,8 +56,9 @@ def newton_cg(
     max_iter : int
         Most steps.
     tol : float
-        End when L fell by less than ``tol`` nats a step over ``n_iter_no_change`` steps,
-        once the decrement is below half of what counts as stationary.
+        End when L fell by less than ``tol`` sqrt(γ) nats a step over ``n_iter_no_change``
+        steps, once the decrement is below half of what counts as stationary. Draws from
+        the posterior differ in L by sqrt(γ / 2).
     n_iter_no_change : int
         See ``tol``.
     decrement_tol : float
@@ -92,8 +93,9 @@ def newton_cg(
     for _ in range(max_iter):
         if decrement <= decrement_tol:
             break
-        near = decrement <= 0.5 * stationary_radius(subspace.n_effective)
-        if near and _stalled(curve, tol, n_iter_no_change):
+        gamma = max(subspace.n_effective, 1.0)
+        near = decrement <= 0.5 * stationary_radius(gamma)
+        if near and _stalled(curve, tol * gamma**0.5, n_iter_no_change):
             break
         undamped = _hessian(log_posterior, weights) if newton else curvature.product
         direction, n_products, indefinite = conjugate_gradients(

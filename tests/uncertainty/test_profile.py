@@ -164,7 +164,8 @@ def test_rows_do_not_depend_on_each_other():
 
 def test_a_functional_turned_around_swaps_its_ends():
     estimate, case = map_estimate("two layers"), problem("two layers")
-    W = randn(2, len(case.queries), seed=3)
+    # Seed 3 has an end with two branches, 0.34 and 0.36, between which rounding decides.
+    W = randn(2, len(case.queries), seed=10)
     first, second = (
         profile_interval(
             estimate, WeightedSum(case.log_posterior.network, case.queries, w), 1.0, rtol=1e-4
