@@ -34,6 +34,7 @@ VARIANTS: list[tuple[str, float, float, float, dict[str, object]]] = [
     ("default: half of the step", 0.1, 1.0, 0.5, {}),
     ("default, all of the step", 0.1, 1.0, 1.0, {}),
     ("default, hyperprior 5", 0.1, 5.0, 0.5, {}),
+    ("default, tol 0.001", 0.1, 1.0, 0.5, {"tol": 1e-3}),
     ("default, 3 members", 0.1, 1.0, 0.5, {"n_estimators": 3}),
     ("default, silu", 0.1, 1.0, 0.5, {"activation": "silu"}),
     ("default, prior precision 1", 0.1, 1.0, 0.5, {"prior_precision": 1.0}),

@@ -29,6 +29,7 @@ PRINTED = [
     ("docs/user_guide.md", "conformal", "conformal.txt", "Conformal"),
     ("docs/user_guide.md", "functional", "functional.txt", "Functional"),
     ("docs/user_guide.md", "profile", "profile.txt", "Profile"),
+    ("README.md", "uci", "uci.txt", "UCI"),
     ("docs/cost.md", "speed-small", "speed-small.txt", "Speed"),
     ("docs/cost.md", "speed-large", "speed-large.txt", "Speed"),
     ("docs/user_guide.md", "grid-search", "grid-search.txt", "Grid search"),
