@@ -191,12 +191,8 @@ def _shifted(product: Callable[[Tensor], Tensor], shift: float) -> Callable[[Ten
 
 
 def _hessian(log_posterior: LogPosterior, weights: Tensor) -> Callable[[Tensor], Tensor]:
-    scale = log_posterior.prior.scale
-
-    def product(v: Tensor) -> Tensor:
-        return scale * log_posterior.hessian_product(weights, (scale * v)[:, None])[:, 0]
-
-    return product
+    scale, hessian = log_posterior.prior.scale, log_posterior.hessian(weights)
+    return lambda v: scale * hessian(scale * v)
 
 
 def _stalled(curve: list[float], tol: float, n_iter_no_change: int) -> bool:
