@@ -62,9 +62,8 @@ class GaussNewton:
         lp = self.log_posterior
         return lp.network.linearize(self.weights, lp.X[rows])
 
-    def _dense(self, rows: slice) -> JacobianLinearization:
-        lp = self.log_posterior
-        return JacobianLinearization(*lp.network.jacobian(self.weights, lp.X[rows]))
+    def _at(self, rows: slice) -> Linearization:
+        return self._kept.rows(rows) if self._kept else self._linearize(rows)
 
     def _blocks(self, columns: int, extra: int = 0) -> Iterator[tuple[Linearization, slice]]:
         """The linearisation in blocks of rows, for products with so many columns.
@@ -75,16 +74,16 @@ class GaussNewton:
         network, k = lp.network, lp.network.n_outputs
         if columns > 1 and k <= JACOBIAN_OUTPUTS:
             if self._jacobian_fits:
-                self._jacobian = self._jacobian or self._dense(slice(None))
+                self._jacobian = self._jacobian or self._at(slice(None)).dense()
                 yield self._jacobian, slice(None)
                 return
             for rows in lp.blocks(k * (lp.n_weights + columns) + extra, JACOBIAN_ROWS):
-                yield self._dense(rows), rows
+                yield self._at(rows).dense(), rows
             return
         kept = 0 if self._kept is not None else network.linearization_width
         most = max(LEAST_ROWS, CACHED_NUMBERS // (columns * network.width))
         for rows in lp.blocks(kept + columns * network.width + extra, most):
-            yield (self._kept.rows(rows) if self._kept else self._linearize(rows)), rows
+            yield self._at(rows), rows
 
     def gradient(self) -> Tensor:
         """Whitened gradient α^-½ ∇L, (P,)."""

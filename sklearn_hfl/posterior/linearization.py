@@ -24,6 +24,9 @@ class Linearization(Protocol):
     def rows(self, rows: slice) -> Linearization:
         """The same for some of the rows."""
 
+    def dense(self) -> JacobianLinearization:
+        """The same with J itself."""
+
     def forward(self, V: Tensor) -> Tensor:
         """J V, (N, m, K), for V (P, m)."""
 
@@ -51,6 +54,9 @@ class JacobianLinearization:
 
     def rows(self, rows: slice) -> JacobianLinearization:
         return JacobianLinearization(self.outputs[rows], self.jacobian[rows])
+
+    def dense(self) -> JacobianLinearization:
+        return self
 
     def forward(self, V: Tensor) -> Tensor:
         return (self.jacobian @ V).mT
@@ -97,6 +103,27 @@ class PerceptronLinearization:
             tuple(s[rows] for s in self.slopes),
             self.outputs[rows],
         )
+
+    def dense(self) -> JacobianLinearization:
+        n, k = self.outputs.shape
+        jacobian = self.outputs.new_empty(n, k, self.packing.n_weights)
+        # Backwards: delta (N, K, out) is the derivative of the outputs by the
+        # pre-activations of a layer; dW = delta ⊗ a and db = delta.
+        delta = torch.eye(k).to(self.outputs).expand(n, k, k)
+        end = self.packing.n_weights
+        for layer in reversed(range(len(self.layers))):
+            W, b = self.layers[layer]
+            start_b, start = end - b.numel(), end - b.numel() - W.numel()
+            jacobian[..., start_b:end] = delta
+            torch.mul(
+                delta[..., :, None],
+                self.inputs[layer][:, None, None, :],
+                out=jacobian[..., start:start_b].view(n, k, *W.shape),
+            )
+            if layer:
+                delta = (delta @ W) * self.slopes[layer - 1][:, None, :]
+            end = start
+        return JacobianLinearization(self.outputs, jacobian)
 
     def forward(self, V: Tensor) -> Tensor:
         tensors = self.packing.unpack(V.mT)

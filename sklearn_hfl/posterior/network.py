@@ -158,26 +158,8 @@ class MLP:
         )
 
     def jacobian(self, weights: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
-        linear = self.linearize(weights, X)
-        n, k = linear.outputs.shape
-        jacobian = X.new_empty(n, k, self.n_weights)
-        # Backwards: delta (N, K, out) is the derivative of the outputs by the
-        # pre-activations of a layer; dW = delta ⊗ a and db = delta.
-        delta = torch.eye(k, dtype=X.dtype, device=X.device).expand(n, k, k)
-        end = self.n_weights
-        for layer in reversed(range(len(linear.layers))):
-            W, b = linear.layers[layer]
-            start_b, start = end - b.numel(), end - b.numel() - W.numel()
-            jacobian[..., start_b:end] = delta
-            torch.mul(
-                delta[..., :, None],
-                linear.inputs[layer][:, None, None, :],
-                out=jacobian[..., start:start_b].view(n, k, *W.shape),
-            )
-            if layer:
-                delta = (delta @ W) * linear.slopes[layer - 1][:, None, :]
-            end = start
-        return linear.outputs, jacobian
+        dense = self.linearize(weights, X).dense()
+        return dense.outputs, dense.jacobian
 
     def group_labels(self) -> tuple[Tensor, tuple[str, ...]]:
         """Group first-layer weights by input feature, the others by layer and kind."""
