@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -38,11 +38,13 @@ from sklearn_hfl._params import (
     validate,
 )
 from sklearn_hfl._standardizer import Standardizer
+from sklearn_hfl._storage import restored, stored
 from sklearn_hfl._translation import Trained, module_start
 from sklearn_hfl._validation import Array, check_features, to_numpy, to_tensor
 from sklearn_hfl.calibration.fingerprints import Fingerprints
 from sklearn_hfl.exceptions import warn
 from sklearn_hfl.optim.krylov import most_directions
+from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.initialization import initial_weights, scaled_precision
 from sklearn_hfl.posterior.likelihood import Likelihood
@@ -228,11 +230,11 @@ class HFLBase(BaseEstimator):
 
     def _record(self, members: tuple[Member, ...]) -> None:
         """Set the fitted attributes, all at once, after everything that can fail."""
-        best = max(members, key=lambda member: member.diagnostics.log_evidence)
+        best = _best(members)
         estimate, facts = best.estimate, best.diagnostics
         prior = estimate.log_posterior.prior
         self.estimators_ = members
-        self.module_ = estimate.log_posterior.network.to_module(estimate.weights)
+        self.module_ = _module(estimate)
         # Those of the last fit, which this one may not have.
         for name in ("coefs_", "intercepts_", "conformity_scores_"):
             self.__dict__.pop(name, None)
@@ -279,6 +281,20 @@ class HFLBase(BaseEstimator):
                 f"deviations from the weights {reached} (‖∇L‖ = {facts.grad_norm:.3g}). Standard "
                 f"deviations are those of the Laplace approximation at these weights. {advice}"
             )
+
+    # ---------------------------------------------------------------- copies
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Arrays in place of tensors: skops writes them, and reads them without running code."""
+        state = dict(super().__getstate__())
+        if self.module is None:
+            state.pop("module_", None)
+        return cast(dict[str, Any], stored(state))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(restored(state))
+        if self.module is None and hasattr(self, "estimators_"):
+            self.module_ = _module(_best(self.estimators_).estimate)
 
     # ---------------------------------------------------------------- queries
 
@@ -350,3 +366,11 @@ class HFLBase(BaseEstimator):
                 "tells each row's error bound."
             )
         warn(text)
+
+
+def _best(members: Sequence[Member]) -> Member:
+    return max(members, key=lambda member: member.diagnostics.log_evidence)
+
+
+def _module(estimate: MapEstimate) -> torch.nn.Module:
+    return estimate.log_posterior.network.to_module(estimate.weights)

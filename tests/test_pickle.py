@@ -1,4 +1,4 @@
-"""Copies: pickle, joblib, deepcopy and clone keep predictions and error bars, bit by bit."""
+"""Copies: pickle, joblib, skops, deepcopy and clone keep predictions and error bars, bit by bit."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
+import skops.io
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from torch import nn
 
 import sklearn_hfl
-from sklearn_hfl import HFLRegressor
+from sklearn_hfl import HFLClassifier, HFLRegressor
 
 SMALL = {"hidden_layer_sizes": (4,), "prior_precision": 1.0, "noise_std": 0.3, "random_state": 0}
 RNG = np.random.default_rng(0)
@@ -48,6 +49,18 @@ def model(request):
 def by_joblib(model, folder):
     joblib.dump(model, folder / "model.joblib", compress=3)
     return joblib.load(folder / "model.joblib")
+
+
+def by_skops(model, folder):
+    skops.io.dump(model, folder / "model.skops")
+    return skops.io.load(folder / "model.skops", trusted=untrusted(folder / "model.skops"))
+
+
+def untrusted(path):
+    """Types of the file that skops does not know: all of them are the package's own."""
+    types = skops.io.get_untrusted_types(file=path)
+    assert all(name.startswith("sklearn_hfl.") for name in types)
+    return types
 
 
 COPIES = {
@@ -99,6 +112,34 @@ def test_the_data_are_pickled_once(model):
     weights = model.diagnostics_["n_weights"]
     arrays = 8 * (X.size + 2 * Y.size + 60 * weights + 4 * weights**2)
     assert size < 20_000 * model.n_estimators + arrays
+
+
+# A module is code of its own, which skops does not load.
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "module"])
+def test_skops_keeps_every_bit(name, tmp_path):
+    model = HFLRegressor(**{**SMALL, **MODELS[name]}).fit(X, Y)
+    for ours, theirs in zip(answers(by_skops(model, tmp_path)), answers(model), strict=True):
+        assert_array_equal(ours, theirs)
+
+
+def test_skops_loads_no_type_that_was_not_named(tmp_path):
+    model = HFLRegressor(**SMALL).fit(X, Y)
+    skops.io.dump(model, tmp_path / "model.skops")
+    with pytest.raises(TypeError, match="HFLRegressor"):
+        skops.io.load(tmp_path / "model.skops")
+
+
+def test_skops_keeps_a_classifier(tmp_path):
+    model = HFLClassifier(hidden_layer_sizes=(4,), prior_precision=1.0, random_state=0)
+    model.fit(X, np.where(Y > 0, "high", "low"))
+    copied = by_skops(model, tmp_path)
+    for ours, theirs in zip(
+        copied.predict_proba(X, return_std=True),
+        model.predict_proba(X, return_std=True),
+        strict=True,
+    ):
+        assert_array_equal(ours, theirs)
+    assert_array_equal(copied.predict(X), model.predict(X))
 
 
 def test_an_unfitted_model_can_be_copied():
