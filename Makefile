@@ -17,7 +17,7 @@ PYTEST = -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart examples test test-oldest coverage lint types docs benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-conformal benchmark-evidence benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-products benchmark-profile benchmark-scale benchmark-small-data benchmark-speed benchmark-uci clean distclean
+.PHONY: help quickstart examples test test-oldest coverage lint types docs benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-conformal benchmark-evidence benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-products benchmark-profile benchmark-small-data benchmark-speed benchmark-uci clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -119,19 +119,17 @@ benchmark-products: $(VENV)/.installed-plot  ## Time the products that training 
 	$(VENV)/bin/python benchmarks/products.py > benchmarks/results/products.txt
 	$(VENV)/bin/python tools/fill_tables.py
 
-benchmark-speed: $(VENV)/.installed-plot $(VENV_LAPLACE)/.installed  ## Time standard deviations beside laplace-torch's
+benchmark-speed: $(VENV)/.installed-plot $(VENV_LAPLACE)/.installed  ## Time and memory of fits and standard deviations beside peers', and how they grow
 	for part in small large; do \
-		OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/speed.py $$part --peer $(VENV_LAPLACE)/bin/python \
+		$(VENV)/bin/python benchmarks/speed.py $$part --peer $(VENV_LAPLACE)/bin/python \
 			> benchmarks/results/speed-$$part.txt || exit 1; \
 	done
-	$(VENV)/bin/python tools/fill_tables.py
-
-benchmark-scale: $(VENV)/.installed-plot  ## Fit many rows beside averaged perceptrons, and two million through a memory map
 	for part in rows memory-mapped; do \
-		OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/scale.py $$part \
-			> benchmarks/results/scale-$$part.txt || exit 1; \
+		$(VENV)/bin/python benchmarks/scale.py $$part > benchmarks/results/scale-$$part.txt || exit 1; \
 	done
+	$(VENV)/bin/python benchmarks/growth.py > benchmarks/results/growth.txt
 	$(VENV)/bin/python tools/fill_tables.py
+	cat benchmarks/results/speed-*.txt benchmarks/results/scale-*.txt benchmarks/results/growth.txt
 
 benchmark-conformal: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Measure coverage and width of prediction intervals
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/conformal.py > benchmarks/results/conformal.txt

@@ -12,17 +12,13 @@ float32 to a file, reads it through a memory map, and reports the peak of memory
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import time
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import sklearn
-import torch
-from reporting import heading, peak
+from reporting import heading, machine, peak, save
 from sklearn.neural_network import MLPRegressor
 
 from sklearn_hfl import HFLRegressor
@@ -41,10 +37,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=30, help="of adam over 41 000 rows")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}, scikit-learn {sklearn.__version__}"
-    )
+    print(machine())
     if arguments.part == "rows":
         rows(arguments.rows or 41_000, arguments.repeats, arguments.passes)
     else:
@@ -97,6 +90,13 @@ def rows(n: int, repeats: int, passes: int) -> None:
             f"1.645 std cover {np.mean(error < 1.645 * std):.2f}"
         )
     print(f"ratio {ratio:.2f}; {result.converged.mean():.1%} of our stds converged")
+    save(
+        "scale-rows.csv",
+        [
+            {"rows": n, "method": "HFLRegressor, adam", "seconds": ours},
+            {"rows": n, "method": "5 MLPRegressors", "seconds": theirs},
+        ],
+    )
 
 
 def memory_mapped(n: int) -> None:
@@ -118,6 +118,8 @@ def memory_mapped(n: int) -> None:
         result = model.predict_uncertainty(Q)
         seconds = time.perf_counter() - fitted
     error = np.sqrt(np.mean((result.mean - smooth(Q)) ** 2))
+    row = {"rows": n, "fit_s": fitted - began, "query_s": seconds, "peak_gb": peak() - before}
+    save("scale-memory-mapped.csv", [row])
     print(
         f"fit {fitted - began:.0f} s, peak memory {peak() - before:.2f} GB above {before:.2f} GB; "
         f"{N_QUERIES} standard deviations {seconds:.2f} s, "

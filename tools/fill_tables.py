@@ -32,6 +32,9 @@ PRINTED = [
     ("README.md", "uci", "uci.txt", "UCI"),
     ("docs/cost.md", "speed-small", "speed-small.txt", "Speed"),
     ("docs/cost.md", "speed-large", "speed-large.txt", "Speed"),
+    ("docs/cost.md", "scale-rows", "scale-rows.txt", "Scale"),
+    ("docs/cost.md", "scale-memory", "scale-memory-mapped.txt", "Scale"),
+    ("docs/cost.md", "growth", "growth.txt", "Growth"),
     ("docs/user_guide.md", "grid-search", "grid-search.txt", "Grid search"),
 ]
 
