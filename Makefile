@@ -17,7 +17,7 @@ PYTEST = -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart examples test test-oldest coverage lint types docs benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-conformal benchmark-evidence benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-products benchmark-profile benchmark-small-data benchmark-speed benchmark-uci clean distclean
+.PHONY: help quickstart site test test-oldest coverage lint types docs benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-conformal benchmark-evidence benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-products benchmark-profile benchmark-small-data benchmark-speed benchmark-uci clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,10 +26,8 @@ help:  ## List the targets
 quickstart: $(VENV)/.installed-plot  ## Install the package in .venv and run examples/quickstart.py
 	$(VENV)/bin/python examples/quickstart.py
 
-examples: $(VENV)/.installed-plot  ## Run all examples; their pictures lie beside them
-	for script in examples/plot_*.py; do \
-		echo "$$script" && $(TEST_ENV) $(VENV)/bin/python $$script || exit 1; \
-	done
+site: $(VENV)/.installed-plot $(VENV)/.installed-docs  ## Build the documentation in build/site; runs all examples, warnings are errors
+	$(TEST_ENV) $(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going docs build/site
 
 test: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Run the whole test suite
 	$(TEST_ENV) $(VENV)/bin/python $(PYTEST)
@@ -155,7 +153,7 @@ benchmark-profile: $(VENV)/.installed-plot  ## Coverage of profile intervals bes
 	cat benchmarks/results/profile.txt
 
 clean:  ## Remove caches and build products
-	rm -rf build dist *.egg-info .coverage .coverage.* htmlcov
+	rm -rf build dist *.egg-info .coverage .coverage.* htmlcov docs/generated docs/gallery
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name '.venv*' -prune -o -name __pycache__ -type d -exec rm -rf {} +
 

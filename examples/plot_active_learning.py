@@ -1,4 +1,8 @@
-"""Active learning: measure next where the mean function is least known.
+"""
+Active learning
+===============
+
+Measure next where the mean function is least known.
 
 Two networks start from the same four rows of a sine. One then asks twelve times for the
 candidate whose epistemic std is the largest, the other for any candidate; most of those

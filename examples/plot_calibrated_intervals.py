@@ -1,4 +1,8 @@
-"""Calibrated intervals: how far can error bars be trusted, and what do held-out rows mend?
+"""
+Calibrated intervals
+====================
+
+How far can error bars be trusted, and what do held-out rows mend?
 
 Diabetes, scikit-learn's: 442 patients, of whom 120 train the network and 120 calibrate it.
 Left: intervals of level 0.9 for the other patients, sorted by prediction, Gaussian and

@@ -1,4 +1,8 @@
-"""Coverage: do intervals hold as many held-out rows as they say, and what are they made of?
+"""
+Coverage
+========
+
+Do intervals hold as many held-out rows as they say, and what are they made of?
 
 A sine with a gap in the inputs. Left: mean and intervals. Middle: coverage of intervals
 of every level on other rows from the same inputs: of the network, of the network with the

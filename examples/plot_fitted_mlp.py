@@ -1,4 +1,8 @@
-"""A fitted MLPRegressor with error bars: the network stays, the uncertainty is added.
+"""
+A fitted MLPRegressor with error bars
+=====================================
+
+The network stays, the uncertainty is added.
 
 scikit-learn's perceptron is trained as always. `HFLRegressor.from_mlp` reads its weights and
 its penalty `alpha`, which is a Gaussian prior, and answers with the same predictions and

@@ -1,4 +1,8 @@
-"""Grid search: hyperparameters for the best density, not just the best mean.
+"""
+Grid search
+===========
+
+Hyperparameters for the best density, not just the best mean.
 
 A pipeline of a transformer and the network, searched over prior precision and hidden units
 with two scores at once. R² asks for the mean alone; the log density also asks whether the

@@ -1,4 +1,8 @@
-"""In-between uncertainty: what the two kinds of standard deviation say in a gap.
+"""
+In-between uncertainty
+======================
+
+What the two kinds of standard deviation say in a gap.
 
 Two clusters of rows of a sine with known noise, nothing between them. The
 network's own perturbed optima (the paper's method, curvature: exact Hessian) and

@@ -1,4 +1,8 @@
-"""Population mean: rows that were never measured err together, and their mean shows it.
+"""
+Population mean
+===============
+
+Rows that were never measured err together, and their mean shows it.
 
 A survey measured few of many people, the younger ones more often. How sure is the mean
 over all of them, and the difference between two regions? Left: the fitted curve of each

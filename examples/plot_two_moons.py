@@ -1,4 +1,8 @@
-"""Two moons: class probabilities, and how uncertain they are away from the data.
+"""
+Two moons
+=========
+
+Class probabilities, and how uncertain they are away from the data.
 
 Left: the moderated probability of the second class. Middle: the standard deviation
 of the probability itself, large where the classes meet and where no row has been.

@@ -58,7 +58,7 @@ class PredictionIntervals(ProfileIntervals):
 
         Notes
         -----
-        Split conformal prediction with the score |y − mean| / std, where std is the total
+        Split conformal prediction with the score ``|y − mean|`` / std, where std is the total
         one of ``predict(X, return_std=True)``: noise included. Coverage then holds for
         rows that are exchangeable with the calibration rows, whether or not the model is
         right, on average over draws of both. Other parameters of the estimator

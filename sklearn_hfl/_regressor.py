@@ -154,7 +154,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
     diagnostics_ : dict
         The numbers behind these, for each member.
     conformity_scores_ : ndarray of shape (n_calibration_rows,) or (n_calibration_rows, n_outputs)
-        Only after ``conformalize``: |y − mean| / std of its rows, ascending in each
+        Only after ``conformalize``: ``|y − mean|`` / std of its rows, ascending in each
         column.
 
     See Also

@@ -75,7 +75,7 @@ def conformal_quantile(scores: Array, level: float) -> Any:
 
 
 def normalized_residuals(y: Array, mean: Array, std: Array) -> Array:
-    """Scores |y − mean| / std.
+    """Scores ``|y − mean|`` / std.
 
     Parameters
     ----------

@@ -205,7 +205,7 @@ class IntervalScorer(_LevelScorer):
 
 @dataclass(frozen=True)
 class CoverageScorer(_LevelScorer):
-    """Scorer by minus |coverage − level| of the central Gaussian intervals mean ± z std.
+    """Scorer by minus ``|coverage − level|`` of the central Gaussian intervals mean ± z std.
 
     The best score is 0. Wide intervals where little is known and narrow ones
     everywhere else are not rewarded: compare by the other scorers too.

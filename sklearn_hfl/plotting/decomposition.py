@@ -35,7 +35,7 @@ class UncertaintyDecompositionDisplay:
     epistemic_std, aleatoric_std : ndarray of shape (n,)
         The parts; total² = epistemic² + aleatoric².
     error : ndarray of shape (n,), default=None
-        |y − mean| of each row, drawn as points.
+        ``|y − mean|`` of each row, drawn as points.
     xlabel : str, default="share of rows, by total std"
         What the positions are.
     connected : bool, default=True
@@ -96,7 +96,7 @@ class UncertaintyDecompositionDisplay:
         X : array-like or dataframe of shape (n, n_features)
             Inputs.
         y : array-like of shape (n,), default=None
-            Observed values; |y − mean| is drawn as points.
+            Observed values; ``|y − mean|`` is drawn as points.
         feature : int or str, default=None
             Column of X to draw over; None is the rank of the total std.
         ax : matplotlib Axes, default=None
@@ -147,7 +147,7 @@ class UncertaintyDecompositionDisplay:
         epistemic_std, aleatoric_std : array-like of shape (n,)
             The parts.
         y_true, mean : array-like of shape (n,), default=None
-            Observed and predicted values; |y_true − mean| is drawn as points.
+            Observed and predicted values; ``|y_true − mean|`` is drawn as points.
         by : array-like of shape (n,), default=None
             Values to draw over, say of a feature; None is the rank of the total std.
         xlabel : str, default=None
