@@ -1,4 +1,4 @@
-"""Sphinx: the pages of this folder, the reference from docstrings, and a gallery of the examples."""
+"""Sphinx: the pages here, the reference from docstrings, and a gallery of the examples."""
 
 from sklearn_hfl import __version__
 

@@ -12,11 +12,7 @@ rows arrive, for several starts.
 """
 
 import warnings
-from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -84,6 +80,4 @@ axes[2].set(ylim=(0, 2), xlabel="rows measured", title=f"RMSE over the range, {N
 axes[2].legend()
 for ax in axes:
     ax.spines[["top", "right"]].set_visible(False)
-path = Path(__file__).with_suffix(".png")
-figure.savefig(path, dpi=110)
-print(f"picture: {path}")
+plt.show()

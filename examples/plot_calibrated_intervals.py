@@ -11,11 +11,6 @@ share of the other patients that intervals of every level hold. It varies from s
 as chance will have it; the mean of the conformal ones is close to the level.
 """
 
-from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_diabetes
@@ -77,6 +72,4 @@ for kind, color in colors.items():
 right.set(xlabel="confidence level", ylabel="share of other patients inside")
 right.set(title="five splits, and their mean", xlim=(0, 1), ylim=(0, 1), aspect="equal")
 right.legend(fontsize="small", frameon=False)
-path = Path(__file__).with_suffix(".png")
-figure.savefig(path, dpi=110)
-print(f"picture: {path}")
+plt.show()

@@ -10,11 +10,6 @@ noise left out (these intervals are for the mean, not for new rows), and of a li
 Right: over the input, how much of each error bar is noise.
 """
 
-from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.linear_model import BayesianRidge
@@ -57,6 +52,4 @@ middle.set(title="400 other rows")
 grid = np.linspace(-2.6, 2.6, 160)[:, None]
 UncertaintyDecompositionDisplay.from_estimator(models[0], grid, feature=0, ax=right)
 right.set(title="what the error bars are made of", xlabel="x")
-path = Path(__file__).with_suffix(".png")
-figure.savefig(path, dpi=110)
-print(f"picture: {path}")
+plt.show()

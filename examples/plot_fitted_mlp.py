@@ -11,11 +11,7 @@ warning says how far from the MAP it is, and `polish=True` goes on from there.
 """
 
 import warnings
-from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -60,6 +56,4 @@ for axis, (mlp, fitted, title) in zip(
     axis.plot(grid, mlp.predict(grid), "k:", label="the MLPRegressor itself")
     axis.set(title=title, xlabel="x", ylim=(-3.5, 3.5))
 axes[0].legend(fontsize=8, loc="upper right")
-path = Path(__file__).with_suffix(".png")
-figure.savefig(path, dpi=110)
-print(f"picture: {path}")
+plt.show()

@@ -9,11 +9,6 @@ with two scores at once. R² asks for the mean alone; the log density also asks 
 error bars are right, and punishes a network that is sure and wrong.
 """
 
-from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_diabetes
@@ -64,6 +59,4 @@ for axis, name in zip(axes, ("log density", "R²"), strict=True):
     axis.set_yticks(range(len(sizes)), [size[0] for size in sizes])
     axis.set(xlabel="prior_precision", ylabel="hidden units", title=f"{name}, cross-validated")
     figure.colorbar(image, ax=axis)
-path = Path(__file__).with_suffix(".png")
-figure.savefig(path, dpi=110)
-print(f"picture: {path}")
+plt.show()

@@ -9,11 +9,6 @@ network's own perturbed optima (the paper's method, curvature: exact Hessian) an
 those of its linearisation (curvature: Gauss-Newton) are drawn side by side.
 """
 
-from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -58,6 +53,4 @@ for axis, variance in zip(axes, ("linearized", "network"), strict=True):
     )
 axes[0].set_ylabel("y")
 axes[0].legend(frameon=False, fontsize=8, loc="upper left", ncols=2)
-path = Path(__file__).with_suffix(".png")
-figure.savefig(path, dpi=120)
-print(f"picture: {path}")
+plt.show()

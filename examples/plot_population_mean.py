@@ -11,11 +11,6 @@ network, and as if the errors of any two people were independent, which they are
 network predicts all of them.
 """
 
-from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -75,6 +70,4 @@ right.margins(y=0.1)
 right.set(xticks=places, xticklabels=list(stds), ylabel="std", title="how sure is the number?")
 right.legend()
 right.spines[["top", "right"]].set_visible(False)
-path = Path(__file__).with_suffix(".png")
-figure.savefig(path, dpi=110)
-print(f"picture: {path}")
+plt.show()

@@ -9,11 +9,6 @@ of the probability itself, large where the classes meet and where no row has bee
 Right: the mutual information, which is what the label of a row would still teach.
 """
 
-from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import make_moons
@@ -52,6 +47,4 @@ corners = [[-3.5, -2.75], [4.5, -2.75], [-3.5, 3.25], [4.5, 3.25]]
 far = model.predict_uncertainty(corners).mutual_information.mean()
 print(f"training accuracy: {model.score(X, y):.3f}")
 print(f"mean mutual information at the rows: {near:.3f} nats, in the corners: {far:.3f} nats")
-path = Path(__file__).with_suffix(".png")
-figure.savefig(path, dpi=120)
-print(f"picture: {path}")
+plt.show()
