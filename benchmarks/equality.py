@@ -24,6 +24,7 @@ from types import SimpleNamespace
 import numpy as np
 import sklearn
 import torch
+from reporting import heading
 from sklearn.linear_model import BayesianRidge
 
 from sklearn_hfl import HFLRegressor, HFLWarning
@@ -59,10 +60,6 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(ROWS)
     print(f"\n{time.perf_counter() - began:.0f} s in all")
-
-
-def heading(text: str) -> None:
-    print(f"\n{text}\n{'-' * len(text)}")
 
 
 def report(table: str, name: str, **numbers: object) -> None:

@@ -162,9 +162,8 @@ def small(
         "data": name, "weights": p, "queries": len(far), "method": "pretrained, far",
         "median_error": np.median(error), "worst_error": error.max(),
     })  # fmt: skip
-    for row, rate in zip(rows, many(pretrained, Q, arguments, seconds), strict=False):
-        row["queries_a_second"] = rate
-    return rows
+    rates = many(pretrained, Q, arguments, seconds)
+    return [row | {"queries_a_second": rates.get(row["method"])} for row in rows]
 
 
 def build(estimate: MapEstimate, beyond: float = np.inf) -> MapEstimate:
@@ -187,7 +186,7 @@ def many(
     Q: np.ndarray,
     arguments: argparse.Namespace,
     seconds: dict[str, list[tuple[float, float]]],
-) -> list[float]:
+) -> dict[str, float]:
     """Throughput of the pretrained route, and what the processor's products would allow.
 
     Queries a second are returned, of each method.
@@ -208,10 +207,10 @@ def many(
         f"product allows ({2 * vectors.numel() * np.median(floor) / 1e9:.0f} GFlop/s); "
         f"{result.converged.mean():.1%} converged"
     )
-    rates = []
+    rates = {}
     for method, pairs_of in seconds.items():
         rate = len(Q) / np.median([query for _, query in pairs_of])
-        rates.append(np.median(ours) if method == "pretrained" else rate)
+        rates[method] = np.median(ours) if method == "pretrained" else rate
         if method.startswith("laplace"):
             times = np.median(ours) / rate
             print(f"{method:20s} {rate:12,.0f} queries a second: {times:.2f} times slower")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Self
 
 import torch
@@ -27,11 +28,12 @@ from sklearn_hfl.posterior.network import Network
 __all__ = ["ClassifierAdoption", "RegressorAdoption"]
 
 
-class Adoption(HFLBase):
+class Adoption(HFLBase, ABC):
     """What both estimators do with a trained network."""
 
+    @abstractmethod
     def _fit(self, X: Any, y: Any, sample_weight: Any, trained: Trained | None = None) -> None:
-        raise NotImplementedError
+        """Fit, from the weights of a network that is trained already if there is one."""
 
     def _adopt(self, X: Any, y: Any, sample_weight: Any, trained: Trained) -> Self:
         self._check_params()

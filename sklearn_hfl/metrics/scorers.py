@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,7 +35,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class _Scorer:
+class _Scorer(ABC):
     """What the scorers share: how they are called, and the routing of sample_weight."""
 
     _request: bool | str | None = field(default=None, init=False, repr=False)
@@ -62,10 +63,11 @@ class _Scorer:
         """
         return self._score(y, *predict_moments(estimator, X), sample_weight)
 
+    @abstractmethod
     def _score(
         self, y: ArrayLike, mean: ArrayLike, std: ArrayLike, sample_weight: ArrayLike | None
     ) -> float:
-        raise NotImplementedError
+        """Score predicted moments; larger is better."""
 
     def set_score_request(self, *, sample_weight: bool | str | None) -> Any:
         """Say whether routed metadata reach the scorer.
