@@ -7,6 +7,8 @@ VENV_LAPLACE ?= .venv-laplace
 VENV_NGBOOST ?= .venv-ngboost
 WORKERS ?= 2
 PYTEST_ARGS ?=
+# Generated cases of each property in `make reliability`.
+RELIABILITY_CASES ?= 250
 # The modules whose docstrings users read; numpydoc checks these against their signatures.
 PUBLIC = sklearn_hfl/__init__.py sklearn_hfl/exceptions.py sklearn_hfl/_classifier.py sklearn_hfl/_class_posterior.py sklearn_hfl/_regressor.py sklearn_hfl/_posterior_predictive.py sklearn_hfl/_functionals.py sklearn_hfl/_intervals.py sklearn_hfl/_sets.py sklearn_hfl/metrics/scores.py sklearn_hfl/metrics/scorers.py sklearn_hfl/plotting/coverage.py sklearn_hfl/plotting/decomposition.py sklearn_hfl/plotting/prediction_interval.py sklearn_hfl/_adoption.py
 
@@ -17,7 +19,7 @@ PYTEST = -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart site test test-oldest coverage lint types docs benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-conformal benchmark-evidence benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-products benchmark-profile benchmark-small-data benchmark-speed benchmark-uci clean distclean
+.PHONY: help quickstart site test test-oldest reliability wheel coverage lint types docs benchmarks benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-conformal benchmark-evidence benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-paper benchmark-products benchmark-profile benchmark-small-data benchmark-speed benchmark-uci clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +37,12 @@ test: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Run the whole test sui
 test-oldest: $(VENV_OLDEST)/.installed  ## Run the whole test suite on the oldest supported versions
 	$(TEST_ENV) $(VENV_OLDEST)/bin/python $(PYTEST)
 
+reliability: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Run the reliability battery with many more generated cases
+	$(TEST_ENV) RELIABILITY_CASES=$(RELIABILITY_CASES) $(VENV)/bin/python $(PYTEST) tests/reliability
+
+wheel: $(VENV)/.created  ## Build the wheel, and try the README's code with it in a fresh environment
+	$(VENV)/bin/python tools/check_wheel.py
+
 coverage: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Run the test suite and report the lines it misses
 	$(TEST_ENV) $(VENV)/bin/python $(PYTEST) --cov --cov-report=term
 
@@ -50,6 +58,14 @@ docs: $(VENV)/.installed-lint  ## Check docstrings against signatures, and the l
 	$(VENV)/bin/numpydoc lint $(PUBLIC)
 	$(VENV)/bin/python tools/check_links.py
 	$(VENV)/bin/python tools/fill_tables.py --check
+
+BENCHMARKS = equality ablation authors classifier conformal evidence functional grid-search heteroscedastic paper products profile small-data speed uci
+
+benchmarks: $(BENCHMARKS:%=build/benchmarks/%)  ## Repeat all benchmarks (a day); goes on where it stopped, `make clean` begins anew
+
+build/benchmarks/%:
+	$(MAKE) benchmark-$*
+	@mkdir -p $(@D) && touch $@
 
 benchmark-equality: $(VENV)/.installed-plot  ## Compare the error bars with the dense computation
 	$(VENV)/bin/python benchmarks/equality.py > benchmarks/results/equality.txt
@@ -128,6 +144,14 @@ benchmark-speed: $(VENV)/.installed-plot $(VENV_LAPLACE)/.installed  ## Time and
 	$(VENV)/bin/python benchmarks/growth.py > benchmarks/results/growth.txt
 	$(VENV)/bin/python tools/fill_tables.py
 	cat benchmarks/results/speed-*.txt benchmarks/results/scale-*.txt benchmarks/results/growth.txt
+
+benchmark-paper: $(VENV)/.installed-plot  ## The paper's comparison: agreement, coverage, and λ over six decades
+	for part in agreement coverage plateau; do \
+		OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/paper.py $$part \
+			> benchmarks/results/paper-$$part.txt || exit 1; \
+	done
+	$(VENV)/bin/python tools/fill_tables.py
+	cat benchmarks/results/paper-*.txt
 
 benchmark-conformal: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Measure coverage and width of prediction intervals
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/conformal.py > benchmarks/results/conformal.txt

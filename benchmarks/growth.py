@@ -14,19 +14,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from reporting import heading, machine, save
+from reporting import heading, machine, peak_above, save
 from scale import drawn
 
 from sklearn_hfl._members import Member, Route, member_variances
@@ -146,29 +142,6 @@ def rate(rows: int, inner: int, columns: int) -> float:
         _ = A @ B
         spent.append(time.perf_counter() - began)
     return rows * inner * columns / min(spent)
-
-
-@contextmanager
-def peak_above() -> Iterator[list[float]]:
-    """Most memory, in GB, that was held at a time within the block beyond what was before it."""
-    page = resource.getpagesize()
-
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * page
-
-    before, most, done = resident(), [0.0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.002):
-            most[0] = max(most[0], (resident() - before) / 1e9)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield most
-    finally:
-        done.set()
-        watcher.join()
 
 
 def draw(table: list[dict[str, object]]) -> None:

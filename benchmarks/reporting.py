@@ -6,14 +6,16 @@ import csv
 import os
 import platform
 import resource
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import sklearn
 import torch
 
-__all__ = ["RESULTS", "Z90", "heading", "machine", "normal_scores", "peak", "save"]
+__all__ = ["RESULTS", "Z90", "heading", "machine", "normal_scores", "peak", "peak_above", "save"]
 
 RESULTS = Path("benchmarks/results")
 
@@ -46,6 +48,29 @@ def save(name: str, rows: Sequence[dict[str, object]]) -> None:
 def peak() -> float:
     """Largest memory of this process so far, in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+@contextmanager
+def peak_above() -> Iterator[list[float]]:
+    """Most memory, in GB, that was held at a time within the block beyond what was before it."""
+    page = resource.getpagesize()
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * page
+
+    before, most, done = resident(), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            most[0] = max(most[0], (resident() - before) / 1e9)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield most
+    finally:
+        done.set()
+        watcher.join()
 
 
 def normal_scores(y: np.ndarray, mean: np.ndarray, std: np.ndarray) -> tuple[float, float]:

@@ -154,9 +154,8 @@ class RegressorAdoption(Adoption):
         Parameters
         ----------
         module : torch.nn.Module
-            Trained, and in eval mode where that matters. It maps
-            (n, n_features) to (n, n_outputs).
-            A copy is taken to ``dtype`` (float64); the module stays unchanged.
+            Trained, and in eval mode where that matters. It maps (n, n_features) to
+            (n, n_outputs). A copy is taken to ``dtype`` (float64); the module stays unchanged.
         X : array-like of shape (n_samples, n_features)
             The inputs that it was trained on, as the module takes them.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
@@ -324,9 +323,9 @@ class ClassifierAdoption(Adoption):
         Parameters
         ----------
         module : torch.nn.Module
-            Trained, and in eval mode where that matters. It maps
-            (n, n_features) to logits (n, n_classes), or (n, 1) for two classes.
-            A copy is taken to ``dtype`` (float64); the module stays unchanged.
+            Trained, and in eval mode where that matters. It maps (n, n_features) to
+            logits (n, n_classes), or (n, 1) for two classes. A copy is taken to
+            ``dtype`` (float64); the module stays unchanged.
         X : array-like of shape (n_samples, n_features)
             The inputs that it was trained on, as the module takes them.
         y : array-like of shape (n_samples,)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from numbers import Integral
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ from sklearn_hfl._params import (
     validate,
 )
 from sklearn_hfl._standardizer import Standardizer
-from sklearn_hfl._storage import restored, stored
+from sklearn_hfl._storage import packed, unpacked
 from sklearn_hfl._translation import Trained, module_start
 from sklearn_hfl._validation import Array, check_features, to_numpy, to_tensor
 from sklearn_hfl.calibration.fingerprints import Fingerprints
@@ -289,10 +289,10 @@ class HFLBase(BaseEstimator):
         state = dict(super().__getstate__())
         if self.module is None:
             state.pop("module_", None)
-        return cast(dict[str, Any], stored(state))
+        return packed(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(restored(state))
+        super().__setstate__(unpacked(state))
         if self.module is None and hasattr(self, "estimators_"):
             self.module_ = _module(_best(self.estimators_).estimate)
 

@@ -1,16 +1,20 @@
-"""Storage: fitted state as plain arrays, for files that are read without running code."""
+"""Storage: an estimator's state as plain arrays, for files that are read without running code."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from sklearn_hfl._validation import Array
+from sklearn_hfl._version import __version__
 
-__all__ = ["StoredTensor", "restored", "stored"]
+__all__ = ["StoredTensor", "packed", "restored", "stored", "unpacked"]
+
+# One more whenever fitted state changes so that older files no longer load.
+FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,52 @@ class StoredTensor:
 
     array: Array
     device: str
+
+
+def packed(state: dict[str, Any]) -> dict[str, Any]:
+    """Make the state of an estimator ready to be written.
+
+    Parameters
+    ----------
+    state : dict
+        Attributes by name.
+
+    Returns
+    -------
+    dict
+        The same, stored, with the format and who wrote it.
+    """
+    return {**stored(state), "_format": FORMAT, "_written_by": __version__}
+
+
+def unpacked(state: dict[str, Any]) -> dict[str, Any]:
+    """Undo ``packed``.
+
+    Parameters
+    ----------
+    state : dict
+        As ``packed`` returns it, perhaps of another version.
+
+    Returns
+    -------
+    dict
+        Attributes by name.
+
+    Raises
+    ------
+    ValueError
+        If the format is another one.
+    """
+    state = dict(state)
+    found = state.pop("_format", None)
+    writer = state.pop("_written_by", "before 0.1.0")
+    if found != FORMAT:
+        raise ValueError(
+            f"Expected an estimator written in format {FORMAT}, as sklearn_hfl {__version__} "
+            f"does, but it was written by sklearn_hfl {writer} in format {found}. Load it with "
+            "that version, or fit again."
+        )
+    return cast(dict[str, Any], restored(state))
 
 
 def stored(value: Any, seen: dict[int, StoredTensor] | None = None) -> Any:

@@ -35,6 +35,9 @@ PRINTED = [
     ("docs/cost.md", "scale-rows", "scale-rows.txt", "Scale"),
     ("docs/cost.md", "scale-memory", "scale-memory-mapped.txt", "Scale"),
     ("docs/cost.md", "growth", "growth.txt", "Growth"),
+    ("docs/paper.md", "paper-agreement", "paper-agreement.txt", "Agreement"),
+    ("docs/paper.md", "paper-plateau", "paper-plateau.txt", "Plateau"),
+    ("docs/paper.md", "paper-coverage", "paper-coverage.txt", "Coverage"),
     ("docs/user_guide.md", "grid-search", "grid-search.txt", "Grid search"),
 ]
 

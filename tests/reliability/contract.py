@@ -1,0 +1,106 @@
+"""The contract: what must hold of every fit and every answer, whatever came in.
+
+Either numbers with a verdict, or a ValueError or TypeError that says what was wrong. Warnings
+of other kinds than HFLWarning are errors here, as everywhere in these tests: NumPy's
+"invalid value" is how a silent NaN begins.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from contextlib import contextmanager
+from datetime import timedelta
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+
+from sklearn_hfl import HFLWarning
+
+# Cases of each property; `make reliability` asks for many more.
+CASES = int(os.environ.get("RELIABILITY_CASES", "12"))
+battery = settings(
+    max_examples=CASES,
+    # A case is a few dozen numbers: what takes a minute hangs.
+    deadline=timedelta(seconds=60),
+    derandomize=CASES < 100,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+def fitted(model, *args, **kwargs):
+    """Fit, with the package's own warnings allowed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HFLWarning)
+        return model.fit(*args, **kwargs)
+
+
+@contextmanager
+def refusal_allowed(model, words):
+    """Either no error, or a ValueError with these words that leaves nothing behind."""
+    try:
+        yield
+    except ValueError as error:
+        if words not in str(error):
+            raise
+        check_refused(model, error)
+
+
+def check_refused(model, error):
+    """A refusal has a cause in words, and leaves nothing half-fitted."""
+    check_explained(error)
+    assert not hasattr(model, "estimators_")
+
+
+def check_explained(error):
+    """The words are for whoever called, not for whoever reads the source."""
+    message = str(error)
+    assert len(message) > 20
+    for leak in ("linalg", "Traceback", "NoneType", "tensor", "broadcast", "unsupported operand"):
+        assert leak not in message, message
+
+
+def check_regressor(model, Q, largest_y):
+    """Finite numbers, stds that are none below zero, parts that add up, honest verdicts."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", HFLWarning)
+        result = model.predict_uncertainty(Q)
+    check_verdicts(result, caught)
+    assert np.isfinite(result.mean).all()
+    for name in ("std", "epistemic_std", "aleatoric_std"):
+        assert np.isfinite(result[name]).all(), name
+        assert (result[name] >= 0).all(), name
+    floor = np.finfo(float).tiny + 1e-14 * largest_y
+    assert (result.std >= floor).all()
+    parts = np.hypot(result.epistemic_std, result.aleatoric_std)
+    np.testing.assert_allclose(result.std, parts, rtol=1e-6)
+    return result
+
+
+def check_classifier(model, Q):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", HFLWarning)
+        result = model.predict_uncertainty(Q)
+        proba, std = model.predict_proba(Q, return_std=True)
+    check_verdicts(result, caught)
+    assert np.isfinite(proba).all()
+    assert ((proba >= 0) & (proba <= 1)).all()
+    np.testing.assert_allclose(proba.sum(1), 1)
+    for values in (std, result.entropy, result.mutual_information):
+        assert np.isfinite(values).all()
+        assert (values >= 0).all()
+    assert set(model.predict(Q)) <= set(model.classes_)
+    return result
+
+
+def check_verdicts(result, caught):
+    assert not np.isnan(result.rel_error).any()
+    assert (result.rel_error >= 0).all()
+    messages = [str(w.message) for w in caught]
+    missed = int((~result.converged).sum())
+    if missed:
+        assert any(f"{missed} of {len(result.converged)} standard dev" in m for m in messages)
+    else:
+        assert not any("standard deviations missed" in m for m in messages)

@@ -1,0 +1,84 @@
+"""Build the wheel, and try it as a new user would: in a fresh environment, without the repository.
+
+The wheel may hold the package alone and weigh 200 kB at the most; the package may add 0.2 s to the
+import of torch and scikit-learn; and the Python of README.md has to run.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).parents[1]
+MOST_BYTES = 200_000
+MOST_SECONDS = 0.2
+IMPORT = (
+    "import time, torch, sklearn.base, sklearn.metrics, sklearn.preprocessing, sklearn.utils; "
+    "began = time.perf_counter(); import sklearn_hfl; print(time.perf_counter() - began)"
+)
+
+
+def main() -> None:
+    with TemporaryDirectory() as folder:
+        wheel = built(Path(folder, "dist"))
+        python = environment(Path(folder, "environment"), wheel)
+        check_import(python, Path(folder))
+        check_readme(python, Path(folder, "elsewhere"))
+
+
+def built(folder: Path) -> Path:
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT)
+    (wheel,) = folder.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    strangers = [n for n in names if not n.startswith(("sklearn_hfl/", "sklearn_hfl-"))]
+    size = wheel.stat().st_size
+    print(f"{wheel.name}: {len(names)} files, {size / 1000:.0f} kB")
+    if strangers or size > MOST_BYTES or "sklearn_hfl/py.typed" not in names:
+        raise SystemExit(
+            f"The wheel should hold sklearn_hfl alone, but it has {strangers or names}."
+        )
+    return wheel
+
+
+def environment(folder: Path, wheel: Path) -> Path:
+    """An environment with the wheel and what the README's code uses."""
+    python = folder / "bin" / "python"
+    # Where the system's Python cannot put pip into a new environment, this one's does it.
+    venv.create(folder)
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
+    run(*pip, "--constraint", ROOT / "constraints.txt", wheel, "pytest", "skops")
+    return python
+
+
+def check_import(python: Path, folder: Path) -> None:
+    seconds = [float(run(python, "-c", IMPORT, cwd=folder)) for _ in range(5)]
+    median = statistics.median(seconds)
+    print(f"import: {median:.3f} s beyond torch and scikit-learn (median of 5)")
+    if median > MOST_SECONDS:
+        raise SystemExit(f"Importing sklearn_hfl may take {MOST_SECONDS} s.")
+
+
+def check_readme(python: Path, folder: Path) -> None:
+    """Run the test of the documents' code on a copy of the documents alone."""
+    for name in ("README.md", "docs/start.md", "docs/user_guide.md", "tests/test_documents.py"):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, target)
+    print(run(python, "-m", "pytest", "-q", "tests", cwd=folder).strip().splitlines()[-1])
+
+
+def run(*command: object, cwd: Path | None = None) -> str:
+    done = subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()
