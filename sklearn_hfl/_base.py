@@ -20,6 +20,7 @@ from sklearn_hfl._members import (
     Member,
     Route,
     fit_member,
+    member_means,
     member_variances,
     warm_started,
     with_data,
@@ -299,7 +300,9 @@ class HFLBase(BaseEstimator):
     # ---------------------------------------------------------------- queries
 
     def _queries(self, X: Any) -> Tensor:
-        return self._tensor(self._x_scaler.transform(check_features(self, X)))
+        queries = self._tensor(self._x_scaler.transform(check_features(self, X)))
+        _check_finite(member_means(self.estimators_, queries), "predictions")
+        return queries
 
     def _route(self) -> Route:
         return Route(self.variance, self.std_rtol, self.perturbation_scale)
@@ -341,6 +344,7 @@ class HFLBase(BaseEstimator):
             )
 
     def _warn_of_misses(self, variances: list[Variance]) -> None:
+        _check_finite([v.value for v in variances], "variances")
         missed = ~torch.stack([v.converged for v in variances]).all(0)
         if not missed.any():
             return
@@ -366,6 +370,17 @@ class HFLBase(BaseEstimator):
                 "tells each row's error bound."
             )
         warn(text)
+
+
+def _check_finite(values: Sequence[Tensor], what: str) -> None:
+    """Refuse rows where a member's values (n, ...) are NaN or infinite."""
+    finite = torch.stack([v.isfinite().reshape(len(v), -1).all(1) for v in values]).all(0)
+    if not finite.all():
+        first = int(torch.nonzero(~finite)[0])
+        raise ValueError(
+            f"{int((~finite).sum())} of {len(finite)} {what} are not finite, number {first} first: "
+            "the network overflows or is undefined there. Leave these rows out, or rescale X."
+        )
 
 
 def _best(members: Sequence[Member]) -> Member:

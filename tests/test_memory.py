@@ -9,9 +9,10 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from sklearn_hfl import HFLClassifier, HFLRegressor, HFLWarning, _standardizer
+from sklearn_hfl import HFLClassifier, HFLRegressor, HFLWarning, _members, _standardizer
 from sklearn_hfl._members import MOST_QUERIES, _chunk_size
 from sklearn_hfl.posterior import log_posterior
+from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.functional import Prediction
 from sklearn_hfl.uncertainty.exact import dense_ggn, exact_covariance
 
@@ -115,3 +116,26 @@ def test_single_precision_in_gives_the_fit_of_the_same_numbers(estimator):
     params = {"hidden_layer_sizes": (3,), "prior_precision": 1.0, "random_state": 0}
     ours, theirs = (estimator(**params).fit(rows, y) for rows in (single, single.astype(float)))
     assert torch.equal(ours.estimators_[0].estimate.weights, theirs.estimators_[0].estimate.weights)
+
+
+def test_many_chunks_start_from_what_some_rows_have_found(monkeypatch):
+    """Ten chunks need hardly more passes over the data than one, and bounds hold as before."""
+    rng = np.random.default_rng(0)
+    rows, queries = rng.uniform(-1, 1, (1000, 6)), rng.uniform(-3, 3, (2000, 6))
+    model = HFLRegressor(
+        hidden_layer_sizes=(80,), prior_precision=0.1, noise_std=1.0, std_rtol=1e-3,
+        max_iter=5, random_state=0,
+    )  # fmt: skip
+    with pytest.warns(HFLWarning, match="not stationary"):
+        model.fit(rows, np.sin(rows @ np.arange(1, 7)))
+    passes, product, counts = [], GaussNewton.product, {}
+    monkeypatch.setattr(GaussNewton, "product", lambda *args: passes.append(1) or product(*args))
+    for most in (2000, 200):
+        monkeypatch.setattr(_members, "MOST_QUERIES", most)
+        passes.clear()
+        result = model.predict_uncertainty(queries)
+        counts[most] = len(passes)
+        error = np.abs(result.epistemic_std / exact_std(model, queries) - 1)
+        assert (error <= result.rel_error).all()
+        assert result.converged.all()
+    assert 0 < counts[200] <= counts[2000] + 2

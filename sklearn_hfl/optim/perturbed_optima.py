@@ -8,7 +8,7 @@ variance of g (McInerney & Kallus, arXiv:2403.10671, one-sided there).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -23,7 +23,7 @@ from sklearn_hfl.optim.subspace import Galerkin
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.functional import Functional
 
-__all__ = ["LinearResponse", "NetworkResponse", "PerturbedOptima", "perturbed_optima"]
+__all__ = ["LinearResponse", "NetworkResponse", "PerturbedOptima", "perturbed_optima", "scouted"]
 
 # Most residuals that join the basis in one refinement.
 REFINEMENT_BLOCK = 64
@@ -181,6 +181,29 @@ def linear_response(estimate: MapEstimate, gradient: Tensor, rtol: float) -> Lin
         if larger.rank == subspace.rank:
             return response
         galerkin = galerkin.within(larger)
+
+
+def scouted(estimate: MapEstimate, functional: Functional, rtol: float) -> MapEstimate:
+    """Find the directions that some functionals ask for, from which others like them start.
+
+    Parameters
+    ----------
+    estimate : MapEstimate
+        A and a subspace.
+    functional : Functional
+        The scouts.
+    rtol : float
+        Bound asked of the relative error of each of their standard deviations.
+
+    Returns
+    -------
+    MapEstimate
+        With a larger subspace where that is needed.
+    """
+    gradient = estimate.scale[:, None] * functional.gradient(estimate.weights)
+    galerkin = linear_response(estimate, gradient, rtol).galerkin
+    assert isinstance(galerkin, Galerkin)
+    return replace(estimate, subspace=galerkin.subspace)
 
 
 def pretrained_response(estimate: MapEstimate, gradient: Tensor) -> LinearResponse:

@@ -134,7 +134,10 @@ def test_an_interrupted_query_changes_nothing(calls, error, variance):
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="POSIX signals")
 @pytest.mark.parametrize("seconds", [0.02, 0.1, 0.3, 1.0])
 def test_a_time_limit_by_signal_leaves_the_fitted_model_as_it_was(seconds):
-    """No iteration swallows the error of a signal, wherever it strikes."""
+    """No iteration swallows the error of a signal, wherever it strikes.
+
+    Where that is in a finaliser, Python itself ignores it: so it comes again.
+    """
     model = fitted(HFLRegressor(**SMALL), X, Y)
     before = model.predict(X, return_std=True)
 
@@ -143,7 +146,7 @@ def test_a_time_limit_by_signal_leaves_the_fitted_model_as_it_was(seconds):
 
     handler = signal.signal(signal.SIGALRM, out_of_time)
     try:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_REAL, seconds, 0.5)
         with pytest.raises(OutOfTimeError):
             fitted(model.set_params(n_estimators=100_000), X[:20], Y[:20])
     finally:
@@ -301,8 +304,10 @@ def test_thread_pools_of_any_size_give_one_answer(estimator, variance):
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+    # Refits promise std_rtol, 0.01 here; the rest is rounding.
+    rtol = 0.01 if variance == "network" else 1e-5
     for one, other in zip(*answers, strict=True):
-        assert_allclose(one, other, rtol=1e-4)
+        assert_allclose(one, other, rtol=rtol)
 
 
 def test_callers_on_many_threads_share_a_model():
