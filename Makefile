@@ -141,7 +141,7 @@ benchmark-speed: $(VENV)/.installed-plot $(VENV_LAPLACE)/.installed  ## Time and
 	for part in rows memory-mapped; do \
 		$(VENV)/bin/python benchmarks/scale.py $$part > benchmarks/results/scale-$$part.txt || exit 1; \
 	done
-	$(VENV)/bin/python benchmarks/growth.py > benchmarks/results/growth.txt
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/growth.py > benchmarks/results/growth.txt
 	$(VENV)/bin/python tools/fill_tables.py
 	cat benchmarks/results/speed-*.txt benchmarks/results/scale-*.txt benchmarks/results/growth.txt
 

@@ -4,7 +4,7 @@
 
 Every size runs in a process of its own, on rows of a smooth function, at the random weights
 where training starts: what a build and a query cost does not depend on how good the weights
-are. The prior follows the fan-in, and the noise grows with the square root of the rows, so
+are. One thread is used. The prior follows the fan-in, and the noise grows with the square root of the rows, so
 that the data determine about as many weights (γ) at each size. Beside it stands the floor: the
 products that the method cannot do without, at the rate at which this machine multiplies matrices
 of that shape.
@@ -41,9 +41,9 @@ N_FEATURES = 10
 RTOL = 0.01
 # Weights are 12 times the hidden units, and one.
 AXES: dict[str, tuple[tuple[int, int, int], ...]] = {
-    "weights": tuple((500, h, 1000) for h in (500, 1000, 2000, 4000, 8000, 16000)),
+    "weights": tuple((500, h, 1000) for h in (500, 1000, 2000, 4000, 8000)),
     "rows": tuple((n, 50, 1000) for n in (500, 2000, 8000, 32_000, 128_000)),
-    "queries": tuple((2000, 500, q) for q in (10, 100, 1000, 10_000, 100_000)),
+    "queries": tuple((2000, 500, q) for q in (10, 100, 1000, 10_000)),
 }
 
 

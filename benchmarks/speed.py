@@ -40,6 +40,8 @@ PEERS = {
     "laplace last layer": ("last_layer", "full"),
 }
 RTOL = 0.01
+# The evidence's rounds included: enough for a γ of some hundreds.
+LARGE_STEPS = 60
 
 
 def main() -> None:
@@ -48,10 +50,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/uci"))
     parser.add_argument("--peer", type=Path, default=Path(".venv-laplace/bin/python"))
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=100, help="of training in small")
     parser.add_argument("--many", type=int, default=100_000)
     parser.add_argument("--rows", type=int)
-    parser.add_argument("--few", type=int, default=5, help="queries that curvlinops answers")
+    parser.add_argument("--few", type=int, default=3, help="queries that curvlinops answers")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     print(machine())
@@ -227,7 +229,7 @@ def large(arguments: argparse.Namespace) -> list[dict[str, object]]:
     before = peak()
     # A fixed precision of 1 is far too weak a prior for layers this wide.
     model = HFLRegressor(
-        hidden_layer_sizes=(200, 200), max_iter=arguments.steps, std_rtol=RTOL, random_state=0
+        hidden_layer_sizes=(200, 200), max_iter=LARGE_STEPS, std_rtol=RTOL, random_state=0
     )
     _, fitting = timed(lambda: model.fit(X, y))
     estimate = model.estimators_[0].estimate
