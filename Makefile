@@ -9,6 +9,8 @@ WORKERS ?= 2
 PYTEST_ARGS ?=
 # Generated cases of each property in `make reliability`.
 RELIABILITY_CASES ?= 250
+# Mutants drawn in `make mutation`.
+MUTANTS ?= 250
 # The modules whose docstrings users read; numpydoc checks these against their signatures.
 PUBLIC = sklearn_hfl/__init__.py sklearn_hfl/exceptions.py sklearn_hfl/_classifier.py sklearn_hfl/_class_posterior.py sklearn_hfl/_regressor.py sklearn_hfl/_posterior_predictive.py sklearn_hfl/_functionals.py sklearn_hfl/_intervals.py sklearn_hfl/_sets.py sklearn_hfl/metrics/scores.py sklearn_hfl/metrics/scorers.py sklearn_hfl/plotting/coverage.py sklearn_hfl/plotting/decomposition.py sklearn_hfl/plotting/prediction_interval.py sklearn_hfl/_adoption.py
 
@@ -19,7 +21,7 @@ PYTEST = -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart site test test-oldest reliability wheel coverage lint types docs benchmarks benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-conformal benchmark-evidence benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-paper benchmark-products benchmark-profile benchmark-small-data benchmark-speed benchmark-uci clean distclean
+.PHONY: help quickstart site test test-oldest reliability mutation wheel coverage lint types docs benchmarks benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-conformal benchmark-evidence benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-paper benchmark-products benchmark-profile benchmark-small-data benchmark-speed benchmark-uci clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +41,13 @@ test-oldest: $(VENV_OLDEST)/.installed  ## Run the whole test suite on the oldes
 
 reliability: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Run the reliability battery with many more generated cases
 	$(TEST_ENV) RELIABILITY_CASES=$(RELIABILITY_CASES) $(VENV)/bin/python $(PYTEST) tests/reliability
+
+mutation: $(VENV)/.installed-test build/mutation/.installed  ## Draw mutants of the numerical layers, and count those that no test notices
+	$(TEST_ENV) PYTHONPATH=build/mutation $(VENV)/bin/python tools/mutate.py --sample $(MUTANTS)
+
+build/mutation/.installed: $(VENV)/.created
+	$(VENV)/bin/python -m pip install --quiet --target $(@D) cosmic-ray==8.7.0
+	@touch $@
 
 wheel: $(VENV)/.created  ## Build the wheel, and try the README's code with it in a fresh environment
 	$(VENV)/bin/python tools/check_wheel.py

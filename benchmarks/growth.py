@@ -4,10 +4,10 @@
 
 Every size runs in a process of its own, on rows of a smooth function, at the random weights
 where training starts: what a build and a query cost does not depend on how good the weights
-are. One thread is used. The prior follows the fan-in, and the noise grows with the square root of the rows, so
-that the data determine about as many weights (γ) at each size. Beside it stands the floor: the
-products that the method cannot do without, at the rate at which this machine multiplies matrices
-of that shape.
+are. The prior follows the fan-in, and the noise grows with the square root of the rows, so that
+the data determine about as many weights (γ) at each size. Beside it stands the floor: the products
+that the method cannot do without, at the rate at which this machine multiplies matrices of that
+shape. `make benchmark-speed` gives it one thread.
 """
 
 from __future__ import annotations

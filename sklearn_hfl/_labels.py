@@ -13,6 +13,7 @@ from sklearn_hfl._validation import (
     PRECISIONS,
     Array,
     check_sample_weight,
+    refuse_dates,
     text_explained,
     used_rows,
 )
@@ -52,6 +53,7 @@ def check_labelled_data(
     ValueError
         If there is one class only, or y holds no labels.
     """
+    refuse_dates(X, "X")
     with text_explained():
         X, y = validate_data(estimator, X, y, dtype=PRECISIONS, ensure_min_samples=2)
     check_classification_targets(y)

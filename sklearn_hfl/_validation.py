@@ -22,6 +22,7 @@ __all__ = [
     "check_module",
     "check_sample_weight",
     "check_training_data",
+    "refuse_dates",
     "text_explained",
     "to_numpy",
     "to_tensor",
@@ -47,6 +48,7 @@ def check_features(estimator: Any, X: Any) -> Array:
     -------
     ndarray of shape (n, n_features)
     """
+    refuse_dates(X, "X")
     with text_explained():
         return validate_data(estimator, X, dtype=np.float64, reset=False)
 
@@ -134,11 +136,39 @@ def _numeric_rows(
 ) -> tuple[Array, Array]:
     if issparse(y):
         raise TypeError("y must be dense, but a sparse array came. Use y.toarray().")
+    for name, values in (("X", X), ("y", y)):
+        refuse_dates(values, name)
     with text_explained():
         X, y = validate_data(
             estimator, X, y, dtype=dtype, multi_output=True, y_numeric=True, **options
         )
         return X, np.asarray(y, dtype=np.float64)
+
+
+def refuse_dates(values: Any, name: str) -> None:
+    """Refuse what NumPy would take as numbers: nanoseconds, days or years since 1970.
+
+    Parameters
+    ----------
+    values : array-like
+        Anything.
+    name : str
+        What the caller calls it.
+
+    Raises
+    ------
+    TypeError
+        If it holds dates or durations.
+    """
+    try:
+        kind = np.asarray(values[:1]).dtype.kind
+    except Exception:  # what is no array at all is for scikit-learn's validation to refuse
+        return
+    if kind in "mM":
+        raise TypeError(
+            f"Expected numbers, but {name} holds dates or durations. Turn them to numbers that "
+            "mean something here, such as days since the first or the day of the year."
+        )
 
 
 def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
@@ -164,6 +194,7 @@ def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
     if sample_weight is None:
         return np.ones(n)
     expected = f"sample_weight must have shape ({n},), one number a row"
+    refuse_dates(sample_weight, "sample_weight")
     try:
         weight: Array = check_array(
             sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight"

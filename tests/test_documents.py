@@ -25,7 +25,7 @@ def given():
     """What a reader has at hand where a page speaks of it."""
     X, y = load_diabetes(return_X_y=True)
     X_train, X_test, y_train, y_test = train_test_split(X[:120], y[:120], random_state=0)
-    mlp = MLPRegressor((5,), solver="lbfgs", max_iter=20, random_state=0)
+    mlp = MLPRegressor(hidden_layer_sizes=(5,), solver="lbfgs", max_iter=20, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = HFLRegressor(hidden_layer_sizes=(5,), random_state=0).fit(X_train, y_train)
@@ -33,7 +33,7 @@ def given():
     return {
         "model": model, "X": X, "y": y, "X_train": X_train, "y_train": y_train,
         "X_calibration": X_test[:20], "y_calibration": y_test[:20], "X_test": X_test,
-        "labels": y_test[:20] > 150, "fitted_mlp": mlp,
+        "fitted_mlp": mlp,
         "trained_module": nn.Sequential(nn.Linear(10, 3), nn.Tanh(), nn.Linear(3, 1)),
         "HFLRegressor": HFLRegressor,
     }  # fmt: skip

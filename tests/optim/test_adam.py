@@ -97,3 +97,16 @@ def test_held_out_rows_decide_when_to_stop():
     assert watched[0] < watched[1]
     assert stopped.n_iter < plain.n_iter
     assert_close(stopped.weights, best.weights, rtol=0, atol=0)
+
+
+def test_progress_is_measured_in_nats_a_row():
+    case = problem("linear")
+    lp = case.log_posterior
+    # The same problem with twice the loss, in twice as many rows.
+    prior = lp.prior.with_precision(2 * lp.prior.group_precision)
+    twice = replace(lp, sample_weight=2 * lp.sample_weight, prior=prior)
+    options = {**OPTIONS, "max_iter": 500, "tol": 1e-3, "n_iter_no_change": 3}
+    first, second = (
+        adam(p, case.weights(), generator=generator(0), **options) for p in (lp, twice)
+    )
+    assert first.n_iter == second.n_iter < 500

@@ -81,6 +81,32 @@ def test_many_small_eigenvalues_are_bounded_by_the_largest_not_by_their_sum(seed
     assert largest_beyond(A, subspace) <= subspace.beyond
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_bound_of_the_norm_is_sharp(seed):
+    lp = in_precision(Kind(MLP((80, 1)), 80).problem(seed, n_rows=60).log_posterior, F64, 1e-3)
+    A = GaussNewton(lp, randn(lp.n_weights))
+    subspace = krylov_subspace(A, generator(seed), trace_rtol=1.0, beyond=1.0, block_size=4)
+    assert subspace.norm_bound < 3 * largest_beyond(A, subspace)
+
+
+@pytest.mark.parametrize("name", KRYLOV)
+def test_there_are_no_more_directions_than_residuals(name):
+    lp = problem(name).log_posterior
+    subspace = krylov_subspace(curvature(name), generator(0))
+    assert subspace.rank <= len(lp.X) * lp.network.n_outputs
+
+
+@pytest.mark.parametrize("tolerance", ["trace_rtol", "beyond"])
+@pytest.mark.parametrize("name", TASKS)
+def test_a_looser_tolerance_takes_fewer_directions(name, tolerance):
+    A = curvature(name)
+    loose, tight = (
+        krylov_subspace(A, generator(0), block_size=2, **{tolerance: value}).rank
+        for value in (0.1, 1e-6)
+    )
+    assert loose < tight < A.n_weights
+
+
 def limited(directions):
     """Curvature of 151 weights with memory for so many directions."""
     lp = problem("sine").log_posterior

@@ -155,3 +155,27 @@ def test_stop_ends_all_rows_and_sees_falling_values():
     assert solution.n_iter.tolist() == [4] * N
     assert (torch.stack(seen).diff(dim=0) < 0).all()
     assert_close(solution.value, seen[-1], rtol=0, atol=0)
+
+
+def test_steps_where_the_function_bends_down_are_those_of_gradient_descent():
+    solution = minimize(LANDSCAPES["cauchy"], torch.full((1, 1), 4.0, dtype=F64), max_iter=3)
+    u = 4.0
+    for _ in range(3):
+        u -= 2 * u / (1 + u**2)
+    assert u > 1  # below which it bends up
+    assert solution.weights.item() == pytest.approx(u, rel=1e-12)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
+def test_the_size_of_a_preconditioner_hardly_matters(factor):
+    @dataclass(frozen=True)
+    class Scaled(Landscape):
+        def precondition(self, G):
+            inverse = 1 / (2 * torch.logspace(0, 4, 5, dtype=F64))
+            return factor * torch.linspace(0.8, 1.2, 5, dtype=F64) * inverse * G
+
+    valley = LANDSCAPES["valley"]
+    scaled = Scaled(valley.function, valley.start, valley.minimum)
+    solution = minimize(scaled, scaled.starts(N))
+    assert_close(solution.weights, scaled.minima(N), rtol=1e-6, atol=1e-6)
+    assert solution.n_iter.max() <= 15

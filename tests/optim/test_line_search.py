@@ -82,9 +82,52 @@ def test_a_gradient_that_is_not_finite_is_not_accepted():
     assert step.gradient.isfinite().all()
 
 
-def test_a_step_to_the_other_side_that_gains_little_is_shortened():
-    bowl, index = Landscape(lambda u: u.square().sum(1), (1.0,), (0.0,)), torch.zeros(1).long()
-    U = torch.ones(1, 1, dtype=F64)
+@pytest.mark.parametrize("steepness", [1.0, 100.0])
+def test_a_step_to_the_other_side_that_gains_little_is_shortened(steepness):
+    bowl = Landscape(lambda u: steepness * u.square().sum(1), (1.0,), (0.0,))
+    U, index = torch.ones(1, 1, dtype=F64), torch.zeros(1).long()
     value, gradient = bowl.value_and_gradient(U, index)
     step = backtracking(bowl, U, value, gradient, -1.99999 * U, index, 0 * value)
     assert_close(step.weights, 0 * U, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [3.0, 30.0, 300.0])
+def test_an_overlong_step_is_shortened_to_the_minimum_of_the_parabola(factor):
+    bowl, index = Landscape(lambda u: u.square().sum(1), (1.0,), (0.0,)), torch.zeros(1).long()
+    U = torch.ones(1, 1, dtype=F64)
+    value, gradient = bowl.value_and_gradient(U, index)
+    step = backtracking(bowl, U, value, gradient, -factor * U, index, 0 * value)
+    assert_close(step.weights, 0 * U, rtol=0, atol=1e-12)
+
+
+def test_a_step_that_is_not_finite_is_shortened_tenfold():
+    wall = Landscape(lambda u: torch.where(u < 1, -u, torch.inf).sum(1), (0.0,), (1.0,))
+    U, index = torch.zeros(1, 1, dtype=F64), torch.zeros(1).long()
+    value, gradient = wall.value_and_gradient(U, index)
+    step = backtracking(wall, U, value, gradient, U + 500, index, 0 * value)
+    assert_close(step.weights, U + 0.5)
+
+
+def test_a_slope_as_steep_as_before_is_not_taken_for_flat():
+    flat = Landscape(lambda u: 1e6 + u.square().sum(1), (1e-6,), (0.0,))
+    U, index = torch.full((1, 1), 1e-6, dtype=F64), torch.zeros(1, dtype=torch.int64)
+    value, gradient = flat.value_and_gradient(U, index)
+    # The full step leads to the other side, where the slope is the same.
+    step = backtracking(flat, U, value - 1e-9, gradient, -gradient, index, 0 * value + 1e-8)
+    assert step.accepted.all()
+    assert step.weights.abs().item() < 0.9e-6
+
+
+def test_the_search_ends_when_every_row_has_its_step():
+    seen = []
+
+    def bowl(u):
+        seen.append(len(u))
+        return u.square().sum(1)
+
+    landscape, index = Landscape(bowl, (1.0,), (0.0,)), torch.zeros(3).long()
+    U = torch.ones(3, 1, dtype=F64)
+    value, gradient = landscape.value_and_gradient(U, index)
+    direction = -torch.tensor([[1.0], [1.0], [3.0]], dtype=F64)
+    backtracking(landscape, U, value, gradient, direction, index, 0 * value)
+    assert seen == [3, 3, 1]

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from sklearn_hfl.optim.newton_cg import conjugate_gradients, newton_cg
+from sklearn_hfl.optim.subspace import stationary_radius
 from sklearn_hfl.uncertainty.exact import dense_ggn, exact_covariance
 from tests import reference
 from tests.cases import (
@@ -69,6 +70,12 @@ def test_a_linear_network_ends_at_the_closed_form(name):
     assert_close(trained(name).weights, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_linear_network_takes_few_steps(name):
+    # The model foretells its loss, so that a damping of 100 falls fivefold at each.
+    assert trained(name).n_iter <= 10
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_the_loss_never_rises(name):
     curve = torch.tensor(trained(name).curve, dtype=F64)
@@ -96,6 +103,22 @@ def test_little_progress_ends_training_near_the_optimum(tol):
     assert early.curve[-4] - early.curve[-1] < 3 * tol * gamma**0.5
     # Two Newton decrements of one standard deviation are a nat.
     assert early.curve[-1] - late.curve[-1] < 1
+
+
+@pytest.mark.parametrize("tol", [1.0, 1e-1, 1e-3])
+def test_training_ends_at_the_first_step_that_is_near_and_brought_little(tol):
+    case, curve = problem("two layers"), trained("two layers").curve
+    lp, scale = case.log_posterior, case.log_posterior.prior.scale
+
+    def ends_at(step):
+        weights = train(case, max_iter=step).weights
+        dense = scale[:, None] * dense_ggn(lp, weights) * scale
+        gamma = float((1 - 1 / torch.linalg.eigvalsh(dense)).sum())
+        near = decrement(lp, weights) <= 0.5 * stationary_radius(gamma)
+        return near and curve[step - 3] - curve[step] <= 3 * tol * gamma**0.5
+
+    expected = next(step for step in range(3, len(curve)) if ends_at(step))
+    assert train(case, tol=tol, n_iter_no_change=3).n_iter == expected
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -162,6 +185,21 @@ def test_conjugate_gradients_solve(system, preconditioned):
     assert not indefinite
     assert n_products <= 3 * len(b)
     assert_close(x, torch.linalg.solve(B, b), rtol=1e-6, atol=1e-6)
+
+
+@settings(derandomize=True, deadline=None, max_examples=50)
+@given(systems(), st.sampled_from([0.5, 1e-2, 1e-4]))
+def test_conjugate_gradients_end_when_the_residual_has_fallen(system, rtol):
+    B, b = system
+    diagonal = B.diagonal()
+
+    def left(x):
+        return ((b - B @ x).square() / diagonal).sum().sqrt()
+
+    enough = rtol * left(torch.zeros_like(b))
+    x, n_products, _ = solve(B, b, diagonal, rtol=rtol)
+    before, _, _ = solve(B, b, diagonal, rtol=rtol, max_iter=n_products - 1)
+    assert left(x) <= enough * (1 + 1e-6) < left(before)
 
 
 @settings(derandomize=True, deadline=None, max_examples=50)

@@ -4,6 +4,7 @@ from torch.func import grad, vmap
 from torch.testing import assert_close
 
 from sklearn_hfl.optim.objective import (
+    CurbedObjective,
     MapObjective,
     PerturbedObjective,
     paired_value_and_gradient,
@@ -14,6 +15,8 @@ from tests.cases import F64, PROBLEMS, estimate_at, problem
 
 MEMBER = torch.tensor([1, 3, 1, 0])
 STRENGTH = torch.tensor([0.3, -2.0, -0.3, 0.0], dtype=F64)
+ORIGIN = torch.tensor([0.5, -1.0, 0.2, 0.0], dtype=F64)
+CURB = torch.tensor([2.0, 0.3, 1.0, 4.0], dtype=F64)
 
 
 @pytest.fixture(params=PROBLEMS)
@@ -56,24 +59,44 @@ def test_paired_gradient_equals_the_columns_of_the_jacobian(case):
     assert_close(gradient, torch.stack(columns))
 
 
-def test_perturbed_objective_equals_its_formula(case):
-    objective, U, index = perturbed(case), case.weights(3), torch.tensor([3, 0, 1])
+def formula(case, tilt):
+    """Values and gradients of L(θ) − L(θ̂) − ∇L(θ̂)ᵀ(θ − θ̂) + tilt(g_b, b) at rows u of U."""
     lp, scale = case.log_posterior, case.log_posterior.prior.scale
-    center = scale * objective.center
+    center = case.weights(seed=9)
+    residual = grad(lambda w: reference.negative_log_posterior(lp, w))(center)
 
-    def formula(u, b):
+    def one(u, b):
         change = reference.negative_log_posterior(lp, scale * u)
         change = change - reference.negative_log_posterior(lp, center)
-        residual = grad(lambda w: reference.negative_log_posterior(lp, w))(center)
         g = case.prediction.value((scale * u)[None])[0, MEMBER[b]]
-        return change - residual @ (scale * u - center) - STRENGTH[b] * g
+        return change - residual @ (scale * u - center) + tilt(g, b)
 
-    pairs = list(zip(U, index, strict=True))
-    expected = (
-        torch.stack([formula(u, b) for u, b in pairs]),
-        torch.stack([grad(formula)(u, b) for u, b in pairs]),
+    def rows(U, index):
+        pairs = list(zip(U, index, strict=True))
+        values, gradients = ([f(u, b) for u, b in pairs] for f in (one, grad(one)))
+        return torch.stack(values), torch.stack(gradients)
+
+    return rows
+
+
+def test_perturbed_objective_equals_its_formula(case):
+    U, index = case.weights(3), torch.tensor([3, 0, 1])
+    expected = formula(case, lambda g, b: -STRENGTH[b] * g)(U, index)
+    assert_close(perturbed(case).value_and_gradient(U, index), expected)
+
+
+def test_curbed_objective_equals_its_formula(case):
+    U, index = case.weights(3), torch.tensor([3, 0, 1])
+    estimate = estimate_at(case.log_posterior, case.weights(seed=9))
+    objective = CurbedObjective.around(
+        estimate, case.prediction, MEMBER, STRENGTH, origin=ORIGIN, curb=CURB
     )
-    assert_close(objective.value_and_gradient(U, index), expected)
+
+    def tilt(g, b):
+        d = g - ORIGIN[b]
+        return 0.5 * CURB[b] * d**2 - STRENGTH[b] * d
+
+    assert_close(objective.value_and_gradient(U, index), formula(case, tilt)(U, index))
 
 
 def test_the_center_is_stationary_without_perturbation(case):

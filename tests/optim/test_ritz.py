@@ -41,6 +41,20 @@ def test_a_solution_is_that_of_the_subspace(rank):
     assert_close(ours.upper, theirs.upper, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize("rank", RANKS)
+def test_the_largest_value_is_that_of_the_subspace(rank):
+    subspace = subspace_of(dense(), rank)
+    expected = max([1.0, *torch.linalg.eigvalsh(subspace.gram).tolist()])
+    assert RitzPairs.from_subspace(subspace, 0.0).largest == pytest.approx(expected)
+
+
+def test_coupling_within_the_tolerance_costs_no_vectors():
+    subspace = subspace_of(dense(), 7)
+    pairs = [RitzPairs.from_subspace(subspace, rtol) for rtol in (1.0, 100.0, 1000.0)]
+    widths = [p.vectors.shape[1] for p in pairs]
+    assert widths[0] > widths[1] > widths[2] == subspace.rank
+
+
 @pytest.mark.parametrize("rtol", [1e-3, 0.1, 10.0])
 @pytest.mark.parametrize("rank", RANKS)
 def test_bounds_hold_whatever_coupling_is_neglected(rank, rtol):

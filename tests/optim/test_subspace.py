@@ -64,6 +64,14 @@ def test_bounds_hold_for_every_query(case):
 
 @every
 @given(cases())
+def test_the_share_puts_the_value_in_the_middle_of_its_bounds(case):
+    galerkin = case.subspace.solve(case.G)
+    value = galerkin.inside + galerkin.share * galerkin.outside
+    assert_close(value, 0.5 * (galerkin.lower + galerkin.upper))
+
+
+@every
+@given(cases())
 def test_galerkin_is_consistent(case):
     galerkin = case.subspace.solve(case.G)
     rounding = 1e-13 * torch.linalg.matrix_norm(case.A, 2)
@@ -185,7 +193,7 @@ def test_stationary_radius_grows_as_the_root(gamma, times):
 
 def test_the_empty_subspace_knows_the_prior_alone():
     empty, G = Subspace.empty(torch.zeros(4, dtype=F64)), randn(4, 3)
-    assert (empty.n_weights, empty.rank) == (4, 0)
+    assert (empty.n_weights, empty.rank, empty.largest) == (4, 0, 1.0)
     assert_close(empty.preconditioner(1.0)(G), G / 2)
     assert not empty.solve(G).inside.any()
     for bound in (empty.solve(G).lower, empty.solve(G).upper):
@@ -197,3 +205,15 @@ def test_curvature_beyond_rounding_has_a_factor():
     A = torch.eye(6, dtype=F64) + 1e22 * direction @ direction.mT
     full = Subspace.empty(A.diagonal() - 1).extended(torch.eye(6, dtype=F64), A.matmul)
     assert torch.isfinite(full.solve(randn(6, 2)).step).all()
+
+
+def test_unseen_does_not_depend_on_the_blocks_that_it_is_made_in(monkeypatch):
+    R = randn(30, 50)
+    A = torch.eye(50, dtype=F64) + R.mT @ R
+    subspace = Subspace.empty(A.diagonal() - 1).extended(randn(50, 8), A.matmul)
+    whole, seen = subspace.unseen(), []
+    monkeypatch.setattr("sklearn_hfl.optim.subspace.MOST_NUMBERS", 100)
+    split = Tensor.split
+    monkeypatch.setattr(Tensor, "split", lambda *args: seen.append(args[1]) or split(*args))
+    assert_close(subspace.unseen(), whole)
+    assert max(seen) * subspace.rank <= 100

@@ -4,7 +4,7 @@ from torch.testing import assert_close
 
 from sklearn_hfl.optim.training import Trainer
 from tests import reference
-from tests.cases import LINEAR, PROBLEMS, generator, problem
+from tests.cases import LINEAR, PROBLEMS, generator, map_estimate, problem, randn
 
 TRAINERS = {
     "newton-cg": Trainer("newton-cg", 100, tol=0.0, n_iter_no_change=10),
@@ -49,6 +49,16 @@ def test_a_loose_tolerance_ends_training_early(solver):
     )
     assert loose.n_iter < tight.n_iter < 300
     assert tight.curve[-1] <= loose.curve[-1]
+
+
+@pytest.mark.parametrize("n_iter_no_change", [1, 4])
+def test_training_ends_after_so_many_steps_without_progress(solver, n_iter_no_change):
+    estimate = map_estimate("two layers")
+    start = estimate.weights + 1e-5 * randn(len(estimate.weights))
+    trainer = Trainer(solver, 50, 1e6, n_iter_no_change, decrement_tol=0.0)
+    trajectory = trainer.train(estimate.log_posterior, start, generator(0))
+    # Adam compares with the best pass, and the first has none before it.
+    assert trajectory.n_iter == n_iter_no_change + (solver == "adam")
 
 
 @pytest.mark.parametrize("solver", ["newton-cg", "lbfgs"])

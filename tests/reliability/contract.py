@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import numpy as np
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from sklearn_hfl import HFLWarning
 
@@ -25,6 +25,9 @@ battery = settings(
     deadline=timedelta(seconds=60),
     derandomize=CASES < 100,
     database=None,
+    # Cases are small and read as they are; shrinking one that is slow takes many minutes.
+    phases=[Phase.generate],
+    report_multiple_bugs=False,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
@@ -62,7 +65,7 @@ def check_explained(error):
         assert leak not in message, message
 
 
-def check_regressor(model, Q, largest_y):
+def check_regressor(model, Q):
     """Finite numbers, stds that are none below zero, parts that add up, honest verdicts."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", HFLWarning)
@@ -72,8 +75,7 @@ def check_regressor(model, Q, largest_y):
     for name in ("std", "epistemic_std", "aleatoric_std"):
         assert np.isfinite(result[name]).all(), name
         assert (result[name] >= 0).all(), name
-    floor = np.finfo(float).tiny + 1e-14 * largest_y
-    assert (result.std >= floor).all()
+    assert (result.std > 0).all()
     parts = np.hypot(result.epistemic_std, result.aleatoric_std)
     np.testing.assert_allclose(result.std, parts, rtol=1e-6)
     return result
@@ -96,11 +98,8 @@ def check_classifier(model, Q):
 
 
 def check_verdicts(result, caught):
+    """A bound for every row, and a warning where one was missed, and only there."""
     assert not np.isnan(result.rel_error).any()
     assert (result.rel_error >= 0).all()
-    messages = [str(w.message) for w in caught]
-    missed = int((~result.converged).sum())
-    if missed:
-        assert any(f"{missed} of {len(result.converged)} standard dev" in m for m in messages)
-    else:
-        assert not any("standard deviations missed" in m for m in messages)
+    missed = any("standard deviations" in str(w.message) for w in caught)
+    assert missed == (not result.converged.all())

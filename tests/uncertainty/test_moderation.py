@@ -7,6 +7,7 @@ from scipy.integrate import quad
 from scipy.special import expit
 from scipy.stats import norm
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sklearn_hfl.posterior.link import log_probabilities
 from sklearn_hfl.uncertainty.moderation import LogitPosterior, entropy, normal_draws
@@ -97,6 +98,28 @@ def test_information_is_never_negative_and_grows_with_the_variance(k):
     assert float(informations[2].max()) < math.log(max(k, 2))
 
 
+def test_blocks_of_queries_hold_no_more_than_they_may(monkeypatch):
+    post, draws = posterior(3), DRAWS[3]
+    expected = post.sampled(draws)
+    monkeypatch.setattr("sklearn_hfl.uncertainty.moderation.MOST_NUMBERS", 2 * draws.numel())
+    with Largest() as made:
+        found = post.sampled(draws)
+    assert_close(found, expected)
+    assert made.n_numbers <= 2 * draws.numel()
+
+
+class Largest(TorchDispatchMode):
+    """Counts the numbers of the largest tensor that is made."""
+
+    n_numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **kwargs or {})
+        if isinstance(result, torch.Tensor):
+            self.n_numbers = max(self.n_numbers, result.numel())
+        return result
+
+
 def test_entropy_of_even_classes():
     assert float(entropy(torch.full((4,), -math.log(4.0)))) == pytest.approx(math.log(4))
 
@@ -110,3 +133,11 @@ def test_draws_are_normal_reproducible_and_touch_no_global_state():
     assert draws.isfinite().all()
     assert np.abs(draws.mean(0).numpy()).max() < 0.01
     assert np.abs(draws.std(0).numpy() - 1).max() < 0.02
+
+
+def test_points_on_the_faces_of_the_cube_are_moved_inside_alike(monkeypatch):
+    faces = torch.tensor([[0.0], [1.0]], dtype=F64)
+    monkeypatch.setattr(torch.quasirandom.SobolEngine, "draw", lambda *_, **__: faces)
+    low, high = normal_draws(2, 1, seed=0)[:, 0].tolist()
+    # The density outside is that of half a step of the grid.
+    assert low == -high == pytest.approx(norm.ppf(2.0**-31))

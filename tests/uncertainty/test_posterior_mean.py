@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch.testing import assert_close
 from sklearn_hfl.optim.krylov import krylov_subspace
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.newton_cg import newton_cg
+from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
@@ -76,3 +79,28 @@ def test_equal_generators_give_equal_shifts():
     map_ = estimate(X, (X[:, :1] > 0).to(F64), (2, 3, 1), 1.0)
     first, second = (posterior_mean_shift(map_, generator(3)) for _ in range(2))
     assert_close(first, second, rtol=0, atol=0)
+
+
+def test_probes_stand_for_what_the_basis_does_not_hold():
+    X = randn(20, 2)
+    map_ = estimate(X, (X[:, :1] > 0).to(F64), (2, 1), 50.0)
+    expected = posterior_mean_shift(map_, generator(0))
+    A = map_.curvature()
+    only = Subspace.empty(A.excess_diagonal()).extended((expected / map_.scale)[:, None], A.product)
+    shifts = [
+        posterior_mean_shift(replace(map_, subspace=only), generator(seed)) for seed in range(5)
+    ]
+    error = torch.stack(shifts).mean(0) - expected
+    assert error.norm() < 0.1 * expected.norm()
+
+
+@pytest.mark.parametrize("alpha", [50.0, 500.0])
+def test_what_lies_beyond_the_basis_is_not_lost(alpha):
+    """With a strong prior no direction is known, and none is needed."""
+    X = randn(20, 2)
+    map_ = estimate(X, (X[:, :1] > 0).to(F64), (2, 1), alpha)
+    expected = posterior_mean_shift(map_, generator(0))
+    nothing = replace(map_, subspace=Subspace.empty(map_.curvature().excess_diagonal()))
+    shifts = [posterior_mean_shift(nothing, generator(seed)) for seed in range(5)]
+    error = torch.stack(shifts).mean(0) - expected
+    assert error.norm() < 0.2 * expected.norm()

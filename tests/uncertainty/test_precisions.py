@@ -20,7 +20,12 @@ from sklearn_hfl.uncertainty.noise import (
     freed_noise,
     squared_residuals,
 )
-from sklearn_hfl.uncertainty.precisions import EvidenceOptions, maximize_evidence
+from sklearn_hfl.uncertainty.precisions import (
+    EvidenceOptions,
+    _alternate,
+    evidence_at,
+    maximize_evidence,
+)
 from tests import reference
 from tests.cases import F64, LINEAR, generator, map_estimate, problem, randn
 
@@ -40,6 +45,52 @@ def maximize(name, prior=True, noise=True, **changes):
 def test_precisions_of_a_linear_network_are_a_fixed_point(name):
     lp, weights, _ = maximize(name)
     assert_close(weights, reference.BayesianLinearRegression(lp).mean, rtol=1e-3, atol=1e-4)
+    assert_fixed_point(lp, weights)
+
+
+@pytest.mark.parametrize("name", UNWEIGHTED)
+def test_a_round_knows_the_marginal_density_wherever_its_weights_are(name):
+    case, options = problem(name), EvidenceOptions(True, True)
+    lp = case.log_posterior
+    found = _alternate(
+        lp,
+        case.weights(),
+        replace(TRAINER, max_iter=1),
+        options,
+        1,
+        generator(0),
+        lambda loss: None,
+    )
+    gamma = reference.effective_parameters(lp, dense_ggn(lp, found.weights))
+    beta = lp.likelihood.noise_precision
+    expected = reference.BayesianLinearRegression(lp).log_evidence
+    expected += Hyperprior.at(lp, found.weights, gamma).log_density(lp.prior.group_precision)
+    expected += 0.5 * (beta.log() - PSEUDO_RESIDUAL**2 * beta).sum().item()
+    assert found.log_evidence == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["linear", "linear, weighted"])
+def test_precisions_at_given_weights_are_a_fixed_point(name):
+    estimate, options = map_estimate(name), EvidenceOptions(True, True, rtol=1e-4)
+    lp = evidence_at(estimate.log_posterior, estimate.weights, options, generator(0))
+    assert_fixed_point(lp, estimate.weights)
+
+
+def test_a_loose_tolerance_ends_the_updates_early():
+    estimate = map_estimate("linear")
+    loose, tight = (
+        evidence_at(
+            estimate.log_posterior,
+            estimate.weights,
+            EvidenceOptions(True, True, rtol=rtol),
+            generator(0),
+        ).prior.group_precision
+        for rtol in (0.9, 1e-4)
+    )
+    assert ((loose - tight).abs() > 0.01 * tight).any()
+
+
+def assert_fixed_point(lp, weights):
     gamma = reference.effective_parameters(lp, dense_ggn(lp, weights))
     prior, k = lp.prior, lp.y.shape[1]
     hyperprior = Hyperprior.at(lp, weights, gamma)
@@ -157,6 +208,19 @@ def test_the_trainer_bounds_the_steps_of_both_stages(max_iter):
     lp, _, curve = maximize_noisy(slope=1.0, max_iter=max_iter)
     assert len(curve) <= max_iter
     assert not lp.likelihood.constant
+
+
+def test_the_level_of_the_noise_stays_while_log_noise_varies(monkeypatch):
+    levels = []
+
+    def recorded(*arguments):
+        freed = freed_noise(*arguments)
+        levels.append(freed.likelihood.noise_precision)
+        return freed
+
+    monkeypatch.setattr("sklearn_hfl.uncertainty.precisions.freed_noise", recorded)
+    lp, _, _ = maximize_noisy(n_rows=20, slope=1.0, max_iter=120)
+    assert_close(lp.likelihood.noise_precision, *levels, rtol=0, atol=0)
 
 
 def test_rows_that_are_interpolated_keep_the_share_of_the_hyperprior():

@@ -177,6 +177,24 @@ def test_a_functional_turned_around_swaps_its_ends():
     assert torch.equal(first.converged, second.converged.flip(1))
 
 
+def test_ends_have_the_unit_of_the_functional():
+    unit = 2.0**10  # a power of two changes no digit
+    estimate, case = map_estimate("sine with gap"), problem("sine with gap")
+    plain, scaled = (
+        profile_interval(
+            estimate,
+            PredictionFunction(
+                case.log_posterior.network, case.queries[10:11], lambda f, u=u: u * f[0]
+            ),
+            Z,
+            rtol=1e-2,
+        )
+        for u in (1.0, unit)
+    )
+    assert_close(scaled.lower, unit * plain.lower, rtol=1e-9, atol=0)
+    assert_close(scaled.upper, unit * plain.upper, rtol=1e-9, atol=0)
+
+
 def test_a_functional_without_gradient_has_no_width():
     estimate, case = map_estimate("two layers"), problem("two layers")
     functional = PredictionFunction(
