@@ -8,7 +8,7 @@ VENV_NGBOOST ?= .venv-ngboost
 WORKERS ?= 2
 PYTEST_ARGS ?=
 # Generated cases of each property in `make reliability`.
-RELIABILITY_CASES ?= 250
+RELIABILITY_CASES ?= 200
 # Mutants drawn in `make mutation`.
 MUTANTS ?= 250
 # The modules whose docstrings users read; numpydoc checks these against their signatures.

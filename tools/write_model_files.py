@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def main() -> None:
         ask = model.predict if regression else model.predict_proba
         answers[name] = np.stack(ask(X, return_std=True))
         (FOLDER / f"{name}.pickle").write_bytes(pickle.dumps(model, protocol=4))
-        skops.io.dump(model, FOLDER / f"{name}.skops")
+        skops.io.dump(model, FOLDER / f"{name}.skops", compression=zipfile.ZIP_DEFLATED)
     np.savez(FOLDER / "answers.npz", **answers)
 
 

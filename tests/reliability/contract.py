@@ -86,6 +86,7 @@ def check_classifier(model, Q):
         warnings.simplefilter("always", HFLWarning)
         result = model.predict_uncertainty(Q)
         proba, std = model.predict_proba(Q, return_std=True)
+        labels = model.predict(Q)
     check_verdicts(result, caught)
     assert np.isfinite(proba).all()
     assert ((proba >= 0) & (proba <= 1)).all()
@@ -93,7 +94,7 @@ def check_classifier(model, Q):
     for values in (std, result.entropy, result.mutual_information):
         assert np.isfinite(values).all()
         assert (values >= 0).all()
-    assert set(model.predict(Q)) <= set(model.classes_)
+    assert set(labels) <= set(model.classes_)
     return result
 
 
