@@ -339,4 +339,13 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
                 f"HFLRegressor: noise_std must be one number or one for each of the {n_outputs} "
                 f"outputs of y, but got {noise.size}."
             )
-        return np.broadcast_to(noise, (n_outputs,)) / scale
+        relative = np.broadcast_to(noise, (n_outputs,)) / scale
+        limit = np.finfo(self.dtype).tiny ** -0.5
+        if (np.abs(np.log(relative)) > np.log(limit)).any():
+            raise ValueError(
+                f"HFLRegressor: noise_std must lie within a factor of {limit:.0e} of y's standard "
+                f"deviation, beyond which its square overflows {self.dtype}, but it is "
+                f"{relative.min():.0e} to {relative.max():.0e} times as large. It is in units of y; "
+                "several outputs can have one each."
+            )
+        return relative

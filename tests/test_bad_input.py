@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -189,6 +191,17 @@ def test_bad_weights_are_refused(bad, match):
 def test_one_row_is_too_few():
     with pytest.raises(ValueError, match=r"1 sample\(s\).*a minimum of 2 is required"):
         HFLRegressor(**SMALL).fit(X[:1], Y[:1])
+
+
+@pytest.mark.parametrize("noise_std", [1e25, 1e-25])
+def test_a_noise_std_whose_square_overflows_is_refused(noise_std):
+    model = HFLRegressor(**{**SMALL, "noise_std": noise_std}, dtype="float32")
+    with pytest.raises(ValueError, match="overflows float32"):
+        model.fit(X, Y)
+    model.set_params(dtype="float64")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HFLWarning)
+        assert np.isfinite(model.fit(X, Y).predict(X, return_std=True)).all()
 
 
 def test_a_noise_std_must_be_given_for_each_output():

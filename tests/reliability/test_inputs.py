@@ -75,11 +75,11 @@ LINKS = ("mc", "probit", "none")
 
 def fits(model, *args, **kwargs):
     """Fit; numbers that overflow may be refused where they were not to be standardised."""
-    if model.normalize_X:
+    with refusal_allowed(model, "overflow"):
         fitted(model, *args, **kwargs)
-    else:
-        with refusal_allowed(model, "normalize_X=True"):
-            fitted(model, *args, **kwargs)
+    # Noise in another unit than an output's may overflow single precision.
+    given = model.dtype == "float32" and not isinstance(getattr(model, "noise_std", ""), str)
+    assert hasattr(model, "estimators_") or not model.normalize_X or given
     return hasattr(model, "estimators_")
 
 
@@ -134,7 +134,7 @@ def test_a_fault_is_refused_in_fit(fault, where, seed, estimator, variance):
     args = {"X": X, "y": Y > 0 if estimator is HFLClassifier else Y, "sample_weight": np.ones(24)}
     args[where] = FAULTS[fault](np.random.default_rng(seed), args[where] + 0.0)
     model = estimator(**PLAIN, variance=variance)
-    if where == "sample_weight" and fault in ("None", "a number"):
+    if (fault, where) == ("None", "sample_weight"):
         fitted(model, **args)
         return
     with pytest.raises((ValueError, TypeError)) as refusal:
