@@ -41,7 +41,7 @@ from sklearn_hfl._params import (
 from sklearn_hfl._standardizer import Standardizer
 from sklearn_hfl._storage import packed, unpacked
 from sklearn_hfl._translation import Trained, module_start
-from sklearn_hfl._validation import Array, check_features, to_numpy, to_tensor
+from sklearn_hfl._validation import Array, check_features, check_finite, to_numpy, to_tensor
 from sklearn_hfl.calibration.fingerprints import Fingerprints
 from sklearn_hfl.exceptions import warn
 from sklearn_hfl.optim.krylov import most_directions
@@ -301,7 +301,7 @@ class HFLBase(BaseEstimator):
 
     def _queries(self, X: Any) -> Tensor:
         queries = self._tensor(self._x_scaler.transform(check_features(self, X)))
-        _check_finite(member_means(self.estimators_, queries), "predictions")
+        check_finite(member_means(self.estimators_, queries), "predictions")
         return queries
 
     def _route(self) -> Route:
@@ -344,7 +344,7 @@ class HFLBase(BaseEstimator):
             )
 
     def _warn_of_misses(self, variances: list[Variance]) -> None:
-        _check_finite([v.value for v in variances], "variances")
+        check_finite([v.value for v in variances], "variances")
         missed = ~torch.stack([v.converged for v in variances]).all(0)
         if not missed.any():
             return
@@ -370,17 +370,6 @@ class HFLBase(BaseEstimator):
                 "tells each row's error bound."
             )
         warn(text)
-
-
-def _check_finite(values: Sequence[Tensor], what: str) -> None:
-    """Refuse rows where a member's values (n, ...) are NaN or infinite."""
-    finite = torch.stack([v.isfinite().reshape(len(v), -1).all(1) for v in values]).all(0)
-    if not finite.all():
-        first = int(torch.nonzero(~finite)[0])
-        raise ValueError(
-            f"{int((~finite).sum())} of {len(finite)} {what} are not finite, number {first} first: "
-            "the network overflows or is undefined there. Leave these rows out, or rescale X."
-        )
 
 
 def _best(members: Sequence[Member]) -> Member:

@@ -15,7 +15,7 @@ from torch import Tensor
 from sklearn_hfl._base import HFLBase
 from sklearn_hfl._members import member_logits, member_means
 from sklearn_hfl._params import boolean
-from sklearn_hfl._validation import Array, to_numpy
+from sklearn_hfl._validation import Array, check_finite, to_numpy
 from sklearn_hfl.posterior.link import SOFTMAX, log_probabilities
 from sklearn_hfl.uncertainty.moderation import LogitPosterior, entropy, normal_draws
 from sklearn_hfl.uncertainty.predictive import Predictive, mixture
@@ -231,9 +231,11 @@ class ClassPosterior(HFLBase):
             )
 
     def _logits(self, X: Tensor) -> tuple[list[LogitPosterior], list[Variance]]:
-        return member_logits(
+        logits, verdicts = member_logits(
             self.estimators_, X, self._query_route(), self.n_jobs, bool(self.verbose)
         )
+        check_finite([v.value for v in verdicts], "variances")
+        return logits, verdicts
 
     def _log_probabilities(self, X: Tensor, warns: bool = True) -> list[Tensor]:
         """Log probabilities (Q, C) of each member at X (Q, D), moderated as ``link`` says."""

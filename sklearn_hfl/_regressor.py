@@ -344,8 +344,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         if (np.abs(np.log(relative)) > np.log(limit)).any():
             raise ValueError(
                 f"HFLRegressor: noise_std must lie within a factor of {limit:.0e} of y's standard "
-                f"deviation, beyond which its square overflows {self.dtype}, but it is "
-                f"{relative.min():.0e} to {relative.max():.0e} times as large. It is in units of y; "
-                "several outputs can have one each."
+                f"deviation, or its square overflows {self.dtype}, but it is {relative.max():.0e} "
+                "times as large. It is in units of y; several outputs can have one each."
             )
         return relative

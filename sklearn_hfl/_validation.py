@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ __all__ = [
     "PRECISIONS",
     "check_calibration_data",
     "check_features",
+    "check_finite",
     "check_module",
     "check_sample_weight",
     "check_training_data",
@@ -271,6 +272,30 @@ def to_numpy(tensor: Tensor) -> Array:
     ndarray
     """
     return tensor.detach().cpu().double().numpy().copy()
+
+
+def check_finite(values: Sequence[Tensor], what: str) -> None:
+    """Refuse rows whose answer overflows, or that the network is undefined for.
+
+    Parameters
+    ----------
+    values : sequence of Tensor of shape (n, ...)
+        Answers, of each member.
+    what : str
+        What they are called.
+
+    Raises
+    ------
+    ValueError
+        With the number of rows where one is NaN or infinite.
+    """
+    finite = torch.stack([v.isfinite().reshape(len(v), -1).all(1) for v in values]).all(0)
+    if not finite.all():
+        first = int(torch.nonzero(~finite)[0])
+        raise ValueError(
+            f"{int((~finite).sum())} of {len(finite)} {what} are not finite, number {first} first: "
+            "the network overflows or is undefined there. Leave these rows out, or rescale X."
+        )
 
 
 def _tried(module: nn.Module, X: Tensor) -> Tensor:
