@@ -20,7 +20,6 @@ from sklearn_hfl._members import (
     Member,
     Route,
     fit_member,
-    member_means,
     member_variances,
     warm_started,
     with_data,
@@ -300,9 +299,7 @@ class HFLBase(BaseEstimator):
     # ---------------------------------------------------------------- queries
 
     def _queries(self, X: Any) -> Tensor:
-        queries = self._tensor(self._x_scaler.transform(check_features(self, X)))
-        check_finite(member_means(self.estimators_, queries), "predictions")
-        return queries
+        return self._tensor(self._x_scaler.transform(check_features(self, X)))
 
     def _route(self) -> Route:
         return Route(self.variance, self.std_rtol, self.perturbation_scale)

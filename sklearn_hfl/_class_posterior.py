@@ -234,6 +234,7 @@ class ClassPosterior(HFLBase):
         logits, verdicts = member_logits(
             self.estimators_, X, self._query_route(), self.n_jobs, bool(self.verbose)
         )
+        check_finite([each.mean for each in logits], "predictions")
         check_finite([v.value for v in verdicts], "variances")
         return logits, verdicts
 

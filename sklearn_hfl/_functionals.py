@@ -15,7 +15,7 @@ from torch import Tensor
 from sklearn_hfl._members import functional_moments, functional_values, member_means
 from sklearn_hfl._params import boolean, validate
 from sklearn_hfl._posterior_predictive import PosteriorPredictive
-from sklearn_hfl._validation import Array, text_explained, to_numpy
+from sklearn_hfl._validation import Array, check_finite, numbers_expected, to_numpy
 from sklearn_hfl.posterior.functional import Functional, PredictionFunction, WeightedSum
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
@@ -132,6 +132,7 @@ class PopulationFunctionals(PosteriorPredictive):
         tail = 0 if self._one_dimensional else 1
         scale, mean = self._y_scaler.scale, self._y_scaler.mean
         values, spread = self._functional(functional, std, cov)
+        check_finite([torch.as_tensor(values)], "values")
         total = values.reshape(-1, k) * scale + W.sum(1, keepdims=True) * mean
         if spread is None:
             return shaped(total)
@@ -188,7 +189,7 @@ def _plain(values: Array) -> Any:
 
 
 def _checked_weights(weights: ArrayLike, n: int) -> Array:
-    with text_explained():
+    with numbers_expected(weights=weights):
         array: Array = check_array(
             weights, dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="weights"
         )

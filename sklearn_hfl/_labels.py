@@ -13,8 +13,7 @@ from sklearn_hfl._validation import (
     PRECISIONS,
     Array,
     check_sample_weight,
-    refuse_dates,
-    text_explained,
+    numbers_expected,
     used_rows,
 )
 
@@ -53,8 +52,7 @@ def check_labelled_data(
     ValueError
         If there is one class only, or y holds no labels.
     """
-    refuse_dates(X, "X")
-    with text_explained():
+    with numbers_expected(X=X):
         X, y = validate_data(estimator, X, y, dtype=PRECISIONS, ensure_min_samples=2)
     check_classification_targets(y)
     weight = check_sample_weight(sample_weight, len(X))
@@ -91,7 +89,7 @@ def check_known_labels(estimator: Any, X: Any, y: Any) -> tuple[Array, NDArray[n
     ValueError
         If a label is none of them.
     """
-    with text_explained():
+    with numbers_expected(X=X):
         X, y = validate_data(estimator, X, y, dtype=np.float64, reset=False)
     known = estimator.classes_.tolist()
     position = {label: k for k, label in enumerate(known)}

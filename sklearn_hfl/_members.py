@@ -12,6 +12,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from torch import Tensor
 from tqdm import tqdm
 
+from sklearn_hfl._validation import check_finite
 from sklearn_hfl.optim.krylov import krylov_subspace
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.perturbed_optima import PerturbedOptima, perturbed_optima, scouted
@@ -188,7 +189,9 @@ def member_means(members: Sequence[Member], X: Tensor, link: Link = IDENTITY) ->
         lp, weights = member.estimate.log_posterior, member.estimate.weights
         size = max(1, int(lp.memory_limit / (8 * lp.network.width * X.element_size())))
         parts = [lp.network.forward(weights[None], part)[0] for part in torch.split(X, size)]
-        means.append(link.value(torch.cat(parts)))
+        outputs = torch.cat(parts)
+        check_finite([outputs], "predictions")
+        means.append(link.value(outputs))
     return means
 
 

@@ -23,8 +23,7 @@ __all__ = [
     "check_module",
     "check_sample_weight",
     "check_training_data",
-    "refuse_dates",
-    "text_explained",
+    "numbers_expected",
     "to_numpy",
     "to_tensor",
     "used_rows",
@@ -49,8 +48,7 @@ def check_features(estimator: Any, X: Any) -> Array:
     -------
     ndarray of shape (n, n_features)
     """
-    refuse_dates(X, "X")
-    with text_explained():
+    with numbers_expected(X=X):
         return validate_data(estimator, X, dtype=np.float64, reset=False)
 
 
@@ -137,39 +135,11 @@ def _numeric_rows(
 ) -> tuple[Array, Array]:
     if issparse(y):
         raise TypeError("y must be dense, but a sparse array came. Use y.toarray().")
-    for name, values in (("X", X), ("y", y)):
-        refuse_dates(values, name)
-    with text_explained():
+    with numbers_expected(X=X, y=y):
         X, y = validate_data(
             estimator, X, y, dtype=dtype, multi_output=True, y_numeric=True, **options
         )
         return X, np.asarray(y, dtype=np.float64)
-
-
-def refuse_dates(values: Any, name: str) -> None:
-    """Refuse what NumPy would take as numbers: nanoseconds, days or years since 1970.
-
-    Parameters
-    ----------
-    values : array-like
-        Anything.
-    name : str
-        What the caller calls it.
-
-    Raises
-    ------
-    TypeError
-        If it holds dates or durations.
-    """
-    try:
-        kind = np.asarray(values[:1]).dtype.kind
-    except Exception:  # what is no array at all is for scikit-learn's validation to refuse
-        return
-    if kind in "mM":
-        raise TypeError(
-            f"Expected numbers, but {name} holds dates or durations. Turn them to numbers that "
-            "mean something here, such as days since the first or the day of the year."
-        )
 
 
 def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
@@ -195,7 +165,7 @@ def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
     if sample_weight is None:
         return np.ones(n)
     expected = f"sample_weight must have shape ({n},), one number a row"
-    refuse_dates(sample_weight, "sample_weight")
+    _refuse_dates("sample_weight", sample_weight)
     try:
         weight: Array = check_array(
             sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight"
@@ -223,9 +193,37 @@ def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
     return weight
 
 
+def _refuse_dates(name: str, values: Any) -> None:
+    try:
+        kind = np.asarray(values[:1]).dtype.kind
+    except Exception:  # what is no array at all is for scikit-learn's validation to refuse
+        return
+    if kind in "mM":
+        raise TypeError(
+            f"Expected numbers, but {name} holds dates or durations. Turn them to numbers that "
+            "mean something here, such as days since the first or the day of the year."
+        )
+
+
 @contextmanager
-def text_explained() -> Iterator[None]:
-    """Say what to do about text, which NumPy reports by the first word that it cannot convert."""
+def numbers_expected(**arrays: Any) -> Iterator[None]:
+    """Say what to do about what NumPy takes as numbers, or reports by its first word alone.
+
+    Parameters
+    ----------
+    **arrays : array-like
+        What is validated inside, by name. Dates would become nanoseconds, days or years
+        since 1970.
+
+    Raises
+    ------
+    TypeError
+        If one holds dates or durations.
+    ValueError
+        If validation finds text.
+    """
+    for name, values in arrays.items():
+        _refuse_dates(name, values)
     try:
         yield
     except ValueError as error:
