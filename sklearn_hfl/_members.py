@@ -33,6 +33,7 @@ from sklearn_hfl.uncertainty.variance import Variance, variance
 __all__ = [
     "Member",
     "Route",
+    "concatenated",
     "fit_member",
     "functional_moments",
     "functional_values",
@@ -42,6 +43,7 @@ __all__ = [
     "member_noise",
     "member_profiles",
     "member_variances",
+    "query_chunks",
     "warm_started",
     "with_data",
 ]
@@ -74,6 +76,11 @@ class Member:
     diagnostics: Diagnostics
     loss_curve: tuple[float, ...]
     shift: Tensor | None = None
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs of the network."""
+        return self.estimate.log_posterior.network.n_outputs
 
 
 @dataclass(frozen=True)
@@ -197,11 +204,17 @@ def member_means(members: Sequence[Member], X: Tensor, link: Link = IDENTITY) ->
 
 def member_noise(members: Sequence[Member], X: Tensor) -> list[Tensor]:
     """Noise variances (Q, n_targets) of each member at queries (Q, D)."""
-    likelihoods = [m.estimate.log_posterior.likelihood for m in members]
-    return [
-        cast(GaussianLikelihood, likelihood).noise_variance(outputs)
-        for likelihood, outputs in zip(likelihoods, member_means(members, X), strict=True)
-    ]
+    variances = []
+    for member in members:
+        likelihood = cast(GaussianLikelihood, member.estimate.log_posterior.likelihood)
+        # Noise that is the same for all rows is known without a pass of the network.
+        outputs = (
+            member_means([member], X)[0]
+            if likelihood.noise_varies
+            else X.new_empty(len(X), len(likelihood.noise_precision))
+        )
+        variances.append(likelihood.noise_variance(outputs))
+    return variances
 
 
 def member_variances(
@@ -219,7 +232,7 @@ def member_variances(
         return (variance(route.optima(member.estimate, functional), route.rtol),)
 
     parts = _for_chunks(answer, members, X, route, n_jobs, verbose)
-    return [_concatenate([v for (v,) in of_member]) for of_member in parts]
+    return [concatenated([v for (v,) in of_member]) for of_member in parts]
 
 
 def member_logits(
@@ -246,8 +259,8 @@ def member_logits(
     logits, verdicts = [], []
     for of_member in parts:
         posteriors, variances = zip(*of_member, strict=True)
-        logits.append(_concatenate(posteriors))
-        verdicts.append(_concatenate(variances))
+        logits.append(concatenated(posteriors))
+        verdicts.append(concatenated(variances))
     return logits, verdicts
 
 
@@ -268,7 +281,7 @@ def member_profiles(
 
     # Whatever the variance is, the ends are the network's own.
     parts = _for_chunks(answer, members, X, replace(route, mode="network"), n_jobs, verbose)
-    return [_concatenate(of_member) for of_member in parts]
+    return [concatenated(of_member) for of_member in parts]
 
 
 def joint_covariance(
@@ -323,13 +336,14 @@ def functional_moments(
     return values.mean(0), total / len(members), verdicts
 
 
-def _chunk_size(log_posterior: LogPosterior, mode: str) -> int:
-    """Queries that a chunk may hold, for peak memory to follow the limit."""
+def query_chunks(log_posterior: LogPosterior, X: Tensor, mode: str) -> tuple[Tensor, ...]:
+    """Queries (Q, D) in chunks that are answered at once, for peak memory to follow the limit."""
     # Gradient, step and residual; the network route adds its pairs and L-BFGS histories.
     vectors = 60 if mode == "network" else 8
     outputs = log_posterior.network.n_outputs
     per_query = vectors * log_posterior.n_weights * outputs * log_posterior.X.element_size()
-    return max(1, min(MOST_QUERIES, int(log_posterior.memory_limit / (4 * per_query))))
+    size = max(1, min(MOST_QUERIES, int(log_posterior.memory_limit / (4 * per_query))))
+    return torch.split(X, size)
 
 
 _Answer = TypeVar("_Answer")
@@ -344,7 +358,7 @@ def _for_chunks(
     verbose: bool,
 ) -> list[list[_Answer]]:
     """Answer chunks of queries that fit the memory limit, in parallel, for each member."""
-    chunks = torch.split(X, _chunk_size(members[0].estimate.log_posterior, route.mode))
+    chunks = query_chunks(members[0].estimate.log_posterior, X, route.mode)
     if len(chunks) > CHUNKS_UNSCOUTED and route.needs_data:
         scouts = X[torch.linspace(0, len(X) - 1, len(chunks[0])).long()]
         members = [_scouted(member, scouts, route.rtol) for member in members]
@@ -363,7 +377,7 @@ def _scouted(member: Member, X: Tensor, rtol: float) -> Member:
 _Tensors = TypeVar("_Tensors", LogitPosterior, ProfileInterval, Variance)
 
 
-def _concatenate(parts: Sequence[_Tensors]) -> _Tensors:
+def concatenated(parts: Sequence[_Tensors]) -> _Tensors:
     """One dataclass of tensors from those of the chunks."""
     names = [field.name for field in fields(parts[0])]
     return type(parts[0])(*(torch.cat([getattr(p, name) for p in parts]) for name in names))

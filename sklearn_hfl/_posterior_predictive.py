@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_hfl._base import HFLBase
+from sklearn_hfl._draws import function_draws
 from sklearn_hfl._members import joint_covariance, member_means, member_noise
 from sklearn_hfl._params import integer, validate
 from sklearn_hfl._standardizer import Standardizer
@@ -87,13 +88,16 @@ class PosteriorPredictive(HFLBase):
             )
         with torch.inference_mode(False):
             queries = self._queries(X)
-            if part:
+            if part in ("total", "epistemic"):
                 moments = self._moments(queries)
                 return self._in_units(moments.mean), self._shaped(self._stds(moments)[part])
             means = member_means(self.estimators_, queries, self._mean_link)
             mean = self._in_units(torch.stack(means).mean(0))
+            if part == "aleatoric":
+                noise = torch.stack(member_noise(self.estimators_, queries)).mean(0)
+                return mean, self._shaped(to_numpy(noise.sqrt()) * self._y_scaler.scale)
             if return_cov:
-                return mean, self._shaped(self._covariance(queries, noise=True))
+                return mean, self._shaped(self._covariance(queries))
             return mean
 
     def predict_uncertainty(self, X: ArrayLike) -> Bunch:
@@ -147,6 +151,10 @@ class PosteriorPredictive(HFLBase):
     ) -> Array:
         """Draw joint samples from the predictive distribution.
 
+        A draw is one function: its rows and outputs vary together as ``return_cov`` and
+        ``predict_functional`` say. The cost is linear in the number of rows, but cubic with
+        variance="network".
+
         Parameters
         ----------
         X : array-like of shape (n, n_features)
@@ -163,6 +171,11 @@ class PosteriorPredictive(HFLBase):
         ndarray of shape (n, n_samples) or (n, n_outputs, n_samples)
             Draws in units of y; each comes from one member of the mixture.
 
+        Warns
+        -----
+        HFLWarning
+            With the number of standard deviations that missed ``std_rtol``.
+
         Examples
         --------
         >>> import numpy as np
@@ -177,19 +190,19 @@ class PosteriorPredictive(HFLBase):
         rng = check_random_state(random_state)
         with torch.inference_mode(False):
             queries = self._queries(X)
-            n_members = len(self.estimators_)
-            counts = rng.multinomial(n_samples, np.full(n_members, 1 / n_members))
-            draws = []
-            for i, mean in enumerate(member_means(self.estimators_, queries, self._mean_link)):
-                location = self._y_scaler.inverse(to_numpy(mean))
-                cov = self._covariance(queries, noise=noise, members=slice(i, i + 1))
-                each = [
-                    rng.multivariate_normal(location[:, k], cov[..., k], size=counts[i]).T
-                    for k in range(self.n_outputs_)
+            drawn, variances = function_draws(
+                self.estimators_, queries, n_samples, self._query_route(), rng, self._mean_link
+            )
+            self._warn_of_misses(variances)
+            if noise:
+                stds = [each.sqrt()[..., None] for each in member_noise(self.estimators_, queries)]
+                drawn = [
+                    values + std * self._tensor(rng.standard_normal(values.shape))
+                    for values, std in zip(drawn, stds, strict=True)
                 ]
-                draws.append(np.stack(each, axis=1))
-            samples = np.concatenate(draws, axis=2)[..., rng.permutation(n_samples)]
-            return samples[:, 0] if self._one_dimensional else samples
+            samples = torch.cat(drawn, dim=2)[..., rng.permutation(n_samples)]
+            in_units = self._shaped(self._y_scaler.inverse(to_numpy(samples.mT)))
+            return in_units if self._one_dimensional else in_units.swapaxes(1, 2)
 
     def _moments(self, X: Tensor) -> Predictive:
         return mixture(
@@ -207,14 +220,14 @@ class PosteriorPredictive(HFLBase):
         scale = self._y_scaler.scale
         return {name: to_numpy(value.sqrt()) * scale for name, value in variances.items()}
 
-    def _covariance(self, X: Tensor, *, noise: bool, members: slice = slice(None)) -> Array:
-        """Joint covariance (n, n, K) in squared units of y."""
-        chosen = self.estimators_[members]
-        total, verdicts = joint_covariance(chosen, X, self._query_route(), self._mean_link)
-        self._warn_of_misses(verdicts)
-        if noise:
-            mean_noise = torch.stack(member_noise(chosen, X)).mean(0)
-            total += torch.eye(len(X)).to(X)[..., None] * mean_noise
+    def _covariance(self, X: Tensor) -> Array:
+        """Joint covariance (n, n, K) of new y in squared units of y."""
+        total, variances = joint_covariance(
+            self.estimators_, X, self._query_route(), self._mean_link
+        )
+        self._warn_of_misses(variances)
+        noise = torch.stack(member_noise(self.estimators_, X)).mean(0)
+        total += torch.eye(len(X)).to(X)[..., None] * noise
         return to_numpy(total) * self._y_scaler.scale**2
 
     def _in_units(self, mean: Tensor) -> Array:

@@ -85,6 +85,11 @@ class RitzPairs:
         return cls(vectors, values, coupling, neglected, subspace.beyond)
 
     @property
+    def rank(self) -> int:
+        """Number m of Ritz pairs."""
+        return len(self.values)
+
+    @property
     def largest(self) -> float:
         """Largest Ritz value, 1 or more."""
         return float(self.values.max()) if len(self.values) else 1.0
@@ -102,6 +107,13 @@ class RitzPairs:
         outside = off + (outer - self.coupling @ roots).square().sum(0)
         rounding = ROUNDING * torch.finfo(G.dtype).eps * squares
         return RitzSolution(self, G, inner, roots, outside, rounding)
+
+    def correlated(self, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``Subspace.correlated``, for z (m, S) and e (P, S)."""
+        U, L = self.vectors.tensor_split([self.rank], dim=1)
+        root = self.values.sqrt()[:, None]
+        # Uᵀ A e is t Uᵀ e and, by the coupling, t^½ (L · coupling)ᵀ e.
+        return U @ (z / root), e - U @ (U.mT @ e + self.coupling.mT @ (L.mT @ e) / root)
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,15 @@ class Subspace:
         c = torch.linalg.solve_triangular(self.factor.mT, root, upper=True)
         return Galerkin(self, root, G - self.image @ c)
 
+    def correlated(self, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+        """V T^-½ z and (I − V T⁻¹ Vᵀ A) e, for z (m, S) and e (P, S).
+
+        Of standard normal numbers they have the covariance that is known within the basis,
+        and that of residuals.
+        """
+        inside = self.basis @ torch.linalg.solve_triangular(self.factor.mT, z, upper=True)
+        return inside, e - self.basis @ torch.cholesky_solve(self.image.mT @ e, self.factor)
+
     def preconditioner(self, damping: float = 0.0) -> Callable[[Tensor], Tensor]:
         """(A + damping·I)⁻¹ for vectors (P,) or columns (P, G), with A taken as I off the basis."""
         factor = self.factor

@@ -51,6 +51,8 @@ class GaussianLikelihood:
     noise_precision: Tensor
 
     mean_link: ClassVar[Link] = IDENTITY
+    # Whether the noise of a row depends on its outputs.
+    noise_varies: ClassVar[bool] = False
 
     def n_outputs(self, n_targets: int) -> int:
         return n_targets
@@ -106,6 +108,7 @@ class HeteroscedasticLikelihood(GaussianLikelihood):
     guard: Tensor | float = 1e-3
     constant: bool = False
     mean_link: ClassVar[Link] = MEAN
+    noise_varies: ClassVar[bool] = True
 
     def n_outputs(self, n_targets: int) -> int:
         return 2 * n_targets
