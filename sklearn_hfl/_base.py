@@ -44,7 +44,6 @@ from sklearn_hfl._validation import Array, check_features, check_finite, to_nump
 from sklearn_hfl.calibration.fingerprints import Fingerprints
 from sklearn_hfl.exceptions import warn
 from sklearn_hfl.optim.krylov import most_directions
-from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.initialization import initial_weights, scaled_precision
 from sklearn_hfl.posterior.likelihood import Likelihood
@@ -52,6 +51,7 @@ from sklearn_hfl.posterior.link import IDENTITY, Link
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import ACTIVATIONS, MLP, Network
 from sklearn_hfl.posterior.prior import GaussianPrior
+from sklearn_hfl.posterior.rescaling import Affine, rescaled_module, rescaled_weights
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 from sklearn_hfl.uncertainty.variance import Variance
 
@@ -61,6 +61,8 @@ __all__ = ["HFLBase"]
 # many posterior standard deviations; the other routes need no more than ``tol``.
 POLISHED_DECREMENT = 1e-8
 BLOCK_OF_ROWS = 4096
+# Parameters that may change after fit, and with them the scores of calibration rows.
+CALIBRATED_PARAMS = ("variance", "perturbation_scale", "link")
 
 
 def _rows(X: Tensor, y: Tensor) -> Iterator[Array]:
@@ -78,6 +80,10 @@ class HFLBase(BaseEstimator):
 
     _x_scaler: Standardizer
     _trained_rows: Fingerprints
+    # Parameters that queries read; what the others decide is that of the fit.
+    _query_params: ClassVar[tuple[str, ...]] = (
+        "variance", "std_rtol", "perturbation_scale", "n_jobs", "verbose"
+    )  # fmt: skip
 
     _rules: ClassVar[dict[str, Rule]] = {
         "hidden_layer_sizes": any_of(integer(1), integers(1)),
@@ -119,10 +125,29 @@ class HFLBase(BaseEstimator):
                 f"not: {error}"
             ) from error
 
-    def _tensor(self, values: Array) -> Tensor:
+    # ---------------------------------------------------------------- fitting
+
+    def _fit_tensor(self, values: Array) -> Tensor:
+        """Numbers as this fit takes them; those of queries are as the last fit took them."""
         return to_tensor(values, self.dtype, self.device)
 
-    # ---------------------------------------------------------------- fitting
+    def _learns_units(self, trained: Trained | None) -> bool:
+        """Whether the fit is the same in any units: a prior that is given has units of its own."""
+        return self._learns_prior and trained is None
+
+    def _scaled(
+        self, values: Array, weight: Array, asked: bool, free: bool
+    ) -> tuple[Standardizer, Affine | None, Affine | None]:
+        """Standardise where that is ``asked`` for, and where the answer is ``free`` of units.
+
+        Also returns the units that the starting weights take on, and those that ``module_``
+        does: of values that are not standardised, and of those that are unasked.
+        """
+        standard = Standardizer.from_data(values, weight)
+        if asked:
+            return standard, None, None
+        units = Affine(self._fit_tensor(standard.scale), self._fit_tensor(standard.mean))
+        return (standard, None, units) if free else (standard.identity(), units, None)
 
     @contextmanager
     def _unchanged_on_failure(self) -> Iterator[None]:
@@ -143,16 +168,18 @@ class HFLBase(BaseEstimator):
         likelihood: Likelihood,
         options: EvidenceOptions,
         trained: Trained | None,
+        units: tuple[Affine | None, Affine | None],
     ) -> tuple[Member, ...]:
         """Train ``n_estimators`` MAPs from seeds drawn before anything else.
 
-        A network that is ``trained`` elsewhere takes the place of a random start.
+        A network that is ``trained`` elsewhere takes the place of a random start, which else
+        is drawn for standardised values, and takes on the ``units`` of inputs and targets.
         """
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=self.n_estimators)
-        weight = self._tensor(sample_weight)
+        weight = self._fit_tensor(sample_weight)
         jobs, warm = [], self._warm_members()
         n_outputs = likelihood.n_outputs(y.shape[1])
-        start = partial(self._start, n_noise=n_outputs - y.shape[1])
+        start = partial(self._start, n_noise=n_outputs - y.shape[1], units=units)
         for i, seed in enumerate(seeds):
             generator = torch.Generator().manual_seed(int(seed))
             begin = start if trained is None else trained.start
@@ -194,12 +221,17 @@ class HFLBase(BaseEstimator):
         return None if self._learns_prior else float(self.prior_precision)
 
     def _start(
-        self, X: Tensor, n_outputs: int, generator: torch.Generator, n_noise: int
+        self,
+        X: Tensor,
+        n_outputs: int,
+        generator: torch.Generator,
+        n_noise: int,
+        units: tuple[Affine | None, Affine | None],
     ) -> tuple[Network, Tensor]:
         if self.module is None:
             hidden = tuple(int(size) for size in np.atleast_1d(self.hidden_layer_sizes))
             mlp = MLP((X.shape[1], *hidden, n_outputs), self.activation, n_noise)
-            return mlp, initial_weights(mlp, generator).to(X)
+            return mlp, rescaled_weights(mlp, initial_weights(mlp, generator).to(X), *units)
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
         # The factory draws from torch's global generator: seeded for it, then put back.
         with torch.random.fork_rng(devices=[]):
@@ -228,15 +260,21 @@ class HFLBase(BaseEstimator):
     def _warm_members(self) -> tuple[Member, ...]:
         return getattr(self, "estimators_", ()) if self.warm_start else ()
 
-    def _record(self, members: tuple[Member, ...]) -> None:
-        """Set the fitted attributes, all at once, after everything that can fail."""
+    def _record(
+        self, members: tuple[Member, ...], units: tuple[Affine | None, Affine | None]
+    ) -> None:
+        """Set the fitted attributes, all at once, after everything that can fail.
+
+        ``units`` are those that ``module_`` takes and gives, where they are not the ones of
+        the fit.
+        """
         best = _best(members)
         estimate, facts = best.estimate, best.diagnostics
         prior = estimate.log_posterior.prior
         self.estimators_ = members
-        self.module_ = _module(estimate)
+        self.module_ = rescaled_module(estimate.log_posterior.network, estimate.weights, *units)
         # Those of the last fit, which this one may not have.
-        for name in ("coefs_", "intercepts_", "conformity_scores_"):
+        for name in ("coefs_", "intercepts_", "conformity_scores_", "_calibration"):
             self.__dict__.pop(name, None)
         if self.module is None:
             linear = [m for m in self.module_.modules() if isinstance(m, torch.nn.Linear)]
@@ -287,19 +325,56 @@ class HFLBase(BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         """Arrays in place of tensors: skops writes them, and reads them without running code."""
         state = dict(super().__getstate__())
-        if self.module is None:
+        if "coefs_" in state:
             state.pop("module_", None)
         return packed(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(unpacked(state))
-        if self.module is None and hasattr(self, "estimators_"):
-            self.module_ = _module(_best(self.estimators_).estimate)
+        if hasattr(self, "coefs_"):
+            layers = zip(self.coefs_, self.intercepts_, strict=True)
+            tensors = [self._tensor(a) for W, b in layers for a in (W.T, b)]
+            network = self.estimators_[0].estimate.log_posterior.network
+            self.module_ = network.to_module(network.packing.pack(tensors))
 
     # ---------------------------------------------------------------- queries
 
+    def _tensor(self, values: Array) -> Tensor:
+        """Numbers as the fitted weights are, whatever dtype and device were set to since."""
+        weights = self.estimators_[0].estimate.weights
+        return to_tensor(values, weights.dtype, weights.device)
+
     def _queries(self, X: Any) -> Tensor:
-        return self._tensor(self._x_scaler.transform(check_features(self, X)))
+        """Queries (Q, D) as the members take them."""
+        return self._standardized(check_features(self, X))
+
+    def _standardized(self, rows: Array) -> Tensor:
+        """Rows (n, D) as the members take them: those of every query pass through here."""
+        # What fit would refuse, set_params may have brought since.
+        rules = {name: self._rules[name] for name in self._query_params}
+        validate(type(self).__name__, self.get_params(deep=False), rules)
+        return self._tensor(self._x_scaler.transform(rows))
+
+    def _calibrated_as(self) -> dict[str, Any]:
+        """Parameters on which conformity scores depend."""
+        params = self.get_params(deep=False)
+        return {name: params[name] for name in CALIBRATED_PARAMS if name in params}
+
+    def _check_calibrated(self, owner: str) -> None:
+        """Refuse scores that were never made, or for other numbers than those of now."""
+        if not hasattr(self, "conformity_scores_"):
+            raise ValueError(
+                f"{owner} needs calibration rows. Call conformalize(X, y) first, with rows that "
+                "were not trained on."
+            )
+        then, now = getattr(self, "_calibration", {}), self._calibrated_as()
+        for name in then:
+            if then[name] != now[name]:
+                raise ValueError(
+                    f"{owner}: conformalize(X, y) was called with {name}={then[name]!r}, but "
+                    f"{name} is {now[name]!r} now, to which its scores do not apply. Call "
+                    "conformalize again, or set_params back."
+                )
 
     def _route(self) -> Route:
         return Route(self.variance, self.std_rtol, self.perturbation_scale)
@@ -371,7 +446,3 @@ class HFLBase(BaseEstimator):
 
 def _best(members: Sequence[Member]) -> Member:
     return max(members, key=lambda member: member.diagnostics.log_evidence)
-
-
-def _module(estimate: MapEstimate) -> torch.nn.Module:
-    return estimate.log_posterior.network.to_module(estimate.weights)

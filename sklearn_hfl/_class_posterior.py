@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ class ClassPosterior(HFLBase):
 
     classes_: NDArray[Any]
     _draw_seed: int
+    _query_params: ClassVar[tuple[str, ...]] = (*HFLBase._query_params, "link")
 
     def predict(self, X: ArrayLike, return_std: bool = False) -> Any:
         """Predict the most probable class, and with it how sure its probability is.
@@ -259,11 +260,11 @@ class ClassPosterior(HFLBase):
         means = [each.exp() for each in log_p]
         return mixture(means, self._variances(X, SOFTMAX), self._no_noise())
 
-    def _encoded(self, classes: NDArray[Any], index: NDArray[np.intp]) -> Tensor:
+    def _encoded(self, classes: NDArray[Any], index: NDArray[np.intp]) -> Array:
         """Labels as the likelihood takes them, (n, K)."""
         one_hot = np.eye(len(classes))[index]
         # Two classes share one logit, that of the second.
-        return self._tensor(one_hot[:, 1:] if len(classes) == 2 else one_hot)
+        return one_hot[:, 1:] if len(classes) == 2 else one_hot
 
     def _draws(self) -> Tensor:
         return normal_draws(N_DRAWS, len(self.classes_), self._draw_seed).to(

@@ -17,7 +17,6 @@ from sklearn_hfl._base import HFLBase
 from sklearn_hfl._labels import check_labelled_data, class_weighted
 from sklearn_hfl._params import Rule, any_of, mapping, none, one_of
 from sklearn_hfl._sets import PredictionSets
-from sklearn_hfl._standardizer import Standardizer
 from sklearn_hfl._translation import Trained
 from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
@@ -64,7 +63,9 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
         units. "evidence" learns one for each input feature of the first layer,
         and one for the other weights and for the biases of each layer.
     normalize_X : bool, default=True
-        Standardise inputs inside.
+        Whether the network is in standardised units: ``module_``, ``coefs_``, a given
+        ``prior_precision``, and the X that a ``module`` of yours receives. With
+        prior_precision="evidence" probabilities are the same either way.
     variance : {"linearized", "network", "pretrained"}, default="linearized"
         Whose perturbed optima are found: those of the network's linearisation at
         the MAP (curvature: generalised Gauss-Newton; always defined), or those of
@@ -127,8 +128,8 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
     estimators_ : tuple of Member
         Each member's MAP estimate, diagnostics and loss curve.
     module_ : torch.nn.Module
-        Maps standardised X to logits; the member with the largest evidence, as in
-        all attributes below.
+        Maps X, standardised unless ``normalize_X`` is False, to logits; the member with the
+        largest evidence, as in all attributes below.
     coefs_, intercepts_ : list of ndarray
         Weights (n_in, n_out) and biases (n_out,) of each layer; not with ``module``.
     n_iter_ : int
@@ -286,18 +287,20 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
                 f"HFLClassifier: warm_start=True keeps the classes {self.classes_.tolist()}, "
                 f"but y has {classes.tolist()}. Set warm_start=False to start afresh."
             )
-        x_scaler = Standardizer.from_data(X, weight, self.normalize_X)
+        free = self._learns_units(trained) and self.module is None
+        x_scaler, start_X, module_X = self._scaled(X, weight, self.normalize_X, free)
         members = self._fit_members(
             x_scaler.to_tensor(X, self.dtype, self.device),
-            self._encoded(classes, index),
+            self._fit_tensor(self._encoded(classes, index)),
             weight,
             CategoricalLikelihood(),
             EvidenceOptions(
                 self._learns_prior, noise=False, least_prior=LEAST_PRIOR, starts=STARTS
             ),
             trained,
+            (start_X, None),
         )
         self._x_scaler = x_scaler
         self._draw_seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.classes_ = classes
-        self._record(members)
+        self._record(members, (module_X, None))

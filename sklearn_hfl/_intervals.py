@@ -76,10 +76,10 @@ class PredictionIntervals(ProfileIntervals):
         check_is_fitted(self)
         rows, targets = check_calibration_data(self, X, y, self.n_outputs_)
         with torch.inference_mode(False):
-            queries = self._tensor(self._x_scaler.transform(rows))
+            queries = self._standardized(rows)
             self._warn_of_trained_rows(queries, self._tensor(self._y_scaler.transform(targets)))
             scores = np.sort(normalized_residuals(targets, *self._mean_and_std(queries)), axis=0)
-        self.conformity_scores_ = self._shaped(scores)
+        self.conformity_scores_, self._calibration = self._shaped(scores), self._calibrated_as()
         return self
 
     def predict_interval(
@@ -117,7 +117,8 @@ class PredictionIntervals(ProfileIntervals):
         ------
         ValueError
             If an argument is none of its values; for "conformal" also before
-            ``conformalize``, and where that had fewer than level / (1 − level) rows.
+            ``conformalize``, after a change of ``variance`` since, and where that had fewer
+            than level / (1 − level) rows.
 
         Warns
         -----
@@ -160,11 +161,7 @@ class PredictionIntervals(ProfileIntervals):
         return self._symmetric(X, ndtri((1 + levels) / 2))
 
     def _conformal(self, X: Tensor, levels: Array) -> tuple[Array, Array]:
-        if not hasattr(self, "conformity_scores_"):
-            raise ValueError(
-                "predict_interval: kind='conformal' needs calibration rows. Call "
-                "conformalize(X, y) first, with rows that were not trained on."
-            )
+        self._check_calibrated("predict_interval: kind='conformal'")
         scores = self.conformity_scores_.reshape(-1, self.n_outputs_)
         quantiles = [conformal_quantile(scores, level) for level in levels]
         return self._symmetric(X, np.stack(quantiles, axis=-1))

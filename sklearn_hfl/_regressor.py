@@ -17,16 +17,16 @@ from sklearn_hfl._functionals import PopulationFunctionals
 from sklearn_hfl._intervals import PredictionIntervals
 from sklearn_hfl._members import member_noise
 from sklearn_hfl._params import Rule, any_of, boolean, one_of, real, reals
-from sklearn_hfl._standardizer import Standardizer
 from sklearn_hfl._translation import Trained
 from sklearn_hfl._validation import Array, check_training_data, to_numpy
 from sklearn_hfl.exceptions import warn
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
+from sklearn_hfl.posterior.rescaling import Affine
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 
 __all__ = ["HFLRegressor"]
 
-# Standardised noise from which the evidence starts where the prior is given.
+# Noise in SDs of y from which the evidence starts where the prior is given.
 START_NOISE_STD = 1.0
 LIKELIHOODS = {"gaussian": GaussianLikelihood, "heteroscedastic": HeteroscedasticLikelihood}
 
@@ -62,7 +62,9 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         each. "evidence" learns it; it is then at least a thousandth of y's. Only
         "evidence" if heteroscedastic.
     normalize_X, normalize_y : bool, default=True
-        Standardise inputs and targets inside. Results come back in y's units.
+        Whether the network is in standardised units: ``module_``, ``coefs_``, a given
+        ``prior_precision``, and the X that a ``module`` of yours receives. Results are in
+        y's units either way, and with prior_precision="evidence" the same either way.
     variance : {"linearized", "network", "pretrained"}, default="linearized"
         Whose perturbed optima are found: those of the network's linearisation at
         the MAP (curvature: generalised Gauss-Newton; always defined), or those of
@@ -125,27 +127,28 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
     estimators_ : tuple of Member
         Each member's MAP estimate, diagnostics and loss curve.
     module_ : torch.nn.Module
-        Maps standardised X to the standardised mean; the member with the largest
-        evidence, as in all attributes below. If heteroscedastic, the logs of noise std
-        follow the means, each up to a constant.
+        Maps X to the mean, both of them standardised unless ``normalize_X`` or
+        ``normalize_y`` is False; the member with the largest evidence, as in all
+        attributes below. If heteroscedastic, the logs of noise std follow the means, each
+        up to a constant.
     coefs_, intercepts_ : list of ndarray
         Weights (n_in, n_out) and biases (n_out,) of each layer; not with ``module``.
     n_iter_ : int
         Training steps.
     loss_ : float
-        Negative log posterior at the MAP: nats, summed over the data, for
-        standardised targets. If heteroscedastic, squared residuals count with the
-        variance of the mean.
+        Negative log posterior at the MAP: nats, summed over the data, for standardised
+        targets unless both ``prior_precision`` is a number and ``normalize_y`` False. If
+        heteroscedastic, squared residuals count with the variance of the mean.
     loss_curve_ : list of float
         Loss at the start and after each step; the precisions change on the way.
     noise_std_ : float or ndarray of shape (n_outputs,)
         Noise in units of y (root mean square over members and training rows).
     prior_precision_ : dict of str to float
-        Precision of each group of weights.
+        Precision of each group of weights, in the units of ``loss_``.
     n_effective_parameters_ : float
         Number of weights that the data determine, γ.
     log_marginal_likelihood_ : float
-        Laplace's log evidence of the standardised targets, in nats.
+        Laplace's log evidence of the targets, standardised as for ``loss_``, in nats.
     converged_ : bool
         Whether every member's MAP is stationary: closer to the optimum than a
         tenth of the posterior's radius.
@@ -292,17 +295,25 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         targets = y.reshape(len(y), -1)
         n_outputs = targets.shape[1]
         constant = np.ptp(targets, axis=0) == 0
-        x_scaler = Standardizer.from_data(X, weight, self.normalize_X)
-        y_scaler = Standardizer.from_data(targets, weight, self.normalize_y)
-        noise = self._start_noise(n_outputs, y_scaler.scale)
+        free = self._learns_units(trained)
+        x_scaler, start_X, module_X = self._scaled(
+            X, weight, self.normalize_X, free and self.module is None
+        )
+        y_scaler, start_y, module_y = self._scaled(targets, weight, self.normalize_y, free)
+        noise = self._start_noise(y_scaler.scale, start_y)
         inputs = x_scaler.to_tensor(X, self.dtype, self.device)
         members = self._fit_members(
             inputs,
-            self._tensor(y_scaler.transform(targets)),
+            self._fit_tensor(y_scaler.transform(targets)),
             weight,
-            LIKELIHOODS[self.likelihood](self._tensor(noise**-2)),
-            EvidenceOptions(self._learns_prior, noise=isinstance(self.noise_std, str)),
+            LIKELIHOODS[self.likelihood](self._fit_tensor(noise**-2)),
+            EvidenceOptions(
+                self._learns_prior,
+                noise=isinstance(self.noise_std, str),
+                noise_unit=1.0 if start_y is None else start_y.scale,
+            ),
             trained,
+            (start_X, start_y),
         )
         self._x_scaler, self._y_scaler = x_scaler, y_scaler
         self._one_dimensional = y.ndim == 1
@@ -314,7 +325,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
                 "signal can be learned. Predictions are that constant; their standard deviations "
                 "only say what the prior allows. Check y."
             )
-        self._record(members)
+        self._record(members, (module_X, module_y))
         squares = torch.stack(member_noise(members, inputs)).mean(0)
         # The mean over the rows, exact where they all have the same noise.
         mean = squares[0] + self._tensor(weight / weight.sum()) @ (squares - squares[0])
@@ -330,9 +341,12 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
                 "likelihood='gaussian'."
             )
 
-    def _start_noise(self, n_outputs: int, scale: Array) -> Array:
+    def _start_noise(self, scale: Array, units: Affine | None) -> Array:
+        """Noise (K,) at the start, in units of ``scale``; y has SD 1 in these, or ``units``."""
+        n_outputs = len(scale)
         if isinstance(self.noise_std, str):
-            return np.full(n_outputs, START_NOISE_STD)
+            sd = np.ones(n_outputs) if units is None else to_numpy(units.scale)
+            return START_NOISE_STD * sd
         noise = np.asarray(self.noise_std, dtype=float)
         if noise.ndim and noise.shape != (n_outputs,):
             raise ValueError(

@@ -73,9 +73,10 @@ class PredictionSets(ClassPosterior):
         check_is_fitted(self)
         rows, index = check_known_labels(self, X, y)
         with torch.inference_mode(False):
-            queries = self._tensor(self._x_scaler.transform(rows))
-            self._warn_of_trained_rows(queries, self._encoded(self.classes_, index))
-        self.conformity_scores_ = np.sort(label_scores(self.predict_proba(X), index))
+            queries = self._standardized(rows)
+            self._warn_of_trained_rows(queries, self._tensor(self._encoded(self.classes_, index)))
+        scores = np.sort(label_scores(self.predict_proba(X), index))
+        self.conformity_scores_, self._calibration = scores, self._calibrated_as()
         return self
 
     def predict_set(self, X: ArrayLike, confidence_level: float = 0.9) -> NDArray[Any]:
@@ -100,8 +101,9 @@ class PredictionSets(ClassPosterior):
         NotFittedError
             Before ``fit``.
         ValueError
-            If the level is not between 0 and 1, before ``conformalize``, and where that
-            had fewer than level / (1 − level) rows.
+            If the level is not between 0 and 1, before ``conformalize``, after a change of
+            ``link`` or ``variance`` since, and where that had fewer than
+            level / (1 − level) rows.
 
         Examples
         --------
@@ -116,10 +118,6 @@ class PredictionSets(ClassPosterior):
         """
         check_is_fitted(self)
         level = check_level("predict_set", confidence_level)
-        if not hasattr(self, "conformity_scores_"):
-            raise ValueError(
-                "predict_set needs calibration rows. Call conformalize(X, y) first, with rows "
-                "that were not trained on."
-            )
+        self._check_calibrated("predict_set")
         quantile = conformal_quantile(self.conformity_scores_, level)
         return label_sets(self.predict_proba(X), quantile)

@@ -40,8 +40,8 @@ class Standardizer:
     scale: Array
 
     @classmethod
-    def from_data(cls, values: Array, weight: Array, enabled: bool) -> Standardizer:
-        """Learn mean and scale, or take 0 and 1.
+    def from_data(cls, values: Array, weight: Array) -> Standardizer:
+        """Learn mean and scale.
 
         Parameters
         ----------
@@ -49,21 +49,26 @@ class Standardizer:
             Training rows.
         weight : ndarray of shape (n,)
             Their weights.
-        enabled : bool
-            Whether to standardise at all.
 
         Returns
         -------
         Standardizer
         """
-        if not enabled:
-            n = values.shape[1]
-            return cls(np.zeros(n), np.ones(n))
         scaler = StandardScaler()
         for rows in _blocks(values):
             block = np.ascontiguousarray(values[rows], dtype=np.float64)
             scaler.partial_fit(block, sample_weight=weight[rows])
         return cls(scaler.mean_, scaler.scale_)
+
+    def identity(self) -> Standardizer:
+        """Leave as many columns as they are.
+
+        Returns
+        -------
+        Standardizer
+            Of mean 0 and scale 1.
+        """
+        return Standardizer(np.zeros_like(self.mean), np.ones_like(self.scale))
 
     def transform(self, values: Array) -> Array:
         """Standardise.

@@ -99,7 +99,9 @@ class Trained:
         if self.alpha is not None:
             return _penalized(log_posterior, weights, self.alpha, unit, options.noise, generator)
         if options.prior or options.noise:
-            options = replace(options, noise_unit=unit)
+            options = replace(
+                options, noise_unit=unit, prior_unit=_weight_unit(log_posterior, weights)
+            )
             return evidence_at(log_posterior, weights, options, generator)
         return log_posterior
 
@@ -145,6 +147,16 @@ def _spread(log_posterior: LogPosterior) -> Tensor:
     mean = w @ y / w.sum()
     spread = (w @ (y - mean).square() / w.sum()).sqrt()
     return torch.where(spread > 0, spread, torch.ones_like(spread))
+
+
+def _weight_unit(log_posterior: LogPosterior, weights: Tensor) -> Tensor:
+    """1 / mean θ² of each group (n_groups,), 1 where all of them are 0.
+
+    Weights that are trained already say in which units X and y are.
+    """
+    prior = log_posterior.prior
+    squares = prior.group_sum(weights.square()) / prior.group_sum(torch.ones_like(weights))
+    return torch.where(squares > 0, 1 / squares, 1.0)
 
 
 # ------------------------------------------------------------------ scikit-learn

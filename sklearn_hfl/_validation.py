@@ -235,16 +235,16 @@ def numbers_expected(**arrays: Any) -> Iterator[None]:
         ) from error
 
 
-def to_tensor(values: Array, dtype: str, device: str) -> Tensor:
+def to_tensor(values: Array, dtype: str | torch.dtype, device: str | torch.device) -> Tensor:
     """Copy an array to a tensor.
 
     Parameters
     ----------
     values : ndarray
         Any array.
-    dtype : {"float32", "float64"}
+    dtype : torch.dtype or {"float32", "float64"}
         Precision of the tensor.
-    device : str
+    device : str or torch.device
         Where it lives.
 
     Returns
@@ -254,7 +254,8 @@ def to_tensor(values: Array, dtype: str, device: str) -> Tensor:
     """
     # Torch knows no negative strides.
     values = np.ascontiguousarray(values)
-    return torch.tensor(values, dtype=getattr(torch, dtype), device=device)
+    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def to_numpy(tensor: Tensor) -> Array:

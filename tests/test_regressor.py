@@ -67,15 +67,16 @@ def fitted():
 
 
 def exact_stds(model, X, matrix=dense_ggn):
-    """Epistemic std (n, K) of each member by dense algebra, for data that are not standardised."""
+    """Epistemic std (n, K) of each member by dense algebra."""
     stds = []
+    queries = torch.as_tensor(model._x_scaler.transform(X), dtype=torch.float64)
     for member in model.estimators_:
         estimate = member.estimate
         log_posterior, weights = estimate.log_posterior, estimate.weights
-        queries = torch.as_tensor(X, dtype=torch.float64)
         gradient = Prediction(log_posterior.network, queries).gradient(weights)
         cov = exact_covariance(matrix(log_posterior, weights), gradient)
-        stds.append(cov.diagonal().sqrt().reshape(len(X), -1).numpy())
+        std = cov.diagonal().sqrt().reshape(len(X), -1).numpy()
+        stds.append(std * model._y_scaler.scale)
     return stds
 
 

@@ -39,22 +39,30 @@ class Hyperprior:
     centre: Tensor
 
     @classmethod
-    def at(cls, log_posterior: LogPosterior, weights: Tensor, gamma: Tensor) -> Hyperprior:
+    def at(
+        cls,
+        log_posterior: LogPosterior,
+        weights: Tensor,
+        gamma: Tensor,
+        unit: float | Tensor = 1.0,
+    ) -> Hyperprior:
         """Return the hyperprior given weights (P,) and their shares ``gamma`` (P,) of γ.
 
-        The features' centre is the α that they would share, Σγ / Σθ² of them together.
+        The features' centre is the α that they would share, Σγ / Σθ² of them together, in
+        ``unit`` (n_groups,): the precision under which weights are of order one.
         """
         prior = log_posterior.prior
         ones = torch.ones_like(prior.group_precision)
         names = prior.names
         of_noise = torch.tensor([n.endswith(OF_NOISE) for n in names]).to(ones.device)
         of_feature = torch.tensor([" feature " in n for n in names]).to(ones.device) & ~of_noise
+        squares = unit * prior.group_sum(weights.square())
         shared = (prior.group_sum(gamma)[of_feature].sum() + 2 * STRENGTH) / (
-            prior.group_sum(weights.square())[of_feature].sum() + 2 * STRENGTH
+            squares[of_feature].sum() + 2 * STRENGTH
         )
         strong = NOISE_MULTIPLE * scaled_precision(log_posterior.network, 1.0).to(ones)
         centre = torch.where(of_feature, shared, torch.where(of_noise, strong, ones))
-        return cls(torch.where(of_feature, FEATURE_STRENGTH, STRENGTH * ones), centre)
+        return cls(torch.where(of_feature, FEATURE_STRENGTH, STRENGTH * ones), unit * centre)
 
     def update(self, gamma: Tensor, squares: Tensor) -> Tensor:
         """MacKay's α (n_groups,) for γ and Σθ² of each group: γ / Σθ² without hyperprior."""

@@ -72,7 +72,12 @@ def mean_variance(curvature: GaussNewton, subspace: Subspace) -> Tensor:
     return likelihood.mean_link.value(curvature.spread(subspace.root()))
 
 
-def freed_noise(log_posterior: LogPosterior, weights: Tensor, generator: Generator) -> LogPosterior:
+def freed_noise(
+    log_posterior: LogPosterior,
+    weights: Tensor,
+    generator: Generator,
+    unit: float | Tensor = 1.0,
+) -> LogPosterior:
     """Let the log noise vary around a constant noise that was learned.
 
     Parameters
@@ -83,6 +88,8 @@ def freed_noise(log_posterior: LogPosterior, weights: Tensor, generator: Generat
         At which its noise was learned.
     generator : torch.Generator
         Source of randomness.
+    unit : float or Tensor of shape (K,)
+        SD of y.
 
     Returns
     -------
@@ -92,7 +99,7 @@ def freed_noise(log_posterior: LogPosterior, weights: Tensor, generator: Generat
     """
     likelihood = log_posterior.likelihood
     assert isinstance(likelihood, HeteroscedasticLikelihood)
-    pseudo = PSEUDO_RESIDUAL**2
+    pseudo = (PSEUDO_RESIDUAL * torch.as_tensor(unit).to(weights)).square()
     guard = (pseudo / (squared_residuals(log_posterior, weights) + pseudo)).clamp(min=LEAST_SHARE)
     curvature = GaussNewton(log_posterior, weights)
     return replace(

@@ -76,6 +76,9 @@ class EvidenceOptions:
         Rounds end when no precision changes by more than this factor less one.
     noise_unit : float or Tensor of shape (K,)
         SD of y, where it is not standardised.
+    prior_unit : float or Tensor of shape (n_groups,)
+        Precision under which the weights of each group are of order one, where inputs and
+        targets are not standardised.
     """
 
     prior: bool
@@ -84,6 +87,7 @@ class EvidenceOptions:
     starts: tuple[tuple[float, float], ...] = field(default_factory=lambda: STARTS)
     rtol: float = 0.02
     noise_unit: float | Tensor = 1.0
+    prior_unit: float | Tensor = 1.0
 
 
 def maximize_evidence(
@@ -132,7 +136,7 @@ def maximize_evidence(
     # noise then varies around that level, which stays: a second one would drift against it.
     constant = replace(log_posterior, likelihood=replace(likelihood, constant=True))
     level = _search(constant, weights, trainer, options, generator, callback)
-    freed = freed_noise(level.log_posterior, level.weights, generator)
+    freed = freed_noise(level.log_posterior, level.weights, generator, options.noise_unit)
     options = replace(options, noise=False)
     left = replace(trainer, max_iter=trainer.max_iter - len(level.curve))
     found = _alternate(freed, level.weights, left, options, MAX_ROUNDS, generator, callback)
@@ -311,11 +315,12 @@ def _updated(
     change = 0.0
     prior, likelihood = log_posterior.prior, log_posterior.likelihood
     if options.prior:
-        target = Hyperprior.at(log_posterior, weights, gamma).update(
+        unit = options.prior_unit
+        target = Hyperprior.at(log_posterior, weights, gamma, unit).update(
             prior.group_sum(gamma), prior.group_sum(weights.square())
         )
         least = options.least_prior * scaled_precision(log_posterior.network, 1.0).to(target)
-        target = torch.maximum(target.clamp(*PRIOR_PRECISION_RANGE), least)
+        target = unit * torch.maximum((target / unit).clamp(*PRIOR_PRECISION_RANGE), least)
         alpha = _limited(prior.group_precision, target)
         change = max(change, _change(prior.group_precision, alpha))
         prior = prior.with_precision(alpha)
@@ -336,7 +341,7 @@ def _log_hyperprior(
     """Log density of the precisions that are learned, but for constants."""
     total, likelihood = 0.0, log_posterior.likelihood
     if options.prior:
-        hyperprior = Hyperprior.at(log_posterior, weights, gamma)
+        hyperprior = Hyperprior.at(log_posterior, weights, gamma, options.prior_unit)
         total += hyperprior.log_density(log_posterior.prior.group_precision)
     if options.noise and isinstance(likelihood, GaussianLikelihood):
         beta = likelihood.noise_precision
