@@ -118,6 +118,6 @@ class PredictionSets(ClassPosterior):
         """
         check_is_fitted(self)
         level = check_level("predict_set", confidence_level)
+        proba = self.predict_proba(X)
         self._check_calibrated("predict_set")
-        quantile = conformal_quantile(self.conformity_scores_, level)
-        return label_sets(self.predict_proba(X), quantile)
+        return label_sets(proba, conformal_quantile(self.conformity_scores_, level))

@@ -48,14 +48,20 @@ WRONG = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def fitted():
+    files = {}
+
     def fit(estimator, **params):
-        labels = Y > 0 if estimator is HFLClassifier else Y
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", HFLWarning)
-            model = estimator(**PLAIN, **params).fit(X, labels)
-            return model.conformalize(X[:20] + 0.01, labels[:20])
+        """A copy of a calibrated estimator, which is fitted once."""
+        key = (estimator, *params.items())
+        if key not in files:
+            labels = Y > 0 if estimator is HFLClassifier else Y
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", HFLWarning)
+                model = estimator(**PLAIN, **params).fit(X, labels)
+                files[key] = pickle.dumps(model.conformalize(X[:20] + 0.01, labels[:20]))
+        return pickle.loads(files[key])
 
     return fit
 
