@@ -252,7 +252,8 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
         y : array-like of shape (n_samples,)
             Labels of any type, two classes or more.
         sample_weight : array-like of shape (n_samples,), default=None
-            How many rows each row counts as; rows of weight 0 are left out.
+            How many rows each row counts as; rows of weight 0 are left out. Weights
+            that only say how rows compare should sum to n_samples.
 
         Returns
         -------

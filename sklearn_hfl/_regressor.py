@@ -263,7 +263,8 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
         sample_weight : array-like of shape (n_samples,), default=None
-            How many rows each row counts as; rows of weight 0 are left out.
+            How many rows each row counts as; rows of weight 0 are left out. Weights
+            that only say how rows compare should sum to n_samples.
 
         Returns
         -------

@@ -15,6 +15,8 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
+from sklearn_hfl._weights import warn_of_scale
+
 __all__ = [
     "PRECISIONS",
     "check_calibration_data",
@@ -161,6 +163,11 @@ def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
     ValueError
         If there are not n weights, one is negative or not finite, or fewer than two
         are positive.
+
+    Warns
+    -----
+    HFLWarning
+        If their sum is far from n and they are no counts.
     """
     if sample_weight is None:
         return np.ones(n)
@@ -190,6 +197,7 @@ def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
             "Found 1 row of positive sample_weight, while a minimum of 2 is required to learn a "
             "scale."
         )
+    warn_of_scale(weight)
     return weight
 
 
