@@ -173,8 +173,9 @@ class HFLBase(BaseEstimator):
         if trained is not None:
             jobs = [(trained.settled(*job, options), *job[1:]) for job in jobs]
             trainer, options = trained.trainer(trainer), EvidenceOptions(False, False)
-        self._trained_rows = Fingerprints.of_rows(_rows(inputs, y))
         route = self._route()
+        # A model that keeps no data keeps nothing that could tell who was among them either.
+        self._trained_rows = Fingerprints.of_rows(_rows(inputs, y) if route.needs_data else ())
         results = Parallel(n_jobs=self.n_jobs)(
             delayed(fit_member)(*job, trainer, options, route, bool(self.verbose)) for job in jobs
         )

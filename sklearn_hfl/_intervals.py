@@ -54,7 +54,8 @@ class PredictionIntervals(ProfileIntervals):
         -----
         HFLWarning
             If rows were trained on: their residuals are too small, and so are intervals
-            made from them.
+            made from them. Not with variance="pretrained", which keeps nothing that
+            could recognise them.
 
         Notes
         -----

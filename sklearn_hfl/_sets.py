@@ -50,7 +50,8 @@ class PredictionSets(ClassPosterior):
         -----
         HFLWarning
             If rows were trained on: their labels were learned, and sets made from them
-            are too small.
+            are too small. Not with variance="pretrained", which keeps nothing that
+            could recognise them.
 
         Notes
         -----

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -218,3 +219,84 @@ def test_profile_intervals_need_data():
     model = HFLRegressor(**NOISE, variance="pretrained").fit(X, Y)
     with pytest.raises(ValueError, match="refits the network to the training data, of which"):
         model.predict_interval(NEAR, kind="profile")
+
+
+# ------------------------------------------------------- nothing that grows with the rows
+
+# Rows 53 and 503 are no other size of these models: features 2, weights 13 to 32.
+TINY = {"hidden_layer_sizes": (3,), "random_state": 0, "variance": "pretrained", "max_iter": 3}
+FAMILIES = {
+    "gaussian": (HFLRegressor, {}, "y"),
+    "two outputs, two members": (HFLRegressor, {"n_estimators": 2}, "Y"),
+    "heteroscedastic": (HFLRegressor, {"likelihood": "heteroscedastic"}, "Y"),
+    "float32": (HFLRegressor, {"dtype": "float32", "likelihood": "heteroscedastic"}, "y"),
+    "two classes": (HFLClassifier, {}, "two"),
+    "three classes": (HFLClassifier, {"n_estimators": 2}, "three"),
+}
+# As many as training took steps, and as conformalize was given rows.
+OF_ANOTHER_LENGTH = {"loss_curve", "loss_curve_", "conformity_scores_"}
+
+
+def without_data(family, n):
+    estimator, params, target = FAMILIES[family]
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (n, 2))
+    y = np.sin(3 * X[:, 0]) + X[:, 1] + (0.1 + 0.2 * (X[:, 0] > 0)) * rng.standard_normal(n)
+    targets = {
+        "y": y,
+        "Y": np.stack([y, -y], axis=1),
+        "two": y > 0,
+        "three": np.digitize(y, [-1, 1]),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HFLWarning)
+        return estimator(**{**TINY, **params}).fit(X, targets[target])
+
+
+def parts(value, path=""):
+    """Every object that another one holds, with the way to it."""
+    yield path, value
+    if isinstance(value, dict):
+        held = value.items()
+    elif isinstance(value, (list, tuple)):
+        held = enumerate(value)
+    else:
+        held = getattr(value, "__dict__", {}).items()
+    for name, part in held:
+        if name not in OF_ANOTHER_LENGTH:
+            yield from parts(part, f"{path}.{name}")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_that_is_kept_grows_with_the_rows(family):
+    sizes = []
+    for n in (53, 503):
+        model = without_data(family, n)
+        state = model.__getstate__()
+        arrays = {
+            path: value.shape
+            for path, value in parts(state)
+            if isinstance(value, (np.ndarray, torch.Tensor))
+        }
+        assert len(arrays) > 10
+        assert not {path: shape for path, shape in arrays.items() if n in shape}
+        # Nor a list of numbers: hashes, indices or names of rows.
+        assert not [
+            path for path, v in parts(state) if isinstance(v, (list, tuple)) and len(v) == n
+        ]
+        for member in model.estimators_:
+            object.__setattr__(member, "loss_curve", ())
+        del model.loss_curve_
+        sizes.append(len(pickle.dumps(model)))
+    # Less than a byte for each further row: a vector of coupling more or less, of 17 numbers in
+    # float32, and whole numbers in diagnostics_ take their own length.
+    assert abs(sizes[1] - sizes[0]) < 450
+
+
+def test_what_was_trained_on_is_not_known():
+    model = HFLRegressor(**NOISE, variance="pretrained").fit(X, Y)
+    # The rows themselves calibrate without a warning: nothing can tell that they were trained on.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.conformalize(X, Y)
+    assert len(model._trained_rows.hashes) == 0

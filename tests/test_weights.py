@@ -45,7 +45,9 @@ WAYS = {
 def perceptron():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return MLPRegressor(hidden_layer_sizes=3, solver="lbfgs", max_iter=5, random_state=0).fit(X, Y)
+        return MLPRegressor(hidden_layer_sizes=3, solver="lbfgs", max_iter=5, random_state=0).fit(
+            X, Y
+        )
 
 
 def texts(call):
