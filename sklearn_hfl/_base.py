@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
+from math import ceil
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -61,6 +62,8 @@ __all__ = ["HFLBase"]
 # many posterior standard deviations; the other routes need no more than ``tol``.
 POLISHED_DECREMENT = 1e-8
 BLOCK_OF_ROWS = 4096
+# Of a split for early stopping: what fit needs in all, and MLPRegressor of the held-out rows.
+MIN_ROWS_OF_A_PART = 2
 
 
 def _rows(X: Tensor, y: Tensor) -> Iterator[Array]:
@@ -211,7 +214,14 @@ class HFLBase(BaseEstimator):
         n = len(X)
         held_out = None
         if self.early_stopping:
-            count = max(1, round(self.validation_fraction * n))
+            count = ceil(self.validation_fraction * n)  # as scikit-learn's train_test_split
+            if min(count, n - count) < MIN_ROWS_OF_A_PART:
+                raise ValueError(
+                    f"{type(self).__name__}: early_stopping=True with validation_fraction="
+                    f"{self.validation_fraction:g} would train on {n - count} of {n} rows and "
+                    f"hold out {count}, but each part needs {MIN_ROWS_OF_A_PART} rows or more. "
+                    "Change validation_fraction, give more rows, or set early_stopping=False."
+                )
             held_out = torch.zeros(n, dtype=torch.bool)
             held_out[torch.randperm(n, generator=generator)[:count]] = True
             held_out = held_out.to(X.device)
