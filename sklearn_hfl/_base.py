@@ -17,6 +17,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 from torch import Tensor
 
+from sklearn_hfl._advice import of_directions, of_missed_rows, of_training
 from sklearn_hfl._members import (
     Member,
     Route,
@@ -272,25 +273,16 @@ class HFLBase(BaseEstimator):
         }
         most = most_directions(estimate.log_posterior)
         if most < len(estimate.weights) and any(m.diagnostics.rank >= most for m in members):
-            warn(
-                f"The memory limit ended the search for directions that the data determine at "
-                f"{most} of {len(estimate.weights)}. Standard deviations whose bound is too wide "
-                "will be reported, and the evidence is less exact. Try fewer hidden units, "
-                "dtype='float32', or a larger sklearn_hfl.posterior.log_posterior.MEMORY_LIMIT."
-            )
+            warn(of_directions(self, most, len(estimate.weights)))
         if not self.converged_:
             worst = max(m.diagnostics.decrement for m in members)
             # Only weights that were trained elsewhere are left as they came.
             reached = f"reached after {self.n_iter_} steps" if self.n_iter_ else "given"
-            advice = (
-                "Try a larger max_iter, a smaller tol, or solver='newton-cg'."
-                if self.n_iter_
-                else "polish=True trains on to the MAP."
-            )
             warn(
                 f"The MAP is not stationary: it lies about {worst:.3g} posterior standard "
                 f"deviations from the weights {reached} (‖∇L‖ = {facts.grad_norm:.3g}). Standard "
-                f"deviations are those of the Laplace approximation at these weights. {advice}"
+                "deviations are those of the Laplace approximation at these weights. "
+                f"{of_training(self, members)}"
             )
 
     # ---------------------------------------------------------------- copies
@@ -357,27 +349,7 @@ class HFLBase(BaseEstimator):
         if not missed.any():
             return
         count, total = int(missed.sum()), len(missed)
-        if self.variance == "network":
-            text = (
-                f"{count} of {total} standard deviations are linearized: the refitted network "
-                "did not settle, or two perturbation scales disagreed. Try a larger max_iter, "
-                "so that the MAP is reached, a larger prior_precision, or variance='linearized'."
-            )
-        elif self.variance == "pretrained":
-            text = (
-                f"{count} of {total} standard deviations missed std_rtol={self.std_rtol:g} with "
-                "the subspace that fit has left. Fit again with this std_rtol, dtype='float64', "
-                "a larger noise_std or prior_precision, or variance='linearized', which asks the "
-                "data; predict_uncertainty tells each row's error bound."
-            )
-        else:
-            text = (
-                f"{count} of {total} standard deviations missed std_rtol={self.std_rtol:g}: the "
-                "curvature is too ill-conditioned for this dtype. Try a larger noise_std or "
-                "prior_precision, dtype='float64', or a larger std_rtol; predict_uncertainty "
-                "tells each row's error bound."
-            )
-        warn(text)
+        warn(f"{count} of {total} standard deviations {of_missed_rows(self, self.estimators_)}")
 
 
 def _best(members: Sequence[Member]) -> Member:

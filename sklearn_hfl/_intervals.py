@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sklearn_hfl._members import member_means
 from sklearn_hfl._moments import check_levels
-from sklearn_hfl._params import one_of, validate
+from sklearn_hfl._params import one_of, validate_arguments
 from sklearn_hfl._profiles import ProfileIntervals
 from sklearn_hfl._validation import Array, check_calibration_data, to_numpy
 from sklearn_hfl.calibration.conformal import conformal_quantile, normalized_residuals
@@ -147,7 +147,7 @@ class PredictionIntervals(ProfileIntervals):
             "conformal": self._conformal,
             "profile": self._profile,
         }
-        validate("predict_interval", {"kind": kind}, {"kind": one_of(*kinds)})
+        validate_arguments("predict_interval", {"kind": kind}, {"kind": one_of(*kinds)})
         levels = check_levels("predict_interval", confidence_level)
         with torch.inference_mode(False):
             mean, interval = kinds[kind](self._queries(X), levels)

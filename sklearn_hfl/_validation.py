@@ -300,7 +300,8 @@ def check_finite(values: Sequence[Tensor], what: str) -> None:
         first = int(torch.nonzero(~finite)[0])
         raise ValueError(
             f"{int((~finite).sum())} of {len(finite)} {what} are not finite, number {first} first: "
-            "the network overflows or is undefined there. Leave these rows out, or rescale X."
+            "the network overflows or is undefined there, as it can far beyond the inputs of fit. "
+            "Check these rows, or leave them out."
         )
 
 
