@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+VENV_QUICKSTART ?= .venv-quickstart
 VENV_OLDEST ?= .venv-oldest
 VENV_LAPLACE ?= .venv-laplace
 VENV_NGBOOST ?= .venv-ngboost
@@ -27,8 +28,9 @@ help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo 'Variables: PYTHON=$(PYTHON) VENV=$(VENV) VENV_OLDEST=$(VENV_OLDEST) WORKERS=$(WORKERS) PYTEST_ARGS=$(PYTEST_ARGS)'
 
-quickstart: $(VENV)/.installed-plot  ## Install the package in .venv and run examples/quickstart.py
-	$(VENV)/bin/python examples/quickstart.py
+# An environment of its own: what a newcomer gets, without what other targets install.
+quickstart: $(VENV_QUICKSTART)/.installed  ## Install the package in .venv-quickstart and run examples/quickstart.py
+	$(VENV_QUICKSTART)/bin/python examples/quickstart.py
 
 site: $(VENV)/.installed-plot $(VENV)/.installed-docs  ## Build the documentation in build/site; runs all examples, warnings are errors
 	$(TEST_ENV) $(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going docs build/site
@@ -88,7 +90,7 @@ benchmark-ablation: $(VENV)/.installed-plot  ## Repeat the experiments behind th
 
 # A stamp file says that a step is done. Where the system's Python cannot put pip into a new
 # environment (Debian without python3-venv), the system's pip does it from outside.
-$(VENV)/.created $(VENV_OLDEST)/.created $(VENV_LAPLACE)/.created $(VENV_NGBOOST)/.created:
+$(VENV)/.created $(VENV_QUICKSTART)/.created $(VENV_OLDEST)/.created $(VENV_LAPLACE)/.created $(VENV_NGBOOST)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit("Expected Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(@D) || { \
 		$(PYTHON) -m venv --without-pip $(@D) && \
@@ -97,6 +99,10 @@ $(VENV)/.created $(VENV_OLDEST)/.created $(VENV_LAPLACE)/.created $(VENV_NGBOOST
 
 $(VENV)/.installed-%: $(VENV)/.created constraints.txt pyproject.toml setup.cfg
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[$*]'
+	@touch $@
+
+$(VENV_QUICKSTART)/.installed: $(VENV_QUICKSTART)/.created constraints.txt pyproject.toml setup.cfg
+	$(VENV_QUICKSTART)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[plot]'
 	@touch $@
 
 $(VENV_OLDEST)/.installed: $(VENV_OLDEST)/.created constraints-oldest.txt pyproject.toml setup.cfg
@@ -191,4 +197,4 @@ clean:  ## Remove caches and build products
 	find . -name '.venv*' -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 distclean: clean  ## Remove the virtual environments too
-	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_LAPLACE) $(VENV_NGBOOST)
+	rm -rf $(VENV) $(VENV_QUICKSTART) $(VENV_OLDEST) $(VENV_LAPLACE) $(VENV_NGBOOST)

@@ -16,8 +16,10 @@ from sklearn.model_selection import train_test_split
 
 from sklearn_hfl import HFLRegressor
 
-X, y = load_diabetes(return_X_y=True, as_frame=True)
-X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=0.25, random_state=0)
+data = load_diabetes()
+X_train, X_test, y_train, y_test = train_test_split(
+    data.data, data.target, test_size=0.25, random_state=0
+)
 
 model = HFLRegressor(random_state=0).fit(X_train, y_train)
 mean, std = model.predict(X_test, return_std=True)
@@ -40,13 +42,13 @@ print(
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
 order = np.argsort(mean)
 position = np.arange(len(order))
-inside = (np.abs(y_test.to_numpy() - mean) <= half_width)[order]
+inside = (np.abs(y_test - mean) <= half_width)[order]
 left.fill_between(
     position, (mean - half_width)[order], (mean + half_width)[order],
     color="tab:blue", alpha=0.2, lw=0, label="90 % interval",
 )  # fmt: skip
 left.plot(position, mean[order], color="tab:blue", label="mean")
-observed = y_test.to_numpy()[order]
+observed = y_test[order]
 left.plot(position[inside], observed[inside], ".", color="black", ms=5, label="observed, inside")
 left.plot(position[~inside], observed[~inside], "x", color="tab:red", ms=6, label="outside")
 left.set(xlabel="test rows, by predicted mean", ylabel="disease progression",
@@ -55,7 +57,9 @@ left.legend(frameon=False, fontsize=8)
 
 # One feature moved far beyond the data, the others held at their means.
 grid = np.linspace(-0.3, 0.4, 200)
-rows = X_train.mean().to_frame().T.loc[np.zeros(200, dtype=int)].assign(bmi=grid)
+bmi = data.feature_names.index("bmi")
+rows = np.tile(X_train.mean(axis=0), (200, 1))
+rows[:, bmi] = grid
 line, total = model.predict(rows, return_std=True)
 spread = model.predict(rows, return_std="epistemic")[1]
 right.fill_between(grid, line - 1.645 * total, line + 1.645 * total,
@@ -63,7 +67,7 @@ right.fill_between(grid, line - 1.645 * total, line + 1.645 * total,
 right.fill_between(grid, line - 1.645 * spread, line + 1.645 * spread,
                    color="tab:blue", alpha=0.35, lw=0, label="90 %, epistemic alone")  # fmt: skip
 right.plot(grid, line, color="tab:blue")
-right.plot(X_train["bmi"], y_train, ".", color="0.4", ms=2, label="training rows")
+right.plot(X_train[:, bmi], y_train, ".", color="0.4", ms=2, label="training rows")
 right.set(xlabel="body mass index (standardised units of the data set)",
           title="less certain where there are no data")  # fmt: skip
 right.legend(frameon=False, fontsize=8, loc="upper left")

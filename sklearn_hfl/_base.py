@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
+from math import ceil
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -16,6 +17,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 from torch import Tensor
 
+from sklearn_hfl._advice import of_directions, of_missed_rows, of_training
+from sklearn_hfl._conformity import fingerprints
 from sklearn_hfl._members import (
     Member,
     Route,
@@ -40,7 +43,7 @@ from sklearn_hfl._params import (
 from sklearn_hfl._standardizer import Standardizer
 from sklearn_hfl._storage import packed, unpacked
 from sklearn_hfl._translation import Trained, module_start
-from sklearn_hfl._validation import Array, check_features, check_finite, to_numpy, to_tensor
+from sklearn_hfl._validation import Array, check_features, check_finite, to_tensor
 from sklearn_hfl.calibration.fingerprints import Fingerprints
 from sklearn_hfl.exceptions import warn
 from sklearn_hfl.optim.krylov import most_directions
@@ -60,15 +63,8 @@ __all__ = ["HFLBase"]
 # The network route differences optima of L itself, so its MAP is polished to this
 # many posterior standard deviations; the other routes need no more than ``tol``.
 POLISHED_DECREMENT = 1e-8
-BLOCK_OF_ROWS = 4096
-# Parameters that may change after fit, and with them the scores of calibration rows.
-CALIBRATED_PARAMS = ("variance", "perturbation_scale", "link")
-
-
-def _rows(X: Tensor, y: Tensor) -> Iterator[Array]:
-    """Inputs and targets side by side, in blocks of rows."""
-    for block in zip(X.split(BLOCK_OF_ROWS), y.split(BLOCK_OF_ROWS), strict=True):
-        yield np.hstack([to_numpy(part) for part in block])
+# Of a split for early stopping: what fit needs in all, and MLPRegressor of the held-out rows.
+MIN_ROWS_OF_A_PART = 2
 
 
 def _negative(value: object) -> bool:
@@ -200,8 +196,10 @@ class HFLBase(BaseEstimator):
         if trained is not None:
             jobs = [(trained.settled(*job, options), *job[1:]) for job in jobs]
             trainer, options = trained.trainer(trainer), EvidenceOptions(False, False)
-        self._trained_rows = Fingerprints.of_rows(_rows(inputs, y))
         route = self._route()
+        # A model that keeps no data keeps nothing that could tell who was among them either.
+        kept = slice(None if route.needs_data else 0)
+        self._trained_rows = fingerprints(inputs[kept], y[kept])
         results = Parallel(n_jobs=self.n_jobs)(
             delayed(fit_member)(*job, trainer, options, route, bool(self.verbose)) for job in jobs
         )
@@ -242,7 +240,14 @@ class HFLBase(BaseEstimator):
         n = len(X)
         held_out = None
         if self.early_stopping:
-            count = max(1, round(self.validation_fraction * n))
+            count = ceil(self.validation_fraction * n)  # as scikit-learn's train_test_split
+            if min(count, n - count) < MIN_ROWS_OF_A_PART:
+                raise ValueError(
+                    f"{type(self).__name__}: early_stopping=True with validation_fraction="
+                    f"{self.validation_fraction:g} would train on {n - count} of {n} rows and "
+                    f"hold out {count}, but each part needs {MIN_ROWS_OF_A_PART} rows or more. "
+                    "Change validation_fraction, give more rows, or set early_stopping=False."
+                )
             held_out = torch.zeros(n, dtype=torch.bool)
             held_out[torch.randperm(n, generator=generator)[:count]] = True
             held_out = held_out.to(X.device)
@@ -274,7 +279,7 @@ class HFLBase(BaseEstimator):
         self.estimators_ = members
         self.module_ = rescaled_module(estimate.log_posterior.network, estimate.weights, *units)
         # Those of the last fit, which this one may not have.
-        for name in ("coefs_", "intercepts_", "conformity_scores_", "_calibration"):
+        for name in ("coefs_", "intercepts_", "conformity_scores_", "_scored_with"):
             self.__dict__.pop(name, None)
         if self.module is None:
             linear = [m for m in self.module_.modules() if isinstance(m, torch.nn.Linear)]
@@ -299,25 +304,16 @@ class HFLBase(BaseEstimator):
         }
         most = most_directions(estimate.log_posterior)
         if most < len(estimate.weights) and any(m.diagnostics.rank >= most for m in members):
-            warn(
-                f"The memory limit ended the search for directions that the data determine at "
-                f"{most} of {len(estimate.weights)}. Standard deviations whose bound is too wide "
-                "will be reported, and the evidence is less exact. Try fewer hidden units, "
-                "dtype='float32', or a larger sklearn_hfl.posterior.log_posterior.MEMORY_LIMIT."
-            )
+            warn(of_directions(self, most, len(estimate.weights)))
         if not self.converged_:
             worst = max(m.diagnostics.decrement for m in members)
             # Only weights that were trained elsewhere are left as they came.
             reached = f"reached after {self.n_iter_} steps" if self.n_iter_ else "given"
-            advice = (
-                "Try a larger max_iter, a smaller tol, or solver='newton-cg'."
-                if self.n_iter_
-                else "polish=True trains on to the MAP."
-            )
             warn(
                 f"The MAP is not stationary: it lies about {worst:.3g} posterior standard "
                 f"deviations from the weights {reached} (‖∇L‖ = {facts.grad_norm:.3g}). Standard "
-                f"deviations are those of the Laplace approximation at these weights. {advice}"
+                "deviations are those of the Laplace approximation at these weights. "
+                f"{of_training(self, members)}"
             )
 
     # ---------------------------------------------------------------- copies
@@ -355,27 +351,6 @@ class HFLBase(BaseEstimator):
         validate(type(self).__name__, self.get_params(deep=False), rules)
         return self._tensor(self._x_scaler.transform(rows))
 
-    def _calibrated_as(self) -> dict[str, Any]:
-        """Parameters on which conformity scores depend."""
-        params = self.get_params(deep=False)
-        return {name: params[name] for name in CALIBRATED_PARAMS if name in params}
-
-    def _check_calibrated(self, owner: str) -> None:
-        """Refuse scores that were never made, or for other numbers than those of now."""
-        if not hasattr(self, "conformity_scores_"):
-            raise ValueError(
-                f"{owner} needs calibration rows. Call conformalize(X, y) first, with rows that "
-                "were not trained on."
-            )
-        then, now = getattr(self, "_calibration", {}), self._calibrated_as()
-        for name in then:
-            if then[name] != now[name]:
-                raise ValueError(
-                    f"{owner}: conformalize(X, y) was called with {name}={then[name]!r}, but "
-                    f"{name} is {now[name]!r} now, to which its scores do not apply. Call "
-                    "conformalize again, or set_params back."
-                )
-
     def _route(self) -> Route:
         return Route(self.variance, self.std_rtol, self.perturbation_scale)
 
@@ -404,44 +379,13 @@ class HFLBase(BaseEstimator):
         self._warn_of_misses(variances)
         return variances
 
-    def _warn_of_trained_rows(self, X: Tensor, y: Tensor) -> None:
-        """Warn of calibration rows, standardised as in training, that were trained on."""
-        count = self._trained_rows.count(np.vstack(list(_rows(X, y))))
-        if count:
-            about = "" if self._trained_rows.complete else "About "
-            warn(
-                f"{about}{count} of {len(X)} calibration rows were trained on, or are copies of "
-                "rows that were. Their scores are too good, and coverage will fall short. Split "
-                "the data before fit, and give conformalize the part that fit has not seen."
-            )
-
     def _warn_of_misses(self, variances: list[Variance]) -> None:
         check_finite([v.value for v in variances], "variances")
         missed = ~torch.stack([v.converged for v in variances]).all(0)
         if not missed.any():
             return
         count, total = int(missed.sum()), len(missed)
-        if self.variance == "network":
-            text = (
-                f"{count} of {total} standard deviations are linearized: the refitted network "
-                "did not settle, or two perturbation scales disagreed. Try a larger max_iter, "
-                "so that the MAP is reached, a larger prior_precision, or variance='linearized'."
-            )
-        elif self.variance == "pretrained":
-            text = (
-                f"{count} of {total} standard deviations missed std_rtol={self.std_rtol:g} with "
-                "the subspace that fit has left. Fit again with this std_rtol, dtype='float64', "
-                "a larger noise_std or prior_precision, or variance='linearized', which asks the "
-                "data; predict_uncertainty tells each row's error bound."
-            )
-        else:
-            text = (
-                f"{count} of {total} standard deviations missed std_rtol={self.std_rtol:g}: the "
-                "curvature is too ill-conditioned for this dtype. Try a larger noise_std or "
-                "prior_precision, dtype='float64', or a larger std_rtol; predict_uncertainty "
-                "tells each row's error bound."
-            )
-        warn(text)
+        warn(f"{count} of {total} standard deviations {of_missed_rows(self, self.estimators_)}")
 
 
 def _best(members: Sequence[Member]) -> Member:

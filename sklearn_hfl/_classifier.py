@@ -15,7 +15,7 @@ from torch import nn
 from sklearn_hfl._adoption import ClassifierAdoption
 from sklearn_hfl._base import HFLBase
 from sklearn_hfl._labels import check_labelled_data, class_weighted
-from sklearn_hfl._params import Rule, any_of, mapping, none, one_of
+from sklearn_hfl._params import Rule, any_of, mapping, named_as_public, none, one_of
 from sklearn_hfl._sets import PredictionSets
 from sklearn_hfl._translation import Trained
 from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
@@ -32,6 +32,7 @@ LEAST_PRIOR = 0.01
 STARTS = ((0.1, 1.0),)
 
 
+@named_as_public
 class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
     """Neural network classification with the standard deviation of every probability.
 
@@ -253,7 +254,8 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
         y : array-like of shape (n_samples,)
             Labels of any type, two classes or more.
         sample_weight : array-like of shape (n_samples,), default=None
-            How many rows each row counts as; rows of weight 0 are left out.
+            How many rows each row counts as; rows of weight 0 are left out. Weights
+            that only say how rows compare should sum to n_samples.
 
         Returns
         -------
@@ -285,7 +287,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
         if self.warm_start and not np.array_equal(getattr(self, "classes_", classes), classes):
             raise ValueError(
                 f"HFLClassifier: warm_start=True keeps the classes {self.classes_.tolist()}, "
-                f"but y has {classes.tolist()}. Set warm_start=False to start afresh."
+                f"but y has {classes.tolist()}. Set warm_start=False to start again."
             )
         free = self._learns_units(trained) and self.module is None
         x_scaler, start_X, module_X = self._scaled(X, weight, self.normalize_X, free)

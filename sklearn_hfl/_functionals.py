@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_hfl._members import functional_moments, functional_values, member_means
-from sklearn_hfl._params import boolean, validate
+from sklearn_hfl._params import boolean, validate_arguments
 from sklearn_hfl._posterior_predictive import PosteriorPredictive
 from sklearn_hfl._validation import Array, check_finite, numbers_expected, to_numpy
 from sklearn_hfl.posterior.functional import Functional, PredictionFunction, WeightedSum
@@ -98,7 +98,7 @@ class PopulationFunctionals(PosteriorPredictive):
         """
         check_is_fitted(self)
         flags = {"return_std": return_std, "return_cov": return_cov}
-        validate("predict_functional", flags, dict.fromkeys(flags, boolean()))
+        validate_arguments("predict_functional", flags, dict.fromkeys(flags, boolean()))
         if weights is not None and func is not None:
             raise ValueError(
                 "predict_functional takes weights or func, but both are given. Put the weights "

@@ -12,9 +12,10 @@ from scipy.special import ndtri
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from sklearn_hfl._conformity import check_scores, scored_with, warn_of_trained_rows
 from sklearn_hfl._members import member_means
 from sklearn_hfl._moments import check_levels
-from sklearn_hfl._params import one_of, validate
+from sklearn_hfl._params import one_of, validate_arguments
 from sklearn_hfl._profiles import ProfileIntervals
 from sklearn_hfl._validation import Array, check_calibration_data, to_numpy
 from sklearn_hfl.calibration.conformal import conformal_quantile, normalized_residuals
@@ -54,7 +55,8 @@ class PredictionIntervals(ProfileIntervals):
         -----
         HFLWarning
             If rows were trained on: their residuals are too small, and so are intervals
-            made from them.
+            made from them. Not with variance="pretrained", which keeps nothing that
+            could recognise them.
 
         Notes
         -----
@@ -77,9 +79,11 @@ class PredictionIntervals(ProfileIntervals):
         rows, targets = check_calibration_data(self, X, y, self.n_outputs_)
         with torch.inference_mode(False):
             queries = self._standardized(rows)
-            self._warn_of_trained_rows(queries, self._tensor(self._y_scaler.transform(targets)))
+            warn_of_trained_rows(
+                self._trained_rows, queries, self._tensor(self._y_scaler.transform(targets))
+            )
             scores = np.sort(normalized_residuals(targets, *self._mean_and_std(queries)), axis=0)
-        self.conformity_scores_, self._calibration = self._shaped(scores), self._calibrated_as()
+        self.conformity_scores_, self._scored_with = self._shaped(scores), scored_with(self)
         return self
 
     def predict_interval(
@@ -147,7 +151,7 @@ class PredictionIntervals(ProfileIntervals):
             "conformal": self._conformal,
             "profile": self._profile,
         }
-        validate("predict_interval", {"kind": kind}, {"kind": one_of(*kinds)})
+        validate_arguments("predict_interval", {"kind": kind}, {"kind": one_of(*kinds)})
         levels = check_levels("predict_interval", confidence_level)
         with torch.inference_mode(False):
             mean, interval = kinds[kind](self._queries(X), levels)
@@ -161,7 +165,7 @@ class PredictionIntervals(ProfileIntervals):
         return self._symmetric(X, ndtri((1 + levels) / 2))
 
     def _conformal(self, X: Tensor, levels: Array) -> tuple[Array, Array]:
-        self._check_calibrated("predict_interval: kind='conformal'")
+        check_scores(self, "predict_interval: kind='conformal'")
         scores = self.conformity_scores_.reshape(-1, self.n_outputs_)
         quantiles = [conformal_quantile(scores, level) for level in levels]
         return self._symmetric(X, np.stack(quantiles, axis=-1))

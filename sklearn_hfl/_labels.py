@@ -16,6 +16,7 @@ from sklearn_hfl._validation import (
     numbers_expected,
     used_rows,
 )
+from sklearn_hfl._weights import warn_of_scale
 
 __all__ = ["check_known_labels", "check_labelled_data", "class_weighted"]
 
@@ -142,4 +143,6 @@ def class_weighted(
             "out, or check the type of the labels."
         )
     factor = np.array([class_weight.get(label, 1.0) for label in known], dtype=float)
-    return sample_weight * factor[index]
+    weight: Array = sample_weight * factor[index]
+    warn_of_scale(weight, "sample_weight times class_weight")
+    return weight

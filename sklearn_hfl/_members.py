@@ -131,8 +131,8 @@ def fit_member(
     if not np.isfinite(start):
         raise ValueError(
             f"The loss at the starting weights is {start}: the data overflow "
-            f"{log_posterior.X.dtype}, or a module of yours is undefined for some rows. Set "
-            "normalize_X=True and normalize_y=True, or rescale."
+            f"{log_posterior.X.dtype}, or a module of yours is undefined for some rows. Without "
+            "normalize_X=True, and normalize_y=True of a regressor, rescale the data."
         )
     curve: tuple[float, ...] = (start,)
     with tqdm(total=trainer.max_iter, desc="fit", unit="step", disable=not verbose) as bar:

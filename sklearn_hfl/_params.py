@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
-from typing import Any
+from types import FunctionType
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,12 +17,14 @@ __all__ = [
     "integer",
     "integers",
     "mapping",
+    "named_as_public",
     "none",
     "one_of",
     "random_state",
     "real",
     "reals",
     "validate",
+    "validate_arguments",
 ]
 
 
@@ -237,9 +240,69 @@ def validate(owner: str, params: Mapping[str, Any], rules: Mapping[str, Rule]) -
     for name, rule in rules.items():
         if not rule.accepts(params[name]):
             raise ValueError(
-                f"{owner}: {name} must be {rule.expected}, but got {params[name]!r}. "
+                f"{_refusal(owner, name, rule, params[name])} "
                 f"Set it with {owner}({name}=...) or set_params."
             )
+
+
+def validate_arguments(
+    method: str, arguments: Mapping[str, Any], rules: Mapping[str, Rule]
+) -> None:
+    """Check every argument of a call that has a rule.
+
+    Parameters
+    ----------
+    method : str
+        Name of the method or function, for the message.
+    arguments : mapping of str to object
+        Values by name.
+    rules : mapping of str to Rule
+        Rules by name.
+
+    Raises
+    ------
+    ValueError
+        At the first argument that breaks its rule: what was expected, what came.
+    """
+    for name, rule in rules.items():
+        if not rule.accepts(arguments[name]):
+            raise ValueError(_refusal(method, name, rule, arguments[name]))
+
+
+def _refusal(owner: str, name: str, rule: Rule, value: Any) -> str:
+    return f"{owner}: {name} must be {rule.expected}, but got {value!r}."
+
+
+Class = TypeVar("Class", bound=type)
+
+
+def named_as_public(cls: Class) -> Class:
+    """Have the methods that a public class inherits here carry its name.
+
+    Python names a function by the class that it was written in: a keyword that does not
+    exist would be reported as one of a class that no user has met.
+
+    Parameters
+    ----------
+    cls : type
+        The public class; no two share such a method.
+
+    Returns
+    -------
+    type
+        The same.
+    """
+    package = __name__.partition(".")[0]
+    for base in cls.__mro__[1:]:
+        if not base.__module__.startswith(f"{package}."):
+            continue
+        for name, method in vars(base).items():
+            function = getattr(method, "__func__", method)
+            if not name.startswith("_") and isinstance(function, FunctionType):
+                # Both, so that the method is found where pickles look for it.
+                function.__module__ = cls.__module__
+                function.__qualname__ = f"{cls.__name__}.{name}"
+    return cls
 
 
 def _all_of(each: Rule) -> Callable[[Any], bool]:

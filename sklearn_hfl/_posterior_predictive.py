@@ -14,7 +14,7 @@ from torch import Tensor
 from sklearn_hfl._base import HFLBase
 from sklearn_hfl._draws import function_draws
 from sklearn_hfl._members import joint_covariance, member_means, member_noise
-from sklearn_hfl._params import integer, validate
+from sklearn_hfl._params import integer, validate_arguments
 from sklearn_hfl._standardizer import Standardizer
 from sklearn_hfl._validation import Array, to_numpy
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
@@ -84,7 +84,7 @@ class PosteriorPredictive(HFLBase):
         if part and return_cov:
             raise ValueError(
                 "predict returns a std or a covariance, but both return_std and return_cov are "
-                "set. Take the std from the covariance: np.sqrt(np.diag(cov))."
+                "set. Take the std from the covariance: np.sqrt(np.diagonal(cov)).T."
             )
         with torch.inference_mode(False):
             queries = self._queries(X)
@@ -186,7 +186,7 @@ class PosteriorPredictive(HFLBase):
         (30, 4)
         """
         check_is_fitted(self)
-        validate("sample_y", {"n_samples": n_samples}, {"n_samples": integer(1)})
+        validate_arguments("sample_y", {"n_samples": n_samples}, {"n_samples": integer(1)})
         rng = check_random_state(random_state)
         with torch.inference_mode(False):
             queries = self._queries(X)

@@ -50,9 +50,9 @@ class ProfileIntervals(PosteriorPredictive):
         if missed.any():
             warn(
                 f"{int(missed.sum())} of {len(missed)} profile intervals have an end that was not "
-                "found, and stands at the linearized standard deviation instead: the refitted "
-                "network did not settle. Try a larger max_iter, so that the MAP is reached, a "
-                "larger prior_precision, or kind='gaussian'."
+                "found, and stands at the linearized standard deviation instead: the refit of the "
+                "network did not converge. Try a larger prior_precision, or kind='gaussian'"
+                f"{'.' if self.converged_ else '; the MAP itself is not stationary, see fit.'}"
             )
         center = self._y_scaler.inverse(to_numpy(means.mean(0)))
         verdict: Array = np.asarray(converged.cpu()).reshape(*center.shape, 2)

@@ -16,7 +16,7 @@ from sklearn_hfl._base import HFLBase
 from sklearn_hfl._functionals import PopulationFunctionals
 from sklearn_hfl._intervals import PredictionIntervals
 from sklearn_hfl._members import member_noise
-from sklearn_hfl._params import Rule, any_of, boolean, one_of, real, reals
+from sklearn_hfl._params import Rule, any_of, boolean, named_as_public, one_of, real, reals
 from sklearn_hfl._translation import Trained
 from sklearn_hfl._validation import Array, check_training_data, to_numpy
 from sklearn_hfl.exceptions import warn
@@ -31,6 +31,7 @@ START_NOISE_STD = 1.0
 LIKELIHOODS = {"gaussian": GaussianLikelihood, "heteroscedastic": HeteroscedasticLikelihood}
 
 
+@named_as_public
 class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, PredictionIntervals):
     """Neural network regression with the standard deviation of every prediction.
 
@@ -266,7 +267,8 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
         sample_weight : array-like of shape (n_samples,), default=None
-            How many rows each row counts as; rows of weight 0 are left out.
+            How many rows each row counts as; rows of weight 0 are left out. Weights
+            that only say how rows compare should sum to n_samples.
 
         Returns
         -------
@@ -355,10 +357,11 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
             )
         relative = np.broadcast_to(noise, (n_outputs,)) / scale
         limit = np.finfo(self.dtype).tiny ** -0.5
-        if (np.abs(np.log(relative)) > np.log(limit)).any():
+        worst = relative[np.abs(np.log(relative)).argmax()]
+        if abs(np.log(worst)) > np.log(limit):
             raise ValueError(
                 f"HFLRegressor: noise_std must lie within a factor of {limit:.0e} of y's standard "
-                f"deviation, or its square overflows {self.dtype}, but it is {relative.max():.0e} "
+                f"deviation, or its square overflows {self.dtype}, but it is {worst:.0e} "
                 "times as large. It is in units of y; several outputs can have one each."
             )
         return relative

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_hfl._class_posterior import ClassPosterior
+from sklearn_hfl._conformity import check_scores, scored_with, warn_of_trained_rows
 from sklearn_hfl._labels import check_known_labels
 from sklearn_hfl._moments import check_level
 from sklearn_hfl._validation import Array
@@ -50,7 +51,8 @@ class PredictionSets(ClassPosterior):
         -----
         HFLWarning
             If rows were trained on: their labels were learned, and sets made from them
-            are too small.
+            are too small. Not with variance="pretrained", which keeps nothing that
+            could recognise them.
 
         Notes
         -----
@@ -74,9 +76,11 @@ class PredictionSets(ClassPosterior):
         rows, index = check_known_labels(self, X, y)
         with torch.inference_mode(False):
             queries = self._standardized(rows)
-            self._warn_of_trained_rows(queries, self._tensor(self._encoded(self.classes_, index)))
+            warn_of_trained_rows(
+                self._trained_rows, queries, self._tensor(self._encoded(self.classes_, index))
+            )
         scores = np.sort(label_scores(self.predict_proba(X), index))
-        self.conformity_scores_, self._calibration = scores, self._calibrated_as()
+        self.conformity_scores_, self._scored_with = scores, scored_with(self)
         return self
 
     def predict_set(self, X: ArrayLike, confidence_level: float = 0.9) -> NDArray[Any]:
@@ -119,5 +123,5 @@ class PredictionSets(ClassPosterior):
         check_is_fitted(self)
         level = check_level("predict_set", confidence_level)
         proba = self.predict_proba(X)
-        self._check_calibrated("predict_set")
+        check_scores(self, "predict_set")
         return label_sets(proba, conformal_quantile(self.conformity_scores_, level))

@@ -15,6 +15,8 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
+from sklearn_hfl._weights import warn_of_scale
+
 __all__ = [
     "PRECISIONS",
     "check_calibration_data",
@@ -161,6 +163,11 @@ def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
     ValueError
         If there are not n weights, one is negative or not finite, or fewer than two
         are positive.
+
+    Warns
+    -----
+    HFLWarning
+        If their sum is far from n and they are no counts.
     """
     if sample_weight is None:
         return np.ones(n)
@@ -190,6 +197,7 @@ def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
             "Found 1 row of positive sample_weight, while a minimum of 2 is required to learn a "
             "scale."
         )
+    warn_of_scale(weight)
     return weight
 
 
@@ -293,7 +301,8 @@ def check_finite(values: Sequence[Tensor], what: str) -> None:
         first = int(torch.nonzero(~finite)[0])
         raise ValueError(
             f"{int((~finite).sum())} of {len(finite)} {what} are not finite, number {first} first: "
-            "the network overflows or is undefined there. Leave these rows out, or rescale X."
+            "the network overflows or is undefined there, as it can far beyond the inputs of fit. "
+            "Check these rows, or leave them out."
         )
 
 

@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from sklearn_hfl import HFLRegressor, HFLWarning
+from sklearn_hfl import HFLClassifier, HFLRegressor, HFLWarning
 
 SMALL = {"hidden_layer_sizes": (3,), "prior_precision": 1.0, "noise_std": 0.5, "random_state": 0}
 X = np.random.default_rng(0).uniform(-1, 1, (20, 2))
@@ -318,3 +318,32 @@ def test_a_warning_made_an_error_leaves_all_or_nothing(params, args):
     with pytest.raises(HFLWarning):
         model.fit(*args)
     assert fitted_attributes(model) in (set(), fitted_attributes(complete))
+
+
+# ------------------------------------------------------------ early stopping
+
+SPLITS = [(3, 0.9, 0, 3), (4, 0.9, 0, 4), (3, 0.5, 1, 2), (4, 0.1, 3, 1), (10, 0.9, 1, 9)]
+
+
+@pytest.mark.parametrize(("n", "fraction", "trained", "held_out"), SPLITS)
+@pytest.mark.parametrize("estimator", [HFLRegressor, HFLClassifier])
+def test_a_split_without_rows_for_early_stopping_is_refused(
+    estimator, n, fraction, trained, held_out
+):
+    model = estimator(solver="adam", early_stopping=True, validation_fraction=fraction)
+    expected = rf"would train on {trained} of {n} rows and hold out {held_out}, .* 2 rows or more"
+    with pytest.raises(ValueError, match=expected):
+        model.fit(np.arange(n)[:, None], np.arange(n) % 2)
+    assert not hasattr(model, "estimators_")
+
+
+@pytest.mark.parametrize(("n", "fraction"), [(4, 0.5), (11, 0.1), (20, 0.9)])
+def test_a_split_of_two_rows_each_is_not_refused(n, fraction):
+    model = HFLRegressor(
+        solver="adam", early_stopping=True, validation_fraction=fraction, max_iter=2,
+        hidden_layer_sizes=(3,), prior_precision=1.0, noise_std=0.5, random_state=0,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HFLWarning)
+        model.fit(np.arange(n)[:, None], np.arange(n) % 2)
+    assert np.isfinite(model.predict([[1.0]])).all()

@@ -256,3 +256,32 @@ def test_answers_may_be_overwritten():
         array[:] = np.nan
     for ours, theirs in zip(model.predict(X, return_std=True), expected, strict=True):
         assert_array_equal(ours, theirs)
+
+
+SUBPACKAGES = """
+    import sys
+    import sklearn_hfl
+    assert {"calibration", "metrics", "plotting"} <= set(dir(sklearn_hfl))
+    for name in ("sklearn_hfl.metrics", "sklearn_hfl.plotting", "matplotlib"):
+        assert name not in sys.modules, name
+    assert sklearn_hfl.metrics.crps_gaussian.__name__ == "crps_gaussian"
+    assert "HFLRegressor" in dir(sklearn_hfl)
+    assert sklearn_hfl.calibration.__name__ == "sklearn_hfl.calibration"
+    assert sklearn_hfl.plotting.CoverageDisplay
+    assert "matplotlib" not in sys.modules
+    try:
+        sklearn_hfl.nothing
+    except AttributeError as error:
+        assert "'sklearn_hfl' has no attribute 'nothing'" in str(error)
+    else:
+        raise AssertionError
+"""
+
+
+def test_subpackages_come_when_they_are_asked_for():
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SUBPACKAGES)],
+        env={**os.environ, "PYTHONPATH": str(Path(sklearn_hfl.__file__).parents[1])},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr

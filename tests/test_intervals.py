@@ -178,7 +178,7 @@ def test_conformalize_returns_the_estimator_and_changes_nothing_else(model):
     predicted = model.predict(NEW[0], return_std=True)
     assert model.conformalize(*CALIBRATION) is model
     added = set(vars(model)) - set(before)
-    assert added == {"conformity_scores_", "_calibration"}
+    assert added == {"conformity_scores_", "_scored_with"}
     assert all(vars(model)[name] is value for name, value in before.items())
     assert_array_equal(model.predict(NEW[0], return_std=True), predicted)
 

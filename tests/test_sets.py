@@ -135,7 +135,7 @@ def test_a_class_may_be_missing_from_the_calibration_rows(model):
 def test_conformalize_returns_the_estimator_and_changes_nothing_else(model):
     before = dict(vars(model))
     assert model.conformalize(*CALIBRATION) is model
-    assert set(vars(model)) - set(before) == {"conformity_scores_", "_calibration"}
+    assert set(vars(model)) - set(before) == {"conformity_scores_", "_scored_with"}
     assert all(vars(model)[name] is value for name, value in before.items())
 
 

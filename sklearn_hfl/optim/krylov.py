@@ -47,9 +47,8 @@ def most_directions(log_posterior: LogPosterior) -> int:
     if most < min(BLOCK_SIZE, n):
         raise ValueError(
             f"The curvature of {n} weights needs {BLOCK_SIZE * per_direction:.2g} bytes or more, "
-            f"but the memory limit is {limit:.2g} bytes. Use fewer hidden units or "
-            "dtype='float32', or raise sklearn_hfl.posterior.log_posterior.MEMORY_LIMIT "
-            "before fit."
+            f"but the memory limit is {limit:.2g} bytes. Use a smaller network, or raise "
+            "sklearn_hfl.posterior.log_posterior.MEMORY_LIMIT before fit."
         )
     return most
 

@@ -23,7 +23,14 @@ from sklearn_hfl.optim.subspace import Galerkin
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.functional import Functional
 
-__all__ = ["LinearResponse", "NetworkResponse", "PerturbedOptima", "perturbed_optima", "scouted"]
+__all__ = [
+    "LinearResponse",
+    "NetworkResponse",
+    "PerturbedOptima",
+    "perturbed_optima",
+    "rounding_error",
+    "scouted",
+]
 
 # Most residuals that join the basis in one refinement.
 REFINEMENT_BLOCK = 64
@@ -59,9 +66,25 @@ class LinearResponse:
         """Bound (G,) of the relative error of sqrt(variance)."""
         value, lower, upper = self.variance, self.galerkin.lower, self.galerkin.upper
         error = torch.maximum((value / lower).sqrt() - 1, 1 - (value / upper).sqrt())
-        # Cholesky solves lose cond(T) · eps; the least eigenvalue of T is 1 or more.
-        rounding = 10 * torch.finfo(value.dtype).eps * self.largest
-        return torch.where(upper > 0, error, 0.0) + rounding
+        return torch.where(upper > 0, error, 0.0) + rounding_error(self.largest, value.dtype)
+
+
+def rounding_error(largest: float, dtype: torch.dtype) -> float:
+    """Allowance for rounding in the relative error of a standard deviation.
+
+    Parameters
+    ----------
+    largest : float
+        Largest curvature that the subspace holds.
+    dtype : torch.dtype
+        Precision of the solve.
+
+    Returns
+    -------
+    float
+        Cholesky solves lose cond(T) · eps; the least eigenvalue of T is 1 or more.
+    """
+    return 10 * torch.finfo(dtype).eps * largest
 
 
 @dataclass(frozen=True)

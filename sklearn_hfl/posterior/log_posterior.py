@@ -76,9 +76,8 @@ class LogPosterior:
     def without_data(self) -> LogPosterior:
         """Return L of no rows, which knows network, noise and prior still."""
         # Copies, since a view would keep all the data alive.
-        return replace(
-            self, **{name: getattr(self, name)[:0].clone() for name in ("X", "y", "sample_weight")}
-        )
+        empty = {name: getattr(self, name)[:0].clone() for name in ("X", "y", "sample_weight")}
+        return replace(self, **empty, spread=None)
 
     def fits(self, numbers: int) -> bool:
         """Whether so many numbers stay within a sixteenth of ``memory_limit``."""

@@ -1,0 +1,148 @@
+"""Advice: why a fit or an answer fell short of what was asked, and what to try."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sklearn_hfl._members import Member
+from sklearn_hfl.optim.krylov import most_directions
+from sklearn_hfl.optim.map_estimate import MapEstimate
+from sklearn_hfl.optim.perturbed_optima import rounding_error
+
+__all__ = ["of_directions", "of_missed_rows", "of_training"]
+
+LIMIT = "a larger sklearn_hfl.posterior.log_posterior.MEMORY_LIMIT before fit"
+
+
+def _one_of(*advice: str) -> str:
+    """Some of them, without those that do not apply, which are empty."""
+    *first, last = filter(None, advice)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def of_training(model: Any, members: Sequence[Member]) -> str:
+    """What to try where the MAP of some members is not stationary.
+
+    Parameters
+    ----------
+    model : estimator
+        Its parameters.
+    members : sequence of Member
+        Fitted.
+
+    Returns
+    -------
+    str
+        A sentence.
+    """
+    short = [m for m in members if not m.diagnostics.stationary]
+    if all(len(m.loss_curve) == 1 for m in short):
+        return "polish=True trains on to the MAP."  # weights left as they came from elsewhere
+    unfinished = any(len(m.loss_curve) > model.max_iter for m in short)
+    by_tol = model.solver != "newton-cg" and model.variance != "network"
+    return (
+        "Try "
+        + _one_of(
+            f"a max_iter above {model.max_iter}" if unfinished else "",
+            "a smaller tol" if by_tol and not unfinished else "",
+            "solver='newton-cg'" if model.solver != "newton-cg" else "",
+            # Newton-CG ends by itself only where it has arrived, unless rounding stops it.
+            "dtype='float64'" if model.dtype == "float32" else "",
+            "a larger prior_precision" if model.solver == "newton-cg" and not unfinished else "",
+        )
+        + "."
+    )
+
+
+def of_directions(model: Any, most: int, n_weights: int) -> str:
+    """What a memory limit that ended the search for directions means.
+
+    Parameters
+    ----------
+    model : estimator
+        Its parameters.
+    most : int
+        Directions that fit the limit.
+    n_weights : int
+        P.
+
+    Returns
+    -------
+    str
+        A few sentences.
+    """
+    return (
+        f"The memory limit ended the search for directions that the data determine at {most} of "
+        f"{n_weights}. Standard deviations whose bound is too wide will be reported, and the "
+        f"evidence is less exact. Try {_smaller(model)}."
+    )
+
+
+def of_missed_rows(model: Any, members: Sequence[Member]) -> str:
+    """Why standard deviations missed ``std_rtol``, and what to try.
+
+    Parameters
+    ----------
+    model : estimator
+        Its parameters.
+    members : sequence of Member
+        Fitted.
+
+    Returns
+    -------
+    str
+        The rest of a sentence that says how many, and another one.
+    """
+    if model.variance == "network":
+        unfinished = any(len(m.loss_curve) > model.max_iter for m in members)
+        return (
+            "are linearized: the refit of the network did not converge, or two perturbation scales "
+            "disagreed. Try "
+            + _one_of(
+                f"a max_iter above {model.max_iter}, so that the MAP is reached"
+                if unfinished
+                else "",
+                "a larger prior_precision",
+                "variance='linearized'",
+            )
+            + "."
+        )
+    missed = f"missed std_rtol={model.std_rtol:g}"
+    estimates = [m.estimate for m in members]
+    largest = max((e.ritz or e.subspace).largest for e in estimates)
+    lp = estimates[0].log_posterior
+    if rounding_error(largest, lp.X.dtype) > model.std_rtol:
+        cause = (
+            f"{missed}: rounding in {model.dtype} alone may be larger, since the data know some "
+            f"direction {largest:.1g} times as well as the prior does."
+        )
+        advice = _one_of(
+            "dtype='float64'" if model.dtype == "float32" else "",
+            "a larger noise_std" if hasattr(model, "noise_std") else "",
+            "a larger prior_precision",
+            "a larger std_rtol",
+        )
+    elif (most := most_directions(lp)) < lp.n_weights and not _room_left(estimates, most):
+        cause = f"{missed}: the memory limit allows {most} directions of {lp.n_weights}."
+        advice = _one_of(_smaller(model), "a larger std_rtol")
+    else:
+        cause = f"{missed} in the subspace that fit has left."
+        advice = _one_of(
+            "to fit again with this std_rtol",
+            "variance='linearized', which refines by the training data",
+        )
+    return f"{cause} Try {advice}. predict_uncertainty gives each row's error bound."
+
+
+def _room_left(estimates: Sequence[MapEstimate], most: int) -> bool:
+    """Whether a fit that left no data stopped before the limit; other routes go on to it."""
+    return all(e.ritz is not None and len(e.ritz.values) < most for e in estimates)
+
+
+def _smaller(model: Any) -> str:
+    return _one_of(
+        "fewer hidden units" if model.module is None else "a smaller module",
+        "dtype='float32'" if model.dtype == "float64" else "",
+        LIMIT,
+    )
