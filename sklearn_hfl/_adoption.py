@@ -11,6 +11,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from torch import Generator, Tensor, nn
 
 from sklearn_hfl._base import HFLBase
+from sklearn_hfl._modules import module_start
 from sklearn_hfl._translation import (
     FreshCopies,
     LogitDifference,
@@ -20,7 +21,6 @@ from sklearn_hfl._translation import (
     gives_two,
     mlp_params,
     module_params,
-    module_start,
     trained_mlp,
 )
 from sklearn_hfl.posterior.network import Network
