@@ -15,6 +15,7 @@ __all__ = ["FAILURES", "Traced", "explained", "place", "trainable"]
 FAILURES = (RuntimeError, TypeError, ValueError, IndexError, AssertionError)
 IN_PLACE = "Write it without changing tensors in place."
 CONTROL_FLOW = "Use torch.where instead of if and while on values, which must stay tensors."
+INDICES = "Every index in X must be one that the module has."
 ADVICE = {
     "Batching rule": "torch.func.vmap has no rule for this operation. Write it with others, such "
     "as a recurrence as a loop over nn.GRUCell or nn.Linear.",
@@ -22,7 +23,8 @@ ADVICE = {
     ".item()": CONTROL_FLOW,
     "inplace": IN_PLACE,
     "doesn't match the broadcast shape": IN_PLACE,
-    "out of range": "Every index in X must be one that the module has.",
+    "out of range": INDICES,
+    "num_embeddings": INDICES,
     "same dtype": "Constants must be buffers (register_buffer) to be converted to the dtype of X.",
     "checkpoint": "Take out the checkpoints: torch.func does not know them.",
     "deepcopy protocol": "Weights that are computed from others can be copied if that is done by "
