@@ -367,6 +367,33 @@ def test_an_index_that_fit_has_not_seen_is_explained():
         model.predict(INDICES + 1)
 
 
+def near(m, x):
+    """What torch.cdist computes, but differentiable twice."""
+    return m.out((-(x[:, None] - m.centres).square().sum(-1).sqrt()).exp())
+
+
+def test_without_second_derivatives_the_same_map_is_reached():
+    def distances(function):
+        centres = nn.Parameter(torch.randn(3, 4))
+        return Calling(function, centres=centres, out=nn.Linear(3, 1))
+
+    fused = WORKING["distances"]().function
+    once, twice = (
+        HFLRegressor(**PLAIN, module=lambda d, k, f=f: distances(f), tol=0.0, max_iter=1000).fit(
+            X, Y
+        )
+        for f in (fused, near)
+    )
+    networks = [m.estimators_[0].estimate.log_posterior.network for m in (once, twice)]
+    assert [network.twice_differentiable for network in networks] == [False, True]
+    assert once.loss_curve_[0] == pytest.approx(twice.loss_curve_[0], rel=1e-10)
+    assert once.converged_
+    assert_allclose(once.predict(X), twice.predict(X), rtol=1e-4, atol=1e-5)
+    assert_allclose(
+        once.predict(X, return_std=True)[1], twice.predict(X, return_std=True)[1], rtol=1e-4
+    )
+
+
 # ---------------------------------------------------------------------- frozen
 
 
