@@ -236,6 +236,12 @@ def counting(m, x):
     return m.out(x)
 
 
+def counter():
+    module = one_layer(counting)()
+    module.register_buffer("calls", torch.zeros(()))
+    return module
+
+
 def remembered():
     """A weight that is also kept where torch does not see it."""
     module = Calling(
@@ -297,7 +303,7 @@ REFUSED = {
         r"differentiated in submodule '0' \(Calling\): .*'zeta' is not implemented",
     ),
     "a count of calls": (
-        lambda: nn.Sequential(one_layer(counting, calls=lambda: nn.Buffer(torch.zeros(())))()),
+        lambda: nn.Sequential(counter()),
         r"changes '0.calls' in submodule '0' \(Calling\)",
     ),
     "spectral norm in training mode": (

@@ -57,7 +57,7 @@ class Network(Protocol):
 
     @property
     def twice_differentiable(self) -> bool:
-        """Whether the Hessian is to be had."""
+        """Whether outputs have second derivatives by the weights."""
 
     def forward(self, weights: Tensor, X: Tensor) -> Tensor:
         """Outputs (B, N, K) of weight vectors (B, P) at X (N, D) or (B, N, D)."""
