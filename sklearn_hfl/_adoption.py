@@ -11,6 +11,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from torch import Generator, Tensor, nn
 
 from sklearn_hfl._base import HFLBase
+from sklearn_hfl._modules import module_start
 from sklearn_hfl._translation import (
     FreshCopies,
     LogitDifference,
@@ -20,7 +21,6 @@ from sklearn_hfl._translation import (
     gives_two,
     mlp_params,
     module_params,
-    module_start,
     trained_mlp,
 )
 from sklearn_hfl.posterior.network import Network
@@ -154,8 +154,8 @@ class RegressorAdoption(Adoption):
         Parameters
         ----------
         module : torch.nn.Module
-            Trained, and in eval mode where that matters. It maps (n, n_features) to
-            (n, n_outputs). A copy is taken to ``dtype`` (float64); the module stays unchanged.
+            Trained, and in eval mode where that matters; frozen parameters are constants. It
+            maps (n, n_features) to (n, n_outputs). A copy is taken to ``dtype`` (float64).
         X : array-like of shape (n_samples, n_features)
             The inputs that it was trained on, as the module takes them.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
@@ -166,8 +166,8 @@ class RegressorAdoption(Adoption):
             Train on to the MAP, at the precisions found at the weights as they came.
             False leaves the weights alone, and warns where they are not stationary.
         **params : object
-            Parameters of the estimator. ``module`` may be a factory for refits; by
-            default these start copies of the module anew by ``reset_parameters``.
+            Parameters of the estimator. ``module`` may be a factory for refits; by default
+            ``reset_parameters`` starts copies anew, but for frozen parts and buffers.
 
         Returns
         -------
@@ -179,8 +179,8 @@ class RegressorAdoption(Adoption):
         TypeError
             If ``module`` is not a torch module.
         ValueError
-            If it has another shape of output, frozen parameters, batch norm or dropout
-            in training mode, or the data or a parameter is not as expected.
+            If it has another shape of output, no trainable parameters, or something that
+            a fit cannot do with it, or the data or a parameter is not as expected.
 
         Warns
         -----
@@ -323,9 +323,9 @@ class ClassifierAdoption(Adoption):
         Parameters
         ----------
         module : torch.nn.Module
-            Trained, and in eval mode where that matters. It maps (n, n_features) to
-            logits (n, n_classes), or (n, 1) for two classes. A copy is taken to
-            ``dtype`` (float64); the module stays unchanged.
+            Trained, and in eval mode where that matters; frozen parameters are constants. It
+            maps (n, n_features) to logits (n, n_classes), or (n, 1) for two classes. A copy
+            is taken to ``dtype`` (float64).
         X : array-like of shape (n_samples, n_features)
             The inputs that it was trained on, as the module takes them.
         y : array-like of shape (n_samples,)
@@ -336,8 +336,8 @@ class ClassifierAdoption(Adoption):
             Train on to the MAP, at the precisions found at the weights as they came.
             False leaves the weights alone, and warns where they are not stationary.
         **params : object
-            Parameters of the estimator. ``module`` may be a factory for refits; by
-            default these start copies of the module anew by ``reset_parameters``.
+            Parameters of the estimator. ``module`` may be a factory for refits; by default
+            ``reset_parameters`` starts copies anew, but for frozen parts and buffers.
 
         Returns
         -------
@@ -349,8 +349,8 @@ class ClassifierAdoption(Adoption):
         TypeError
             If ``module`` is not a torch module.
         ValueError
-            If it has another shape of output, frozen parameters, batch norm or dropout
-            in training mode, or the data or a parameter is not as expected.
+            If it has another shape of output, no trainable parameters, or something that
+            a fit cannot do with it, or the data or a parameter is not as expected.
 
         Warns
         -----

@@ -27,6 +27,7 @@ from sklearn_hfl._members import (
     warm_started,
     with_data,
 )
+from sklearn_hfl._modules import module_start, seeded
 from sklearn_hfl._params import (
     Rule,
     any_of,
@@ -42,7 +43,7 @@ from sklearn_hfl._params import (
 )
 from sklearn_hfl._standardizer import Standardizer
 from sklearn_hfl._storage import packed, unpacked
-from sklearn_hfl._translation import Trained, module_start
+from sklearn_hfl._translation import Trained
 from sklearn_hfl._validation import Array, check_features, check_finite, to_tensor
 from sklearn_hfl.calibration.fingerprints import Fingerprints
 from sklearn_hfl.exceptions import warn
@@ -178,7 +179,7 @@ class HFLBase(BaseEstimator):
         start = partial(self._start, n_noise=n_outputs - y.shape[1], units=units)
         for i, seed in enumerate(seeds):
             generator = torch.Generator().manual_seed(int(seed))
-            begin = start if trained is None else trained.start
+            begin = start if trained is None else trained.begin
             network, weights = begin(inputs, n_outputs, generator)
             labels, names = network.group_labels()
             alpha = self._fixed_prior_precision()
@@ -231,10 +232,9 @@ class HFLBase(BaseEstimator):
             mlp = MLP((X.shape[1], *hidden, n_outputs), self.activation, n_noise)
             return mlp, rescaled_weights(mlp, initial_weights(mlp, generator).to(X), *units)
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
-        # The factory draws from torch's global generator: seeded for it, then put back.
-        with torch.random.fork_rng(devices=[]):
-            torch.random.manual_seed(seed)
-            return module_start(self.module(X.shape[1], n_outputs), X, n_outputs)
+        with seeded(seed):
+            module = self.module(X.shape[1], n_outputs)
+            return module_start(module, X, n_outputs, standardized=self.normalize_X)
 
     def _trainer(self, generator: torch.Generator, X: Tensor) -> Trainer:
         n = len(X)

@@ -50,7 +50,10 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
     module : callable, default=None
         (n_features, n_outputs) -> torch.nn.Module, in place of the perceptron.
         The module maps (n, n_features) to logits (n, n_outputs), each row by
-        itself; n_outputs is the number of classes, but 1 for two classes.
+        itself; n_outputs is the number of classes, but 1 for two classes. Its frozen
+        parameters (``requires_grad=False``) and buffers are constants; a parameter in
+        several places is one. torch's global generator is seeded for the factory, and
+        put back.
     class_weight : dict, "balanced" or None, default=None
         Rows of class c count ``class_weight[c]`` times (1 where left out).
         "balanced" gives every class the same total weight.

@@ -49,7 +49,10 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
     module : callable, default=None
         (n_features, n_outputs) -> torch.nn.Module, in place of the perceptron; called
         with twice the columns of y if heteroscedastic.
-        The module maps (n, n_features) to (n, n_outputs), each row by itself.
+        The module maps (n, n_features) to (n, n_outputs), each row by itself. Its
+        frozen parameters (``requires_grad=False``) and buffers are constants; a
+        parameter in several places is one. torch's global generator is seeded for the
+        factory, and put back.
     likelihood : {"gaussian", "heteroscedastic"}, default="gaussian"
         Distribution of y around the mean: normal, with one noise for all rows, or with
         a noise that depends on X. The network then has 2 n_outputs outputs, means and

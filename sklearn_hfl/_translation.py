@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -12,15 +11,18 @@ import torch
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Generator, Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
+from sklearn_hfl._modules import copied, seeded
 from sklearn_hfl._params import boolean
-from sklearn_hfl._validation import check_features, check_module
+from sklearn_hfl._validation import check_features
 from sklearn_hfl.optim.krylov import krylov_subspace
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
-from sklearn_hfl.posterior.network import MLP, ModuleNetwork, Network
+from sklearn_hfl.posterior.network import MLP, Network
+from sklearn_hfl.posterior.traced import FAILURES, trainable
 from sklearn_hfl.uncertainty.evidence import effective_parameters
 from sklearn_hfl.uncertainty.noise import noise_precision, squared_residuals
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions, evidence_at
@@ -37,7 +39,6 @@ __all__ = [
     "mlp_params",
     "mlp_start",
     "module_params",
-    "module_start",
     "trained_mlp",
 ]
 
@@ -78,6 +79,11 @@ class Trained:
                 f"mlp was trained on the classes {self.classes.tolist()}, but y has "
                 f"{classes.tolist()}. Pass the data that it was trained on."
             )
+
+    def begin(self, X: Tensor, n_outputs: int, generator: Generator) -> tuple[Network, Tensor]:
+        """Network and weights, with torch's global generator left alone by trying them."""
+        with seeded(generator.initial_seed()):
+            return self.start(X, n_outputs, generator)
 
     def trainer(self, trainer: Trainer) -> Trainer:
         """Return the trainer, which stays put where the weights are not to be polished."""
@@ -214,30 +220,6 @@ def equivalent_alpha(mlp: Any, n: int) -> float:
 # ------------------------------------------------------------------------- torch
 
 
-def module_start(module: Any, X: Tensor, n_outputs: int) -> tuple[Network, Tensor]:
-    """Network and weights of a torch module, which is copied.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Checked here.
-    X : Tensor of shape (n, n_features)
-        Rows to try it on.
-    n_outputs : int
-        Columns that its output must have.
-
-    Returns
-    -------
-    network : ModuleNetwork
-        The module in the precision of X.
-    weights : Tensor of shape (P,)
-        Its parameters.
-    """
-    module = check_module(module, X, n_outputs)
-    network = ModuleNetwork(module, n_outputs)
-    return network, network.packing.pack([p.detach() for p in module.parameters()])
-
-
 class LogitDifference(nn.Module):
     """The one logit of two classes, from a module that gives one for each.
 
@@ -261,7 +243,8 @@ class FreshCopies:
     """Factory of untrained copies of a module, for refits.
 
     Layers start anew by their ``reset_parameters``: a refit from the trained weights
-    would know the rows that cross-validation holds out.
+    would know the rows that cross-validation holds out. Frozen parameters and buffers
+    are no weights, and keep their values.
 
     Parameters
     ----------
@@ -270,11 +253,16 @@ class FreshCopies:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.module = copy.deepcopy(module)
+        self.module = copied(module)
 
     def __call__(self, n_features: int, n_outputs: int) -> nn.Module:
-        module = copy.deepcopy(self.module)
+        module = copied(self.module)
+        tensors = (*module.parameters(), *module.buffers())
+        constants = [(t, t.clone()) for t in tensors if not t.requires_grad]
         _reset(module, "")
+        with torch.no_grad():
+            for tensor, value in constants:
+                tensor.copy_(value)
         return module
 
     def __repr__(self) -> str:
@@ -283,15 +271,19 @@ class FreshCopies:
 
 
 def _reset(module: nn.Module, name: str) -> None:
+    if not trainable(module):
+        return
+    # A reset of a parametrized tensor would change the value that is computed, and be lost.
+    computed = is_parametrized(module)
     reset = getattr(module, "reset_parameters", None)
-    if callable(reset):
+    if callable(reset) and not computed:
         reset()
         return
-    if any(True for _ in module.parameters(recurse=False)):
+    if computed or any(p.requires_grad for p in module.parameters(recurse=False)):
+        why = "a parametrization" if computed else "parameters and no reset_parameters method"
         raise ValueError(
-            f"Refitting needs fresh weights, but {type(module).__name__} {name!r} has parameters "
-            "and no reset_parameters method. Add one, or set module to a factory "
-            "(n_features, n_outputs) -> torch.nn.Module."
+            f"Refitting needs fresh weights, but {type(module).__name__} {name!r} has {why}. Set "
+            "module to a factory (n_features, n_outputs) -> torch.nn.Module, or add the method."
         )
     for child_name, child in module.named_children():
         _reset(child, f"{name}.{child_name}" if name else child_name)
@@ -364,13 +356,6 @@ def module_params(module: Any, params: dict[str, Any]) -> dict[str, Any]:
             f"from_torch expects a trained torch.nn.Module, but got {type(module).__name__}."
         )
     _check_fixed(params, _FIXED)
-    frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
-    if frozen:
-        raise ValueError(
-            f"from_torch gives every parameter a posterior, but {', '.join(frozen)} "
-            f"{'is' if len(frozen) == 1 else 'are'} frozen. Call module.requires_grad_(True), or "
-            "apply the frozen part to X first and pass the rest."
-        )
     return {"module": FreshCopies(module), **params}
 
 
@@ -378,7 +363,7 @@ def gives_two(module: nn.Module, X: Tensor) -> bool:
     """Whether the module gives two logits; what else is wrong with it is found later."""
     try:
         with torch.no_grad():
-            output = copy.deepcopy(module).to(X)(X[:2])
-    except (RuntimeError, TypeError, ValueError):
+            output = copied(module).to(X)(X[:2].clone())
+    except FAILURES:
         return False
     return isinstance(output, Tensor) and output.shape == (len(X[:2]), 2)

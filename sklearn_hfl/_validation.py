@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
-from torch import Tensor, nn
+from torch import Tensor
 
 from sklearn_hfl._weights import warn_of_scale
 
@@ -22,7 +21,6 @@ __all__ = [
     "check_calibration_data",
     "check_features",
     "check_finite",
-    "check_module",
     "check_sample_weight",
     "check_training_data",
     "numbers_expected",
@@ -304,81 +302,3 @@ def check_finite(values: Sequence[Tensor], what: str) -> None:
             "the network overflows or is undefined there, as it can far beyond the inputs of fit. "
             "Check these rows, or leave them out."
         )
-
-
-def _tried(module: nn.Module, X: Tensor) -> Tensor:
-    try:
-        output = module(X)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"module failed on rows of shape {tuple(X.shape)} and {X.dtype}: {error}"
-        ) from error
-    if not isinstance(output, Tensor):
-        raise ValueError(
-            f"module must return one Tensor of shape (n, n_outputs), but it returned "
-            f"{type(output).__name__}."
-        )
-    return output
-
-
-# Layers whose output depends on the other rows, or on chance, have no posterior of one row.
-_FORBIDDEN = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-
-
-def check_module(module: Any, X: Tensor, n_outputs: int) -> nn.Module:
-    """Check what a ``module`` factory returned.
-
-    Parameters
-    ----------
-    module : object
-        Should be a torch module that maps (n, n_features) to (n, n_outputs).
-    X : Tensor of shape (n, n_features)
-        Rows to try it on.
-    n_outputs : int
-        Columns that its output must have.
-
-    Returns
-    -------
-    torch.nn.Module
-        The module, in the precision and on the device of X.
-
-    Raises
-    ------
-    TypeError
-        If it is not a torch module.
-    ValueError
-        If its output has another shape, or it holds batch norm or active dropout.
-    """
-    if not isinstance(module, nn.Module):
-        raise TypeError(
-            f"module must be a callable (n_features, n_outputs) -> torch.nn.Module, "
-            f"but it returned {type(module).__name__}."
-        )
-    for name, layer in module.named_modules():
-        dropout = isinstance(layer, _FORBIDDEN[1]) and layer.p > 0 and layer.training
-        # Without running statistics batch norm looks at the other rows in eval mode too.
-        norm = isinstance(layer, _FORBIDDEN[0]) and (layer.training or layer.running_mean is None)
-        if dropout or norm:
-            where = f" as submodule {name!r}" if name else ""
-            raise ValueError(
-                f"module holds {type(layer).__name__}{where}, in training mode: a prediction must "
-                "depend on its own row and the weights alone. Call .eval() on a module that is "
-                "trained; else use LayerNorm in place of batch norm, and no dropout."
-            )
-    if not any(parameter.numel() for parameter in module.parameters()):
-        raise ValueError("module must have weights to be uncertain about, but it has none.")
-    module = copy.deepcopy(module).to(X)
-    with torch.no_grad():
-        output = _tried(module, X[:2])
-        if not torch.equal(output, module(X[:2])):
-            raise ValueError(
-                "module gave two outputs for the same rows: a prediction must not depend on "
-                "chance. Take out what draws random numbers, such as functional dropout."
-            )
-    shape = tuple(output.shape)
-    if shape != (len(X[:2]), n_outputs):
-        raise ValueError(
-            f"module must map (n, {X.shape[1]}) to (n, {n_outputs}), but {len(X[:2])} rows gave "
-            f"an output of shape {shape}."
-        )
-    return module

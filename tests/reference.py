@@ -137,3 +137,17 @@ class BayesianLinearRegression:
             marginal = (features / alpha) @ features.T + np.diag(1 / precision)
             total += multivariate_normal(cov=marginal).logpdf(y)
         return float(total)
+
+
+def module_jacobian(module: torch.nn.Module, X: Tensor) -> Tensor:
+    """Derivatives (N, P) of the single output of a module by its trainable parameters, each once.
+
+    By one backward pass for each row, as torch does it by itself.
+    """
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    rows = []
+    for output in module(X.clone())[:, 0]:
+        grads = torch.autograd.grad(output, parameters, retain_graph=True, allow_unused=True)
+        pairs = zip(grads, parameters, strict=True)
+        rows.append(torch.cat([(0 * p if g is None else g).reshape(-1) for g, p in pairs]))
+    return torch.stack(rows).detach()

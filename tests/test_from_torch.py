@@ -150,10 +150,12 @@ def test_eval_mode_makes_batch_norm_and_dropout_harmless():
     assert_allclose(std, dense_std(model)[:, 0], rtol=model.std_rtol)
 
 
-def frozen():
-    module = perceptron()
-    module[0].requires_grad_(False)
-    return module
+class Noisy(nn.Linear):
+    def __init__(self):
+        super().__init__(2, 1)
+
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x), 0.5)
 
 
 REFUSED = {
@@ -162,7 +164,13 @@ REFUSED = {
     "inputs": (lambda: nn.Linear(5, 1), {}, ValueError, r"module failed on rows of shape \(2, 2\)"),
     "two returned": (lambda: nn.LSTM(2, 1), {}, ValueError, "must return one Tensor"),
     "no weights": (nn.Identity, {}, ValueError, "must have weights"),
-    "frozen": (frozen, {}, ValueError, "0.weight, 0.bias are frozen"),
+    "all frozen": (
+        lambda: perceptron().requires_grad_(False),
+        {},
+        ValueError,
+        "all of its parameters are frozen",
+    ),
+    "chance": (Noisy, {}, ValueError, "two outputs for the same rows"),
     "dropout": (
         lambda: nn.Sequential(perceptron(), nn.Dropout(0.5)),
         {},
@@ -182,8 +190,10 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_bad_calls_are_explained(name):
     make, params, error, message = REFUSED[name]
+    module, state = make(), torch.get_rng_state()
     with pytest.raises(error, match=message):
-        HFLRegressor.from_torch(make(), X, Y[:, 0], **params)
+        HFLRegressor.from_torch(module, X, Y[:, 0], **params)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_logits_must_match_the_classes():

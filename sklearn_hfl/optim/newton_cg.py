@@ -43,9 +43,9 @@ def newton_cg(
     """Minimise L by Levenberg-Marquardt steps in whitened weights.
 
     Each step solves (B + μI) d = −∇L by conjugate gradients, preconditioned by
-    a Krylov subspace of an earlier step; B is the Gauss-Newton matrix or, near
-    the optimum, the Hessian. μ follows the ratio of actual to predicted decrease
-    (Nielsen, Damping Parameter in Marquardt's Method, 1999).
+    a Krylov subspace of an earlier step; B is the Gauss-Newton matrix or, near the
+    optimum, the Hessian of a network that has one. μ follows the ratio of actual to
+    predicted decrease (Nielsen, Damping Parameter in Marquardt's Method, 1999).
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def newton_cg(
     -------
     Trajectory
     """
-    scale = log_posterior.prior.scale
+    scale, twice = log_posterior.prior.scale, log_posterior.network.twice_differentiable
     loss = float(log_posterior.value(weights[None])[0])
     curvature = GaussNewton(log_posterior, weights)
     gradient = curvature.gradient()
@@ -130,7 +130,7 @@ def newton_cg(
         squared = float(gradient @ subspace.preconditioner()(gradient))
         # The gradient's norm bounds the decrement from above, where rounding hides the latter.
         decrement = (squared if squared > 0 else float(gradient @ gradient)) ** 0.5
-        newton = decrement < NEWTON_REGION and not indefinite
+        newton = twice and decrement < NEWTON_REGION and not indefinite
         curve.append(loss)
         callback(loss)
     return Trajectory(weights, tuple(curve))

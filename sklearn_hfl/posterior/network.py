@@ -6,11 +6,11 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
+from torch.func import jacrev, vmap
 
 from sklearn_hfl.posterior.linearization import (
     JacobianLinearization,
@@ -18,6 +18,7 @@ from sklearn_hfl.posterior.linearization import (
     PerceptronLinearization,
 )
 from sklearn_hfl.posterior.packing import Packing
+from sklearn_hfl.posterior.traced import FAILURES, Traced, trainable
 
 __all__ = ["ACTIVATIONS", "MLP", "OF_NOISE", "ModuleNetwork", "Network"]
 
@@ -53,6 +54,10 @@ class Network(Protocol):
     @property
     def width(self) -> int:
         """Numbers that one forward pass keeps for each row: what sizes chunks."""
+
+    @property
+    def twice_differentiable(self) -> bool:
+        """Whether outputs have second derivatives by the weights."""
 
     def forward(self, weights: Tensor, X: Tensor) -> Tensor:
         """Outputs (B, N, K) of weight vectors (B, P) at X (N, D) or (B, N, D)."""
@@ -98,6 +103,10 @@ class MLP:
     layer_sizes: tuple[int, ...]
     activation: str = "tanh"
     n_noise: int = 0
+
+    @property
+    def twice_differentiable(self) -> bool:
+        return True
 
     @cached_property
     def packing(self) -> Packing:
@@ -197,22 +206,27 @@ class MLP:
 class ModuleNetwork:
     """Any torch module, driven through ``torch.func``.
 
+    Its trainable parameters are the weights, each once, whatever names it has. Frozen
+    parameters, of ``requires_grad=False``, and buffers are constants.
+
     Parameters
     ----------
     module : torch.nn.Module
-        Maps (N, D) to (N, K); its own parameters only give shapes.
+        Maps (N, D) to (N, K); its own weights only give shapes.
     n_outputs : int
         K.
     """
 
+    # Whether the gradient can be differentiated again. Some operations of torch cannot.
+    twice_differentiable = True
+
     def __init__(self, module: nn.Module, n_outputs: int) -> None:
         self.module = copy.deepcopy(module)
         self.n_outputs = n_outputs
-        named = dict(self.module.named_parameters())
-        self.names = tuple(named)
-        self.packing = Packing(tuple(tuple(p.shape) for p in named.values()))
-        # Activations are unknown; one per weight and row of a unit is a safe guess.
-        self.width = 4 * sum(shape[0] if shape else 1 for shape in self.packing.shapes)
+        self.names = tuple(names[0] for names in self._aliases)
+        self.packing = Packing(tuple(tuple(p.shape) for p in trainable(self.module)))
+        # Activations are unknown; one per parameter and row of a unit is a safe guess.
+        self.width = 4 * sum(p.shape[0] if p.ndim else 1 for p in self.module.parameters())
 
     @property
     def n_weights(self) -> int:
@@ -222,9 +236,36 @@ class ModuleNetwork:
     def linearization_width(self) -> int:
         return self.n_outputs * self.n_weights
 
+    @cached_property
+    def _aliases(self) -> tuple[tuple[str, ...], ...]:
+        """Names of each weight tensor: a parameter may be tied, to be in several places."""
+        names: dict[Tensor, list[str]] = {p: [] for p in trainable(self.module)}
+        # A submodule in several places needs one name only, and torch fails at two.
+        for prefix, part in self.module.named_modules():
+            for name, p in part.named_parameters(prefix, recurse=False, remove_duplicate=False):
+                if p.requires_grad:
+                    names[p].append(name)
+        return tuple(map(tuple, names.values()))
+
+    @cached_property
+    def _idle(self) -> list[Traced]:
+        """Copies that no thread is using: a call replaces the parameters of the one it takes."""
+        return []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the copies."""
+        return {name: value for name, value in self.__dict__.items() if name != "_idle"}
+
     def _call(self, weights: Tensor, X: Tensor) -> Tensor:
-        named = dict(zip(self.names, self.packing.unpack(weights), strict=True))
-        return functional_call(self.module, named, (X,))
+        tensors = zip(self._aliases, self.packing.unpack(weights), strict=True)
+        named = {name: tensor for names, tensor in tensors for name in names}
+        try:
+            module = self._idle.pop()
+        except IndexError:
+            module = Traced(self.module)
+        output: Tensor = module(named, X)
+        self._idle.append(module)  # but none that failed or was interrupted on the way
+        return output
 
     def forward(self, weights: Tensor, X: Tensor) -> Tensor:
         in_dims = (0, 0 if X.ndim == 3 else None)
@@ -238,8 +279,25 @@ class ModuleNetwork:
             output = self._call(w, x[None])[0]
             return output, output
 
-        derivative, outputs = vmap(jacrev(row, has_aux=True), in_dims=(None, 0))(weights, X)
+        try:
+            derivative, outputs = vmap(jacrev(row, has_aux=True), in_dims=(None, 0))(weights, X)
+        except FAILURES:
+            return self._jacobian_by_backward(weights, X)
         return outputs.detach(), derivative.detach()
+
+    def _jacobian_by_backward(self, weights: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
+        """Differentiate outside of vmap, which lacks the derivative of PReLU or GRUCell.
+
+        With weights of its own for each row, a perceptron takes up to four times as long.
+        """
+        W = weights.detach().expand(len(X), -1).requires_grad_()
+        with torch.enable_grad():
+            outputs = self.forward(W, X[:, None])[:, 0]
+            columns = [
+                torch.autograd.grad(column.sum(), W, retain_graph=True)[0]
+                for column in outputs.unbind(1)
+            ]
+        return outputs.detach(), torch.stack(columns, 1)
 
     def group_labels(self) -> tuple[Tensor, tuple[str, ...]]:
         """Group by parameter tensor."""
@@ -250,6 +308,6 @@ class ModuleNetwork:
         module = copy.deepcopy(self.module).to(weights)
         with torch.no_grad():
             tensors = self.packing.unpack(weights)
-            for parameter, tensor in zip(module.parameters(), tensors, strict=True):
+            for parameter, tensor in zip(trainable(module), tensors, strict=True):
                 parameter.copy_(tensor)
         return module

@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -104,11 +106,34 @@ class Tied(nn.Module):
         return self.second(torch.tanh(self.first(X)))
 
 
+class Twice(nn.Module):
+    """A module with one layer under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(2, 2)
+        self.second = self.first
+
+    def forward(self, X):
+        return self.second(torch.tanh(self.first(X)))
+
+
+def frozen():
+    module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3).eval(), nn.Tanh(), nn.Linear(3, 2))
+    module[:2].requires_grad_(False)
+    return module
+
+
 MODULES = {
     "linear": nn.Linear(2, 2),
     "layer norm": nn.Sequential(nn.Linear(2, 3, bias=False), nn.LayerNorm(3), nn.Linear(3, 2)),
     "scalar parameter": Shifted(),
     "tied parameters": Tied(),
+    "a layer used twice": Twice(),
+    "frozen parameters": frozen(),
+    "no rule for the derivative of a batch": nn.Sequential(
+        nn.Linear(2, 3), nn.PReLU(), nn.Linear(3, 2)
+    ),
 }
 
 
@@ -119,6 +144,32 @@ def test_module_network_drives_any_module(module):
     assert_close(network.forward(weights[None], X)[0], network.to_module(weights)(X).detach())
     jacobian = jacrev(lambda w: network.forward(w[None], X)[0])(weights)
     assert_close(network.jacobian(weights, X)[1], jacobian)
+
+
+@pytest.mark.parametrize(("module", "size"), [(Tied(), 8), (Twice(), 6), (frozen(), 8)])
+def test_weights_are_the_trainable_parameters_each_once(module, size):
+    network = ModuleNetwork(module.to(F64), 2)
+    assert network.n_weights == size
+    weights = randn(size)
+    copied = network.to_module(weights)
+    values = [p.detach().reshape(-1) for p in copied.parameters() if p.requires_grad]
+    assert_close(torch.cat(values), weights, rtol=0, atol=0)
+    for p, q in zip(copied.parameters(), module.parameters(), strict=True):
+        assert p.requires_grad or torch.equal(p, q)
+
+
+def test_a_call_leaves_the_module_alone_also_if_it_fails():
+    module = frozen().to(F64)
+    network = ModuleNetwork(module, 2)
+    before = {name: value.clone() for name, value in network.module.state_dict().items()}
+    weights, X = randn(network.n_weights), randn(5, 2)
+    expected = network.forward(weights[None], X)
+    with pytest.raises(ValueError, match=r"submodule '0' \(Linear\)"):
+        network.forward(weights[None], randn(5, 3))
+    assert_close(network.forward(weights[None], X), expected, rtol=0, atol=0)
+    assert_close(dict(network.module.state_dict()), before, rtol=0, atol=0)
+    twin = pickle.loads(pickle.dumps(network))
+    assert_close(twin.forward(weights[None], X), expected, rtol=0, atol=0)
 
 
 def test_module_network_keeps_a_copy():
