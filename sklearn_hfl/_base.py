@@ -104,6 +104,11 @@ class HFLBase(BaseEstimator):
         "dtype": one_of("float32", "float64"),
     }
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
     def _check_params(self) -> None:
         validate(type(self).__name__, self.get_params(deep=False), self._rules)
         if self.early_stopping and self.solver != "adam":
@@ -299,7 +304,10 @@ class HFLBase(BaseEstimator):
     # ---------------------------------------------------------------- queries
 
     def _queries(self, X: Any) -> Tensor:
-        return self._tensor(self._x_scaler.transform(check_features(self, X)))
+        return self._inputs(check_features(self, X))
+
+    def _inputs(self, rows: Array) -> Tensor:
+        return self._x_scaler.to_tensor(rows, self.dtype, self.device)
 
     def _route(self) -> Route:
         return Route(self.variance, self.std_rtol, self.perturbation_scale)

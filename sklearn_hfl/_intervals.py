@@ -76,7 +76,7 @@ class PredictionIntervals(ProfileIntervals):
         check_is_fitted(self)
         rows, targets = check_calibration_data(self, X, y, self.n_outputs_)
         with torch.inference_mode(False):
-            queries = self._tensor(self._x_scaler.transform(rows))
+            queries = self._inputs(rows)
             self._warn_of_trained_rows(queries, self._tensor(self._y_scaler.transform(targets)))
             scores = np.sort(normalized_residuals(targets, *self._mean_and_std(queries)), axis=0)
         self.conformity_scores_ = self._shaped(scores)

@@ -73,7 +73,7 @@ class PredictionSets(ClassPosterior):
         check_is_fitted(self)
         rows, index = check_known_labels(self, X, y)
         with torch.inference_mode(False):
-            queries = self._tensor(self._x_scaler.transform(rows))
+            queries = self._inputs(rows)
             self._warn_of_trained_rows(queries, self._encoded(self.classes_, index))
         self.conformity_scores_ = np.sort(label_scores(self.predict_proba(X), index))
         return self
