@@ -25,8 +25,8 @@ IMPUTE = {
     "X": " Impute them, for example with sklearn.impute.SimpleImputer, or leave these rows out."
 }
 UNMASK = {
-    "X": " X.astype(float).filled(numpy.nan) is an array for sklearn.impute.SimpleImputer; or leave "
-    "these rows out."
+    "X": " sklearn.impute.SimpleImputer takes X.astype(float).filled(numpy.nan); or leave these "
+    "rows out."
 }
 WITHOUT_NA = {
     "X": " They take pandas.DataFrame(X).astype(object).fillna(numpy.nan), but not pd.NA."
@@ -223,7 +223,7 @@ def _explain(name: str, values: Any, error: Exception) -> None:
     if text:
         missing = _found([(k, column) for k, column in columns if k in text], _is_missing)
         raise ValueError(
-            f"Expected numbers, but found text such as {next(iter(text.values()))[0]!r}"
+            f"Expected numbers, but found text such as {str(next(iter(text.values()))[0])!r}"
             f"{f' and {_counted(missing)}' if missing else ''} in {_where(name, text)}."
             f"{ENCODE.get(name, '')}{_without_na(name, missing)}"
         ) from error

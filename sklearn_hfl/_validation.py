@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
-from sklearn.utils import check_array
+from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
@@ -135,7 +135,9 @@ def _numeric_rows(estimator: Any, X: Any, y: Any, **options: Any) -> tuple[Array
         raise TypeError("y must be dense, but a sparse array came. Use y.toarray().")
     with numbers_expected(y=y):
         X, y = validated(estimator, X, y, multi_output=True, y_numeric=True, **options)
-        return X, np.asarray(y, dtype=np.float64)
+        y = np.asarray(y, dtype=np.float64)
+        assert_all_finite(y, input_name="y")  # None becomes NaN here
+        return X, y
 
 
 def validated(estimator: Any, X: Any, *y: Any, **options: Any) -> Any:
