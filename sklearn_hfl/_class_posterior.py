@@ -39,7 +39,7 @@ class ClassPosterior(HFLBase):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             Queries.
         return_std : bool, default=False
             Return the standard deviation of the predicted class's probability.
@@ -77,7 +77,7 @@ class ClassPosterior(HFLBase):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             Queries.
         return_std : bool, default=False
             Return the standard deviation of each probability: that of the functional
@@ -122,7 +122,7 @@ class ClassPosterior(HFLBase):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             Queries.
 
         Returns
@@ -139,7 +139,7 @@ class ClassPosterior(HFLBase):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             Queries.
 
         Returns
@@ -159,7 +159,7 @@ class ClassPosterior(HFLBase):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             Queries.
 
         Returns
@@ -187,7 +187,7 @@ class ClassPosterior(HFLBase):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             Queries.
 
         Returns

@@ -42,7 +42,7 @@ class PopulationFunctionals(PosteriorPredictive):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             The population.
         weights : array-like of shape (n,) or (n_functionals, n), default=None
             The functional is ``weights @ f(X)``, for each output. None, without

@@ -28,7 +28,7 @@ def check_labelled_data(
     ----------
     estimator : estimator
         Records the features.
-    X : array-like of shape (n, n_features)
+    X : {array-like, sparse array} of shape (n, n_features)
         Inputs.
     y : array-like of shape (n,)
         Labels of any type.
@@ -37,8 +37,8 @@ def check_labelled_data(
 
     Returns
     -------
-    X : ndarray of shape (n, n_features)
-        float64 or float32, for the rows of positive weight, as all that follow.
+    X : {ndarray, CSR array} of shape (n, n_features)
+        Of float64 or float32, for the rows of positive weight, as all that follow.
     classes : ndarray of shape (n_classes,)
         The labels, sorted.
     index : ndarray of shape (n,)
@@ -72,14 +72,14 @@ def check_known_labels(estimator: Any, X: Any, y: Any) -> tuple[Array, NDArray[n
     ----------
     estimator : estimator
         Knows the features and ``classes_`` seen in fit.
-    X : array-like of shape (n, n_features)
+    X : {array-like, sparse array} of shape (n, n_features)
         Inputs.
     y : array-like of shape (n,)
         Labels.
 
     Returns
     -------
-    X : ndarray of shape (n, n_features)
+    X : {ndarray, CSR array} of shape (n, n_features)
     index : ndarray of shape (n,)
         Which of the classes each row has.
 

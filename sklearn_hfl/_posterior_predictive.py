@@ -39,7 +39,7 @@ class PosteriorPredictive(HFLBase):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             Queries.
         return_std : bool or {"total", "epistemic", "aleatoric"}, default=False
             True or "total": std of the predictive distribution of a new y, noise
@@ -101,7 +101,7 @@ class PosteriorPredictive(HFLBase):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             Queries.
 
         Returns
@@ -149,7 +149,7 @@ class PosteriorPredictive(HFLBase):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             Queries.
         n_samples : int, default=1
             Draws.

@@ -42,12 +42,12 @@ def check_features(estimator: Any, X: Any) -> Array:
     ----------
     estimator : estimator
         Knows the features seen in fit.
-    X : array-like of shape (n, n_features)
+    X : {array-like, sparse array} of shape (n, n_features)
         Queries.
 
     Returns
     -------
-    ndarray of shape (n, n_features)
+    {ndarray, CSR array} of shape (n, n_features)
     """
     return validated(estimator, X, reset=False)
 
@@ -61,7 +61,7 @@ def check_training_data(
     ----------
     estimator : estimator
         Records the features.
-    X : array-like of shape (n, n_features)
+    X : {array-like, sparse array} of shape (n, n_features)
         Inputs.
     y : array-like of shape (n,) or (n, n_outputs)
         Targets.
@@ -106,7 +106,7 @@ def check_calibration_data(estimator: Any, X: Any, y: Any, n_outputs: int) -> tu
     ----------
     estimator : estimator
         Knows the features seen in fit.
-    X : array-like of shape (n, n_features)
+    X : {array-like, sparse array} of shape (n, n_features)
         Inputs.
     y : array-like of shape (n,) or (n, n_outputs)
         Targets.
@@ -115,7 +115,7 @@ def check_calibration_data(estimator: Any, X: Any, y: Any, n_outputs: int) -> tu
 
     Returns
     -------
-    X : ndarray of shape (n, n_features)
+    X : {ndarray, CSR array} of shape (n, n_features)
     y : ndarray of shape (n, n_outputs)
 
     Raises
@@ -157,7 +157,7 @@ def validated(estimator: Any, X: Any, *y: Any, **options: Any) -> Any:
     Returns
     -------
     X : {ndarray, CSR array} of shape (n, n_features)
-        float64 or float32. With y, a pair.
+        Of float64 or float32; with y, the pair of both.
 
     Raises
     ------

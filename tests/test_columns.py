@@ -34,7 +34,7 @@ class Frame:
     """A dataframe of a library that nobody has heard of."""
 
     def __init__(self, **columns):
-        self.named, self.columns = columns, list(columns)
+        self.named, self.columns, self.shape = columns, list(columns), (N, len(columns))
 
     def __getitem__(self, name):
         return self.named[name]
