@@ -225,7 +225,12 @@ def test_calibration_rows_that_were_trained_on_are_found():
 def test_trained_networks_take_sparse_rows(estimator, mlp, y):
     X = sp.csr_matrix(DENSE)
     trained = mlp(
-        hidden_layer_sizes=[3], activation="tanh", solver="lbfgs", alpha=1.0, random_state=0
+        hidden_layer_sizes=[3],
+        activation="tanh",
+        solver="lbfgs",
+        alpha=10.0,
+        max_iter=2000,
+        random_state=0,
     ).fit(X, y)
     module = nn.Sequential(nn.Linear(6, 3), nn.Tanh(), nn.Linear(3, 1)).double()
     for adopt, network in ((estimator.from_mlp, trained), (estimator.from_torch, module)):
