@@ -64,7 +64,7 @@ class RegressorAdoption(Adoption):
         ----------
         mlp : MLPRegressor
             Fitted; left unchanged.
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse array} of shape (n_samples, n_features)
             The inputs that it was trained on.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             The targets.
@@ -156,7 +156,7 @@ class RegressorAdoption(Adoption):
         module : torch.nn.Module
             Trained, and in eval mode where that matters; frozen parameters are constants. It
             maps (n, n_features) to (n, n_outputs). A copy is taken to ``dtype`` (float64).
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse array} of shape (n_samples, n_features)
             The inputs that it was trained on, as the module takes them.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             The targets.
@@ -238,7 +238,7 @@ class ClassifierAdoption(Adoption):
         ----------
         mlp : MLPClassifier
             Fitted; left unchanged.
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse array} of shape (n_samples, n_features)
             The inputs that it was trained on.
         y : array-like of shape (n_samples,)
             The labels.
@@ -326,7 +326,7 @@ class ClassifierAdoption(Adoption):
             Trained, and in eval mode where that matters; frozen parameters are constants. It
             maps (n, n_features) to logits (n, n_classes), or (n, 1) for two classes. A copy
             is taken to ``dtype`` (float64).
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse array} of shape (n_samples, n_features)
             The inputs that it was trained on, as the module takes them.
         y : array-like of shape (n_samples,)
             The labels.

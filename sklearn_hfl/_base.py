@@ -107,6 +107,11 @@ class HFLBase(BaseEstimator):
         "dtype": one_of("float32", "float64"),
     }
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
     def _check_params(self) -> None:
         validate(type(self).__name__, self.get_params(deep=False), self._rules)
         if self.early_stopping and self.solver != "adam":
@@ -349,7 +354,8 @@ class HFLBase(BaseEstimator):
         # What fit would refuse, set_params may have brought since.
         rules = {name: self._rules[name] for name in self._query_params}
         validate(type(self).__name__, self.get_params(deep=False), rules)
-        return self._tensor(self._x_scaler.transform(rows))
+        weights = self.estimators_[0].estimate.weights
+        return self._x_scaler.to_tensor(rows, weights.dtype, weights.device)
 
     def _route(self) -> Route:
         return Route(self.variance, self.std_rtol, self.perturbation_scale)

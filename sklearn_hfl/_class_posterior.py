@@ -40,7 +40,7 @@ class ClassPosterior(HFLBase):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             Queries.
         return_std : bool, default=False
             Return the standard deviation of the predicted class's probability.
@@ -78,7 +78,7 @@ class ClassPosterior(HFLBase):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             Queries.
         return_std : bool, default=False
             Return the standard deviation of each probability: that of the functional
@@ -123,7 +123,7 @@ class ClassPosterior(HFLBase):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             Queries.
 
         Returns
@@ -140,7 +140,7 @@ class ClassPosterior(HFLBase):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             Queries.
 
         Returns
@@ -160,7 +160,7 @@ class ClassPosterior(HFLBase):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             Queries.
 
         Returns
@@ -188,7 +188,7 @@ class ClassPosterior(HFLBase):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             Queries.
 
         Returns

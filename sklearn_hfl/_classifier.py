@@ -252,7 +252,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse array} of shape (n_samples, n_features)
             Inputs.
         y : array-like of shape (n_samples,)
             Labels of any type, two classes or more.

@@ -12,10 +12,11 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from sklearn_hfl._columns import numbers_expected
 from sklearn_hfl._members import functional_moments, functional_values, member_means
 from sklearn_hfl._params import boolean, validate_arguments
 from sklearn_hfl._posterior_predictive import PosteriorPredictive
-from sklearn_hfl._validation import Array, check_finite, numbers_expected, to_numpy
+from sklearn_hfl._validation import Array, check_finite, to_numpy
 from sklearn_hfl.posterior.functional import Functional, PredictionFunction, WeightedSum
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
@@ -41,7 +42,7 @@ class PopulationFunctionals(PosteriorPredictive):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             The population.
         weights : array-like of shape (n,) or (n_functionals, n), default=None
             The functional is ``weights @ f(X)``, for each output. None, without

@@ -33,7 +33,7 @@ class PredictionIntervals(ProfileIntervals):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             Inputs of the calibration rows.
         y : array-like of shape (n,) or (n, n_outputs)
             Their observed values.
@@ -96,7 +96,7 @@ class PredictionIntervals(ProfileIntervals):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             Queries.
         confidence_level : float or sequence of float, default=0.9
             Probability that an interval holds y, between 0 and 1; of each output by

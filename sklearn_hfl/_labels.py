@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import validate_data
 
+from sklearn_hfl._columns import check_labels
 from sklearn_hfl._validation import (
-    PRECISIONS,
     Array,
     check_sample_weight,
-    numbers_expected,
     used_rows,
+    validated,
 )
 from sklearn_hfl._weights import warn_of_scale
 
@@ -30,7 +29,7 @@ def check_labelled_data(
     ----------
     estimator : estimator
         Records the features.
-    X : array-like of shape (n, n_features)
+    X : {array-like, sparse array} of shape (n, n_features)
         Inputs.
     y : array-like of shape (n,)
         Labels of any type.
@@ -39,8 +38,8 @@ def check_labelled_data(
 
     Returns
     -------
-    X : ndarray of shape (n, n_features)
-        float64 or float32, for the rows of positive weight, as all that follow.
+    X : {ndarray, CSR array} of shape (n, n_features)
+        Of float64 or float32, for the rows of positive weight, as all that follow.
     classes : ndarray of shape (n_classes,)
         The labels, sorted.
     index : ndarray of shape (n,)
@@ -53,10 +52,10 @@ def check_labelled_data(
     ValueError
         If there is one class only, or y holds no labels.
     """
-    with numbers_expected(X=X):
-        X, y = validate_data(estimator, X, y, dtype=PRECISIONS, ensure_min_samples=2)
+    check_labels("y", y)
+    X, y = validated(estimator, X, y, ensure_min_samples=2)
     check_classification_targets(y)
-    weight = check_sample_weight(sample_weight, len(X))
+    weight = check_sample_weight(sample_weight, len(y))
     X, y, weight = used_rows(weight, X, y)
     classes, index = np.unique(y, return_inverse=True)
     if len(classes) < 2:
@@ -74,14 +73,14 @@ def check_known_labels(estimator: Any, X: Any, y: Any) -> tuple[Array, NDArray[n
     ----------
     estimator : estimator
         Knows the features and ``classes_`` seen in fit.
-    X : array-like of shape (n, n_features)
+    X : {array-like, sparse array} of shape (n, n_features)
         Inputs.
     y : array-like of shape (n,)
         Labels.
 
     Returns
     -------
-    X : ndarray of shape (n, n_features)
+    X : {ndarray, CSR array} of shape (n, n_features)
     index : ndarray of shape (n,)
         Which of the classes each row has.
 
@@ -90,8 +89,8 @@ def check_known_labels(estimator: Any, X: Any, y: Any) -> tuple[Array, NDArray[n
     ValueError
         If a label is none of them.
     """
-    with numbers_expected(X=X):
-        X, y = validate_data(estimator, X, y, dtype=np.float64, reset=False)
+    check_labels("y", y)
+    X, y = validated(estimator, X, y, reset=False)
     known = estimator.classes_.tolist()
     position = {label: k for k, label in enumerate(known)}
     labels = y.tolist()

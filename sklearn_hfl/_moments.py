@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array
 
+from sklearn_hfl._columns import numbers_expected
 from sklearn_hfl._params import real
 
 __all__ = [
@@ -108,9 +109,10 @@ def check_values(name: str, values: ArrayLike, shape: tuple[int, ...] | None = N
     ValueError
         If they are not finite numbers, or have another shape.
     """
-    array: Array = np.asarray(
-        check_array(values, dtype=np.float64, ensure_2d=False, input_name=name)
-    )
+    with numbers_expected(**{name: values}):
+        array: Array = np.asarray(
+            check_array(values, dtype=np.float64, ensure_2d=False, input_name=name)
+        )
     columns = array.reshape(len(array), -1)
     if shape is not None and columns.shape != shape:
         words = "(n,) or (n, n_outputs)" if shape[1] > 1 else "(n,)"

@@ -40,7 +40,7 @@ class PosteriorPredictive(HFLBase):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             Queries.
         return_std : bool or {"total", "epistemic", "aleatoric"}, default=False
             True or "total": std of the predictive distribution of a new y, noise
@@ -105,7 +105,7 @@ class PosteriorPredictive(HFLBase):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             Queries.
 
         Returns
@@ -157,7 +157,7 @@ class PosteriorPredictive(HFLBase):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             Queries.
         n_samples : int, default=1
             Draws.

@@ -29,7 +29,7 @@ class PredictionSets(ClassPosterior):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             Inputs of the calibration rows.
         y : array-like of shape (n,)
             Their labels, elements of ``classes_``.
@@ -88,7 +88,7 @@ class PredictionSets(ClassPosterior):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse array} of shape (n, n_features)
             Queries.
         confidence_level : float, default=0.9
             Probability that the set holds the row's class, between 0 and 1.

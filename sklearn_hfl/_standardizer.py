@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
@@ -19,9 +21,14 @@ MOST_NUMBERS = 10**6
 
 
 def _blocks(values: Array) -> Iterator[slice]:
-    size = max(1, MOST_NUMBERS // max(1, values.shape[1]))
-    for start in range(0, len(values), size):
+    n, d = values.shape
+    size = max(1, MOST_NUMBERS // max(1, d))
+    for start in range(0, n, size):
         yield slice(start, start + size)
+
+
+def _dense(block: Any) -> Array:
+    return np.ascontiguousarray(block.toarray() if issparse(block) else block, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Standardizer:
 
         Parameters
         ----------
-        values : ndarray of shape (n, n_columns)
+        values : {ndarray, CSR array} of shape (n, n_columns)
             Training rows.
         weight : ndarray of shape (n,)
             Their weights.
@@ -56,8 +63,7 @@ class Standardizer:
         """
         scaler = StandardScaler()
         for rows in _blocks(values):
-            block = np.ascontiguousarray(values[rows], dtype=np.float64)
-            scaler.partial_fit(block, sample_weight=weight[rows])
+            scaler.partial_fit(_dense(values[rows]), sample_weight=weight[rows])
         return cls(scaler.mean_, scaler.scale_)
 
     def identity(self) -> Standardizer:
@@ -84,26 +90,28 @@ class Standardizer:
         """
         return (values - self.mean) / self.scale
 
-    def to_tensor(self, values: Array, dtype: str, device: str) -> Tensor:
-        """Standardise into a tensor, with no other copy of all the values.
+    def to_tensor(
+        self, values: Array, dtype: str | torch.dtype, device: str | torch.device
+    ) -> Tensor:
+        """Standardise into a tensor, with no other dense copy of all the values.
 
         Parameters
         ----------
-        values : ndarray of shape (n, n_columns)
+        values : {ndarray, CSR array} of shape (n, n_columns)
             In the user's units; of float64 or float32, perhaps memory-mapped.
-        dtype : {"float32", "float64"}
+        dtype : torch.dtype or {"float32", "float64"}
             Precision of the tensor; standardised in float64 before.
-        device : str
+        device : str or torch.device
             Where it lives.
 
         Returns
         -------
         Tensor of shape (n, n_columns)
         """
-        tensor = torch.empty(values.shape, dtype=getattr(torch, dtype), device=device)
+        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        tensor = torch.empty(values.shape, dtype=dtype, device=device)
         for rows in _blocks(values):
-            block = np.ascontiguousarray(values[rows], dtype=np.float64)
-            tensor[rows] = torch.from_numpy(self.transform(block))
+            tensor[rows] = torch.from_numpy(self.transform(_dense(values[rows])))
         return tensor
 
     def inverse(self, values: Array) -> Array:

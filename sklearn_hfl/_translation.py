@@ -331,7 +331,7 @@ def check_mlp(mlp: Any, expected: type, owner: str) -> None:
 
 
 def trained_mlp(mlp: Any, X: Any, polish: Any, params: dict[str, Any]) -> Trained:
-    n = len(check_features(mlp, X))
+    n = check_features(mlp, X).shape[0]
     alpha = None
     if "prior_precision" not in params:
         alpha = equivalent_alpha(mlp, n)

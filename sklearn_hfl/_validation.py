@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
-from sklearn.utils import check_array
+from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
+from sklearn_hfl._columns import numbers_expected
 from sklearn_hfl._weights import warn_of_scale
+from sklearn_hfl.posterior import log_posterior
 
 __all__ = [
-    "PRECISIONS",
     "check_calibration_data",
     "check_features",
     "check_finite",
     "check_sample_weight",
     "check_training_data",
-    "numbers_expected",
     "to_numpy",
     "to_tensor",
     "used_rows",
+    "validated",
 ]
 
 Array = NDArray[np.float64]
@@ -41,15 +41,14 @@ def check_features(estimator: Any, X: Any) -> Array:
     ----------
     estimator : estimator
         Knows the features seen in fit.
-    X : array-like of shape (n, n_features)
+    X : {array-like, sparse array} of shape (n, n_features)
         Queries.
 
     Returns
     -------
-    ndarray of shape (n, n_features)
+    {ndarray, CSR array} of shape (n, n_features)
     """
-    with numbers_expected(X=X):
-        return validate_data(estimator, X, dtype=np.float64, reset=False)
+    return validated(estimator, X, reset=False)
 
 
 def check_training_data(
@@ -61,7 +60,7 @@ def check_training_data(
     ----------
     estimator : estimator
         Records the features.
-    X : array-like of shape (n, n_features)
+    X : {array-like, sparse array} of shape (n, n_features)
         Inputs.
     y : array-like of shape (n,) or (n, n_outputs)
         Targets.
@@ -74,8 +73,8 @@ def check_training_data(
         For the rows of positive weight; of float64, or X of float32. They may be the
         arguments themselves.
     """
-    X, y = _numeric_rows(estimator, X, y, dtype=PRECISIONS, ensure_min_samples=2)
-    return used_rows(check_sample_weight(sample_weight, len(X)), X, y)
+    X, y = _numeric_rows(estimator, X, y, ensure_min_samples=2)
+    return used_rows(check_sample_weight(sample_weight, len(y)), X, y)
 
 
 def used_rows(weight: Array, *arrays: NDArray[Any]) -> Any:
@@ -106,7 +105,7 @@ def check_calibration_data(estimator: Any, X: Any, y: Any, n_outputs: int) -> tu
     ----------
     estimator : estimator
         Knows the features seen in fit.
-    X : array-like of shape (n, n_features)
+    X : {array-like, sparse array} of shape (n, n_features)
         Inputs.
     y : array-like of shape (n,) or (n, n_outputs)
         Targets.
@@ -115,7 +114,7 @@ def check_calibration_data(estimator: Any, X: Any, y: Any, n_outputs: int) -> tu
 
     Returns
     -------
-    X : ndarray of shape (n, n_features)
+    X : {ndarray, CSR array} of shape (n, n_features)
     y : ndarray of shape (n, n_outputs)
 
     Raises
@@ -130,16 +129,72 @@ def check_calibration_data(estimator: Any, X: Any, y: Any, n_outputs: int) -> tu
     return X, targets
 
 
-def _numeric_rows(
-    estimator: Any, X: Any, y: Any, dtype: Any = np.float64, **options: Any
-) -> tuple[Array, Array]:
+def _numeric_rows(estimator: Any, X: Any, y: Any, **options: Any) -> tuple[Array, Array]:
     if issparse(y):
         raise TypeError("y must be dense, but a sparse array came. Use y.toarray().")
-    with numbers_expected(X=X, y=y):
-        X, y = validate_data(
-            estimator, X, y, dtype=dtype, multi_output=True, y_numeric=True, **options
+    with numbers_expected(y=y):
+        X, y = validated(estimator, X, y, multi_output=True, y_numeric=True, **options)
+        y = np.asarray(y, dtype=np.float64)
+        assert_all_finite(y, input_name="y")  # None becomes NaN here
+        return X, y
+
+
+def validated(estimator: Any, X: Any, *y: Any, **options: Any) -> Any:
+    """Validate rows X as `sklearn.utils.validation.validate_data` does, sparse ones too.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Knows the features, or records them.
+    X : {array-like, sparse array} of shape (n, n_features)
+        Rows.
+    *y : array-like
+        Targets, if there are any.
+    **options : object
+        Of `validate_data`.
+
+    Returns
+    -------
+    X : {ndarray, CSR array} of shape (n, n_features)
+        Of float64 or float32; with y, the pair of both.
+
+    Raises
+    ------
+    ValueError
+        If X is not as expected, or sparse and larger than the memory limit when dense.
+    """
+    if issparse(X):
+        X = _without_duplicates(X)
+    with numbers_expected(X=X):
+        checked = validate_data(estimator, X, *y, dtype=PRECISIONS, accept_sparse="csr", **options)
+    rows = checked[0] if y else checked
+    if issparse(rows):  # pandas has sparse columns too
+        _check_dense_size(rows.shape, getattr(estimator, "dtype", "float32"))
+    return checked
+
+
+def _without_duplicates(X: Any) -> Any:
+    """Give sparse X as CSR, with entries of one place added up in the type that they have."""
+    if X.ndim != 2:
+        raise ValueError(f"Expected 2D array, got a sparse array of shape {X.shape} instead.")
+    rows = X.tocsr()
+    if not rows.has_canonical_format:
+        rows = rows.copy()
+        rows.sum_duplicates()
+    return rows
+
+
+def _check_dense_size(shape: tuple[int, int], dtype: str) -> None:
+    """Refuse a sparse array before anything is made dense that does not fit."""
+    n_bytes = shape[0] * shape[1] * getattr(torch, dtype).itemsize
+    if n_bytes > log_posterior.MEMORY_LIMIT:
+        single = "set dtype='float32', " if dtype == "float64" else ""
+        raise ValueError(
+            f"Sparse X of shape {shape} is made dense for the network, which needs {n_bytes:.2e} "
+            f"bytes, more than the memory limit of {log_posterior.MEMORY_LIMIT:.2e}. Make fewer "
+            "columns (max_categories or min_frequency of OneHotEncoder, TruncatedSVD), pass fewer "
+            f"rows, {single}or set a larger sklearn_hfl.posterior.log_posterior.MEMORY_LIMIT."
         )
-        return X, np.asarray(y, dtype=np.float64)
 
 
 def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
@@ -170,17 +225,13 @@ def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
     if sample_weight is None:
         return np.ones(n)
     expected = f"sample_weight must have shape ({n},), one number a row"
-    _refuse_dates("sample_weight", sample_weight)
-    try:
-        weight: Array = check_array(
-            sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight"
-        )
-    except TypeError as error:
-        raise ValueError(f"{expected}, but: {error}") from error
-    except ValueError as error:
-        if "could not convert" not in str(error):
-            raise
-        raise ValueError(f"{expected}, but: {error}") from error
+    with numbers_expected(sample_weight=sample_weight):
+        try:
+            weight: Array = check_array(
+                sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight"
+            )
+        except TypeError as error:
+            raise ValueError(f"{expected}, but: {error}") from error
     if weight.shape != (n,):
         raise ValueError(f"{expected}, but got {weight.shape}.")
     if (weight < 0).any():
@@ -197,48 +248,6 @@ def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
         )
     warn_of_scale(weight)
     return weight
-
-
-def _refuse_dates(name: str, values: Any) -> None:
-    try:
-        kind = np.asarray(values[:1]).dtype.kind
-    except Exception:  # what is no array at all is for scikit-learn's validation to refuse
-        return
-    if kind in "mM":
-        raise TypeError(
-            f"Expected numbers, but {name} holds dates or durations. Turn them to numbers that "
-            "mean something here, such as days since the first or the day of the year."
-        )
-
-
-@contextmanager
-def numbers_expected(**arrays: Any) -> Iterator[None]:
-    """Say what to do about what NumPy takes as numbers, or reports by its first word alone.
-
-    Parameters
-    ----------
-    **arrays : array-like
-        What is validated inside, by name. Dates would become nanoseconds, days or years
-        since 1970.
-
-    Raises
-    ------
-    TypeError
-        If one holds dates or durations.
-    ValueError
-        If validation finds text.
-    """
-    for name, values in arrays.items():
-        _refuse_dates(name, values)
-    try:
-        yield
-    except ValueError as error:
-        if "could not convert string" not in str(error):
-            raise
-        raise ValueError(
-            f"Expected numbers in every column, but {error}. Encode text columns first, "
-            "for example with sklearn.preprocessing.OneHotEncoder or TargetEncoder."
-        ) from error
 
 
 def to_tensor(values: Array, dtype: str | torch.dtype, device: str | torch.device) -> Tensor:

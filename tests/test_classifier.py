@@ -713,5 +713,5 @@ def test_tags_say_what_it_is():
     assert not tags.classifier_tags.multi_label
     assert tags.target_tags.required
     assert not tags.target_tags.multi_output
-    assert not tags.input_tags.sparse
+    assert tags.input_tags.sparse
     assert not tags.input_tags.allow_nan

@@ -82,9 +82,7 @@ def test_set_output_of_a_transformer_before_reaches_the_regressor():
 
 def test_text_columns_go_through_an_encoder():
     frame = FRAME.assign(colour=np.where(X[:, 0] > 0, "red", "blue"))
-    encoder = ColumnTransformer(
-        [("colour", OneHotEncoder(), ["colour"])], remainder="passthrough", sparse_threshold=0
-    )
+    encoder = ColumnTransformer([("colour", OneHotEncoder(), ["colour"])], remainder="passthrough")
     pipeline = make_pipeline(encoder, small()).fit(frame, Y)
     assert pipeline.predict(frame, return_std=True)[1].shape == (60,)
 
@@ -243,5 +241,5 @@ def test_tags_say_what_it_is():
     assert tags.estimator_type == "regressor"
     assert tags.target_tags.multi_output
     assert tags.target_tags.required
-    assert not tags.input_tags.sparse
+    assert tags.input_tags.sparse
     assert not tags.input_tags.allow_nan

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.special import erf
 from sklearn.utils import check_array
 
+from sklearn_hfl._columns import numbers_expected
 from sklearn_hfl._moments import Array, check_level, check_std, check_values
 
 __all__ = [
@@ -245,9 +246,10 @@ def column_means(values: Any, sample_weight: ArrayLike | None) -> Array:
     """
     if sample_weight is None:
         return np.asarray(values.mean(axis=0))
-    weight = check_array(
-        sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight"
-    )
+    with numbers_expected(sample_weight=sample_weight):
+        weight = check_array(
+            sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight"
+        )
     if weight.shape != (len(values),) or (weight < 0).any() or not weight.any():
         raise ValueError(
             f"Expected sample_weight of shape ({len(values)},), none negative and not all zero, "

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import numpy as np
 import pandas as pd
 import polars as pl
+import scipy.sparse as sp
 from hypothesis import strategies as st
 
 seeds = st.integers(0, 2**31 - 1)
@@ -143,6 +146,10 @@ CONTAINERS = {
     "pandas, backward index": _shuffled_index,
     "polars": _polars,
 }
+SPARSE = {  # of X alone
+    f"sparse {form}": getattr(sp, form)
+    for form in ("csr_array", "csr_matrix", "csc_array", "coo_matrix", "lil_array", "dok_matrix")
+}
 
 
 # ----------------------------------------------------------------- faults
@@ -150,12 +157,25 @@ CONTAINERS = {
 
 def _entry(value):
     def change(rng, values):
-        values = values.astype(object if isinstance(value, str) else complex)
-        values = values if isinstance(value, str | complex) else values.real.astype(float)
+        values = values.astype(object if isinstance(value, str | date) else complex)
+        values = values if isinstance(value, str | date | complex) else values.real.astype(float)
         values[tuple(rng.integers(size) for size in values.shape)] = value
         return values
 
     return change
+
+
+def _with_date(rng, values):
+    """Columns by name, one of them of dates."""
+    columns = {f"x{i}": column for i, column in enumerate(np.atleast_2d(values.T))}
+    dates = np.datetime64("2024-01-01") + rng.integers(0, 99, len(values))
+    return {**columns, f"x{rng.integers(len(columns))}": dates}
+
+
+def _masked(rng, values):
+    mask = np.zeros(values.shape, dtype=bool)
+    mask.flat[rng.integers(values.size)] = True
+    return np.ma.array(values, mask=mask)
 
 
 FAULTS = {
@@ -171,6 +191,10 @@ FAULTS = {
     "one row fewer": lambda rng, values: values[:-1],
     "ragged": lambda rng, values: [*values.tolist()[:-1], [1.0, [2.0]]],
     "dates": lambda rng, values: np.full(values.shape, np.datetime64("2024-01-01")),
+    "a date in pandas": lambda rng, values: pd.DataFrame(_with_date(rng, values)),
+    "a date in polars": lambda rng, values: pl.DataFrame(_with_date(rng, values)),
+    "a date among objects": _entry(date(2024, 1, 1)),
+    "a mask": _masked,
     "a dict": lambda rng, values: {"a": 1},
     "a generator": lambda rng, values: (row for row in values),
     "all NaN": lambda rng, values: np.full(values.shape, np.nan),

@@ -22,7 +22,7 @@ from .contract import (
     overflow_allowed,
     refusal_allowed,
 )
-from .data import CONTAINERS, FAULTS, inputs, parameters, queries, scales, seeds, targets
+from .data import CONTAINERS, FAULTS, SPARSE, inputs, parameters, queries, scales, seeds, targets
 
 PLAIN = {"hidden_layer_sizes": (3,), "max_iter": 10, "random_state": 0}
 RNG = np.random.default_rng(0)
@@ -114,14 +114,15 @@ def test_more_features_than_rows(n_features, n, variance, seed):
 
 
 @battery
-@given(st.sampled_from(sorted(CONTAINERS)), st.sampled_from(sorted(CONTAINERS)))
+@given(st.sampled_from(sorted(CONTAINERS | SPARSE)), st.sampled_from(sorted(CONTAINERS)))
 def test_containers_do_not_matter(of_X, of_y):
+    hold = (CONTAINERS | SPARSE)[of_X]
     expected = HFLRegressor(**PLAIN, noise_std=1.0, prior_precision=1.0)
     fitted(expected, X, Y)
     model = HFLRegressor(**expected.get_params())
-    fitted(model, CONTAINERS[of_X](X), CONTAINERS[of_y](Y))
+    fitted(model, hold(X), CONTAINERS[of_y](Y))
     for ours, theirs in zip(
-        model.predict(CONTAINERS[of_X](X[:5]), return_std=True),
+        model.predict(hold(X[:5]), return_std=True),
         expected.predict(X[:5], return_std=True),
         strict=True,
     ):
