@@ -73,9 +73,11 @@ class RitzPairs:
         singular = (singular.clamp(min=0.0) + rounding).sqrt()
         kept = singular > max(COUPLING_SHARE * rtol, 10 * rounding**0.5)
         left = torch.cat([coupled(rows) @ right[:, kept] for rows in blocks])
-        # M is orthogonal to U but for rounding, which is not small beside small values.
-        left, _ = torch.linalg.qr(subspace.complement(subspace.complement(left)))
-        coupling = torch.zeros_like(right[:, kept].mT)
+        # M is orthogonal to U but for rounding, which is not small beside small values: where
+        # only rounding is left, more columns can be kept than there are directions beyond U,
+        # and those that lie in U would count as residual.
+        left = subspace.orthonormalized(left)
+        coupling = right.new_zeros(left.shape[1], m)
         vectors = subspace.basis.new_empty(n, m + left.shape[1])
         for rows in blocks:
             coupling += left[rows].mT @ coupled(rows)

@@ -218,7 +218,7 @@ class Subspace:
 
         Directions that the basis holds already, to rounding, are dropped.
         """
-        new = self._orthonormalized(directions)
+        new = self.orthonormalized(directions)
         if new.shape[1] == 0:
             return self
         image = product(new)
@@ -240,7 +240,8 @@ class Subspace:
         # Less lies beyond a larger basis, so that the bound stays true.
         return Subspace(basis, images, gram, factor, self.excess, self.norm_bound)
 
-    def _orthonormalized(self, directions: Tensor) -> Tensor:
+    def orthonormalized(self, directions: Tensor) -> Tensor:
+        """Orthonormal directions (P, k) beyond the basis that span what ``directions`` add."""
         scale = torch.linalg.vector_norm(directions, dim=0)
         new = directions[:, scale > 0] / scale[scale > 0]
         room = self.n_weights - self.rank
