@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -13,19 +12,23 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_hfl._base import HFLBase
-from sklearn_hfl._members import member_logits, member_means
+from sklearn_hfl._logits import member_moderations
+from sklearn_hfl._members import member_means
 from sklearn_hfl._params import boolean
-from sklearn_hfl._validation import Array, check_finite, to_numpy
+from sklearn_hfl._validation import Array, to_numpy
 from sklearn_hfl.posterior.link import SOFTMAX, log_probabilities
-from sklearn_hfl.uncertainty.moderation import LogitPosterior, entropy, normal_draws
-from sklearn_hfl.uncertainty.predictive import Predictive, mixture
+from sklearn_hfl.uncertainty.moderation import (
+    Moderation,
+    entropy,
+    mean_log,
+    mixed,
+    n_draws,
+    normal_draws,
+)
+from sklearn_hfl.uncertainty.predictive import mixture
 from sklearn_hfl.uncertainty.variance import Variance
 
 __all__ = ["ClassPosterior"]
-
-# Draws for link="mc" and the mutual information: the error of a mean probability is then
-# about a thousandth (tests/uncertainty/test_moderation.py).
-N_DRAWS = 1024
 
 
 class ClassPosterior(HFLBase):
@@ -68,7 +71,7 @@ class ClassPosterior(HFLBase):
         if not _asked(return_std):
             best = self.predict_proba(X).argmax(1)
             return self.classes_[best]
-        proba, std = self.predict_proba(X, return_std=True)
+        proba, std = self.predict_proba(X, return_std=return_std)
         best = proba.argmax(1)
         return self.classes_[best], np.take_along_axis(std, best[:, None], axis=1)[:, 0]
 
@@ -113,9 +116,14 @@ class ClassPosterior(HFLBase):
         check_is_fitted(self)
         with torch.inference_mode(False):
             queries = self._queries(X)
-            log_p = self._log_probabilities(queries, warns=False)
-            moments = self._moments(queries, log_p)
-            return to_numpy(_mean_log(log_p).exp()), to_numpy(moments.epistemic.sqrt())
+            log_proba, averages, _ = self._moderated(queries)
+            if return_std == "delta":
+                at_map = member_means(self.estimators_, queries, SOFTMAX)
+                moments = mixture(at_map, self._variances(queries, SOFTMAX), self._no_noise())
+                std = moments.epistemic.sqrt()
+            else:
+                std = _std(averages, log_proba)
+            return to_numpy(log_proba.exp()), to_numpy(std)
 
     def predict_log_proba(self, X: ArrayLike) -> Array:
         """Predict the logarithm of the class probabilities.
@@ -132,7 +140,10 @@ class ClassPosterior(HFLBase):
         """
         check_is_fitted(self)
         with torch.inference_mode(False):
-            return to_numpy(_mean_log(self._log_probabilities(self._queries(X))))
+            queries = self._queries(X)
+            if self.link == "none":  # nothing of the posterior is needed
+                return to_numpy(self._log_softmax_at_map(queries))
+            return to_numpy(self._moderated(queries)[0])
 
     def decision_function(self, X: ArrayLike) -> Array:
         """Predict the logits of ``predict_proba``.
@@ -213,51 +224,45 @@ class ClassPosterior(HFLBase):
         """
         check_is_fitted(self)
         with torch.inference_mode(False):
-            queries = self._queries(X)
-            logits, _ = self._logits(queries)
-            log_p = self._moderated(queries, logits)
-            moments = self._moments(queries, log_p)
-            draws = self._draws()
-            log_means, entropies = zip(*(each.sampled(draws) for each in logits), strict=True)
+            log_proba, averages, verdicts = self._moderated(self._queries(X))
             # I(y; θ) = H(E p) − E H(p), with one set of draws in both terms: never negative.
-            information = entropy(_mean_log(log_means)) - torch.stack(entropies).mean(0)
+            information = entropy(averages.log_mean) - averages.mean_entropy
+            rows = (len(log_proba), -1)
+            rel_error = torch.stack([v.rel_error.view(rows) for v in verdicts]).amax((0, 2))
+            converged = torch.stack([v.converged.view(rows).all(1) for v in verdicts]).all(0)
             return Bunch(
-                proba=to_numpy(_mean_log(log_p).exp()),
-                proba_std=to_numpy(moments.epistemic.sqrt()),
-                entropy=to_numpy(entropy(_mean_log(log_p))),
+                proba=to_numpy(log_proba.exp()),
+                proba_std=to_numpy(_std(averages, log_proba)),
+                entropy=to_numpy(entropy(log_proba)),
                 mutual_information=to_numpy(information.clamp(min=0.0)),
-                converged=moments.converged.all(1).cpu().numpy(),
-                rel_error=to_numpy(moments.rel_error.amax(1)),
+                converged=converged.cpu().numpy(),
+                rel_error=to_numpy(rel_error),
             )
 
-    def _logits(self, X: Tensor) -> tuple[list[LogitPosterior], list[Variance]]:
-        logits, verdicts = member_logits(
-            self.estimators_, X, self._query_route(), self.n_jobs, bool(self.verbose)
-        )
-        check_finite([each.mean for each in logits], "predictions")
-        check_finite([v.value for v in verdicts], "variances")
-        return logits, verdicts
+    def _moderated(self, X: Tensor) -> tuple[Tensor, Moderation, list[Variance]]:
+        """Log probabilities (Q, C) at X (Q, D) as ``link`` says, averages, and flags.
 
-    def _log_probabilities(self, X: Tensor, warns: bool = True) -> list[Tensor]:
-        """Log probabilities (Q, C) of each member at X (Q, D), moderated as ``link`` says."""
-        if self.link == "none":
-            return self._moderated(X, [])
-        logits, verdicts = self._logits(X)
-        if warns:
-            self._warn_of_misses(verdicts)
-        return self._moderated(X, logits)
-
-    def _moderated(self, X: Tensor, logits: list[LogitPosterior]) -> list[Tensor]:
-        if self.link == "none":  # of the MAP weights: the logits' own mean is the posterior's
-            return [log_probabilities(mean) for mean in member_means(self.estimators_, X)]
-        if self.link == "probit":
-            return [each.probit() for each in logits]
+        Averages are those over the posterior of the logits, flags those of each member's logits;
+        a warning counts the misses.
+        """
         draws = self._draws()
-        return [each.sampled(draws)[0] for each in logits]
+        parts, verdicts = member_moderations(
+            self.estimators_,
+            X,
+            self._query_route(),
+            self.n_jobs,
+            bool(self.verbose),
+            lambda logits: logits.averaged(draws, probit=self.link == "probit"),
+        )
+        self._warn_of_misses(verdicts)
+        averages = mixed(parts)
+        if self.link == "none":
+            return self._log_softmax_at_map(X), averages, verdicts
+        return averages.log_proba, averages, verdicts
 
-    def _moments(self, X: Tensor, log_p: list[Tensor]) -> Predictive:
-        means = [each.exp() for each in log_p]
-        return mixture(means, self._variances(X, SOFTMAX), self._no_noise())
+    def _log_softmax_at_map(self, X: Tensor) -> Tensor:
+        """Log of the members' mean probabilities (Q, C) at their MAP."""
+        return mean_log([log_probabilities(f) for f in member_means(self.estimators_, X)])
 
     def _encoded(self, classes: NDArray[Any], index: NDArray[np.intp]) -> Tensor:
         """Labels as the likelihood takes them, (n, K)."""
@@ -266,24 +271,31 @@ class ClassPosterior(HFLBase):
         return self._tensor(one_hot[:, 1:] if len(classes) == 2 else one_hot)
 
     def _draws(self) -> Tensor:
-        return normal_draws(N_DRAWS, len(self.classes_), self._draw_seed).to(
-            self._tensor(np.empty(0))
-        )
+        n_classes = len(self.classes_)
+        draws = normal_draws(n_draws(n_classes), n_classes, self._draw_seed)
+        return draws.to(self._tensor(np.empty(0)))
 
     def _no_noise(self) -> list[Tensor]:
         return [self._tensor(np.zeros(1))] * len(self.estimators_)
 
 
-def _mean_log(log_probabilities: Any) -> Tensor:
-    """Log of the members' mean probabilities (Q, C)."""
-    stacked = torch.stack(list(log_probabilities))
-    return (stacked.logsumexp(0) - math.log(len(stacked))).log_softmax(-1)
+def _std(averages: Moderation, log_proba: Tensor) -> Tensor:
+    """Std (Q, C) of the probabilities, no more than one of that mean can have.
+
+    Averages over the posterior stay below sqrt(p (1 − p)) by themselves. The probabilities of
+    link="probit" and "none" are not quite that posterior's, or not at all.
+    """
+    p = log_proba.exp()
+    most = p * (p.sum(1, keepdim=True) - p).clamp(min=0.0)
+    return torch.minimum(averages.variance, most).sqrt()
 
 
 def _asked(return_std: Any) -> bool:
+    if isinstance(return_std, str) and return_std == "delta":
+        return True
     if not boolean().accepts(return_std):
         raise ValueError(
-            f"return_std must be True or False, but got {return_std!r}. predict_uncertainty "
-            "gives the other parts of the uncertainty."
+            f"return_std must be False, True or 'delta', but got {return_std!r}. "
+            "predict_uncertainty gives the other parts of the uncertainty."
         )
     return bool(return_std)

@@ -23,7 +23,14 @@ from sklearn_hfl.optim.subspace import Galerkin
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.functional import Functional
 
-__all__ = ["LinearResponse", "NetworkResponse", "PerturbedOptima", "perturbed_optima", "scouted"]
+__all__ = [
+    "LinearResponse",
+    "NetworkResponse",
+    "PerturbedOptima",
+    "perturbed_optima",
+    "relative_error",
+    "scouted",
+]
 
 # Most residuals that join the basis in one refinement.
 REFINEMENT_BLOCK = 64
@@ -57,11 +64,27 @@ class LinearResponse:
     @cached_property
     def rel_error(self) -> Tensor:  # numpydoc ignore=RT01
         """Bound (G,) of the relative error of sqrt(variance)."""
-        value, lower, upper = self.variance, self.galerkin.lower, self.galerkin.upper
-        error = torch.maximum((value / lower).sqrt() - 1, 1 - (value / upper).sqrt())
-        # Cholesky solves lose cond(T) · eps; the least eigenvalue of T is 1 or more.
-        rounding = 10 * torch.finfo(value.dtype).eps * self.largest
-        return torch.where(upper > 0, error, 0.0) + rounding
+        return relative_error(self.variance, self.galerkin.lower, self.galerkin.upper, self.largest)
+
+
+def relative_error(value: Tensor, lower: Tensor, upper: Tensor, largest: float) -> Tensor:
+    """Bound of the relative error of sqrt(value), from bounds of the true value.
+
+    Parameters
+    ----------
+    value, lower, upper : Tensor of shape (G,)
+        Variances, and what they lie between.
+    largest : float
+        Largest curvature that the subspace holds.
+
+    Returns
+    -------
+    Tensor of shape (G,)
+    """
+    error = torch.maximum((value / lower).sqrt() - 1, 1 - (value / upper).sqrt())
+    # Cholesky solves lose cond(T) · eps; the least eigenvalue of T is 1 or more.
+    rounding = 10 * torch.finfo(value.dtype).eps * largest
+    return torch.where(upper > 0, error, 0.0) + rounding
 
 
 @dataclass(frozen=True)
