@@ -37,7 +37,7 @@ def member_moderations(
     Chunk by chunk, so that no more than a chunk's covariances are held. The mean of the
     logits is that of the posterior, not the MAP.
     """
-    members = [_with_pairs(member, len(X), route) for member in members]
+    members = _with_pairs(members, len(X), route)
 
     def answer(member: Member, chunk: Tensor) -> tuple[Moderation, Variance]:
         covariance, verdict = _logit_covariance(member.estimate, chunk, route)
@@ -60,18 +60,21 @@ def _chunk_of_pairs(estimate: MapEstimate) -> int:
     return max(1, int(lp.memory_limit / (4 * numbers * lp.X.element_size())))
 
 
-def _with_pairs(member: Member, n_queries: int, route: Route) -> Member:
-    """Turn the subspace to Ritz pairs, where there are enough queries to pay for it.
+def _with_pairs(members: Sequence[Member], n_queries: int, route: Route) -> Sequence[Member]:
+    """Turn all subspaces to Ritz pairs, where there are enough queries to pay for it.
 
     Turning costs some products of the basis with as many columns as it has, a gradient two
     products with a column.
     """
-    estimate = member.estimate
-    k = estimate.log_posterior.network.n_outputs
-    if route.mode != "linearized" or n_queries * k < PAIRS_FROM * estimate.subspace.rank:
-        return member
-    pairs = RitzPairs.from_subspace(estimate.subspace, route.rtol)
-    return replace(member, estimate=replace(estimate, ritz=pairs))
+    k = members[0].estimate.log_posterior.network.n_outputs
+    rank = max(member.estimate.subspace.rank for member in members)
+    if route.mode != "linearized" or n_queries * k < PAIRS_FROM * rank:
+        return members
+    turned = []
+    for member in members:
+        pairs = RitzPairs.from_subspace(member.estimate.subspace, route.rtol)
+        turned.append(replace(member, estimate=replace(member.estimate, ritz=pairs)))
+    return turned
 
 
 def _logit_mean(member: Member, X: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def logistic_normal(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Ten
     Returns
     -------
     log_mean : Tensor of shape (Q, 2)
-        log E p of both classes.
+        Logarithms of E p for both classes.
     variance : Tensor of shape (Q,)
         Of either probability.
     mean_entropy : Tensor of shape (Q,)

@@ -25,7 +25,8 @@ __all__ = [
 MOST_NUMBERS = 10**6
 # Of the diagonal of a correlation matrix, in units of eps and classes: what makes it definite.
 JITTER = 100
-MANY_CLASSES = 20
+# Of all draws together: their time, and their error (docs/design/classifier.md).
+NUMBERS_OF_DRAWS = 2**15
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ def entropy(log_p: Tensor) -> Tensor:
 
 
 def n_draws(n_classes: int) -> int:
-    """Draws that are enough: fewer for more classes, of which few are probable in a row.
+    """Draws of about so many numbers: fewer for more classes, of which few are probable in a row.
 
     Parameters
     ----------
@@ -225,7 +226,7 @@ def n_draws(n_classes: int) -> int:
     int
         A power of two.
     """
-    return 1024 if n_classes <= MANY_CLASSES else 256
+    return 2 ** max(8, int(math.log2(NUMBERS_OF_DRAWS / n_classes)))
 
 
 def normal_draws(n_draws: int, n_classes: int, seed: int) -> Tensor:
