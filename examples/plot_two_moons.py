@@ -23,7 +23,7 @@ grid = np.stack(np.meshgrid(0.5 + 4 * side, 0.25 + 3 * side), axis=-1)
 result = model.predict_uncertainty(grid.reshape(-1, 2))
 panels = (
     ("P(second class)", result.proba[:, 1], "RdBu", (0, 1)),
-    ("std of the probability", np.minimum(result.proba_std[:, 1], 0.5), "viridis", (0, 0.5)),
+    ("std of the probability", result.proba_std[:, 1], "viridis", (0, 0.5)),
     ("mutual information (nats)", result.mutual_information, "viridis", (0, None)),
 )
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), sharey=True, layout="constrained")

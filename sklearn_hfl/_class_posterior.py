@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,19 +12,23 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_hfl._base import HFLBase
-from sklearn_hfl._members import member_logits, member_means
+from sklearn_hfl._logits import member_moderations
+from sklearn_hfl._members import member_means
 from sklearn_hfl._params import boolean
-from sklearn_hfl._validation import Array, check_finite, to_numpy
+from sklearn_hfl._validation import Array, to_numpy
 from sklearn_hfl.posterior.link import SOFTMAX, log_probabilities
-from sklearn_hfl.uncertainty.moderation import LogitPosterior, entropy, normal_draws
-from sklearn_hfl.uncertainty.predictive import Predictive, mixture
+from sklearn_hfl.uncertainty.moderation import (
+    Moderation,
+    entropy,
+    mean_log,
+    mixed,
+    n_draws,
+    normal_draws,
+)
+from sklearn_hfl.uncertainty.predictive import mixture
 from sklearn_hfl.uncertainty.variance import Variance
 
 __all__ = ["ClassPosterior"]
-
-# Draws for link="mc" and the mutual information: the error of a mean probability is then
-# about a thousandth (tests/uncertainty/test_moderation.py).
-N_DRAWS = 1024
 
 
 class ClassPosterior(HFLBase):
@@ -35,15 +38,16 @@ class ClassPosterior(HFLBase):
     _draw_seed: int
     _query_params: ClassVar[tuple[str, ...]] = (*HFLBase._query_params, "link")
 
-    def predict(self, X: ArrayLike, return_std: bool = False) -> Any:
+    def predict(self, X: ArrayLike, return_std: bool | str = False) -> Any:
         """Predict the most probable class, and with it how sure its probability is.
 
         Parameters
         ----------
         X : {array-like, sparse array} of shape (n, n_features)
             Queries.
-        return_std : bool, default=False
-            Return the standard deviation of the predicted class's probability.
+        return_std : bool or "delta", default=False
+            Return the standard deviation of the predicted class's probability, as
+            ``predict_proba`` does.
 
         Returns
         -------
@@ -55,7 +59,7 @@ class ClassPosterior(HFLBase):
         Warns
         -----
         HFLWarning
-            With the number of standard deviations that missed ``std_rtol``.
+            With the number of logits whose standard deviation missed ``std_rtol``.
 
         Examples
         --------
@@ -69,20 +73,22 @@ class ClassPosterior(HFLBase):
         if not _asked(return_std):
             best = self.predict_proba(X).argmax(1)
             return self.classes_[best]
-        proba, std = self.predict_proba(X, return_std=True)
+        proba, std = self.predict_proba(X, return_std=return_std)
         best = proba.argmax(1)
         return self.classes_[best], np.take_along_axis(std, best[:, None], axis=1)[:, 0]
 
-    def predict_proba(self, X: ArrayLike, return_std: bool = False) -> Any:
+    def predict_proba(self, X: ArrayLike, return_std: bool | str = False) -> Any:
         """Predict class probabilities that average over the posterior of the weights.
 
         Parameters
         ----------
         X : {array-like, sparse array} of shape (n, n_features)
             Queries.
-        return_std : bool, default=False
-            Return the standard deviation of each probability: that of the functional
-            softmax_k(f(x)) itself, by its own perturbed optimum.
+        return_std : bool or "delta", default=False
+            Return the standard deviation of each probability. True: that under the
+            posterior of the logits over which ``proba`` averages, by the same draws or
+            quadrature. "delta": that of first order at the MAP, from the perturbed
+            optimum of softmax_k(f(x)) itself, which costs a gradient for each class.
 
         Returns
         -------
@@ -90,14 +96,29 @@ class ClassPosterior(HFLBase):
             Rows sum to 1. Moderated as ``link`` says: less extreme than at the MAP
             where the logits are uncertain.
         std : ndarray of shape (n, n_classes)
-            Only with ``return_std``. Epistemic: what more data would remove. It is a
-            width of first order around the MAP's probability, and can pass 1 where
-            the logits are very uncertain.
+            Only with ``return_std``. Epistemic: what more data would remove. With True
+            it is never above sqrt(p (1 − p)), the most that a probability of mean p can
+            vary; "delta" has no such limit, and can pass 1 where the logits are very
+            uncertain.
 
         Warns
         -----
         HFLWarning
-            With the number of standard deviations that missed ``std_rtol``.
+            With the number of logits whose standard deviation missed ``std_rtol``; with
+            "delta" also of that many probabilities'.
+
+        Notes
+        -----
+        Two classes are averaged by quadrature, to 1e-8. More are by draws: a mean is then
+        off by up to 0.001 and a std by 0.002 where logits vary by 0.3, by up to 0.004 and
+        0.015 where they vary by 3, and by 0.02 and 0.06 there for a hundred classes, which
+        have fewer draws.
+
+        ``link`` changes ``proba`` and not the posterior: with "probit" and "none" the std is
+        still that around the posterior's own mean, but no more than sqrt(p (1 − p)) for
+        the p returned, so that the two are moments of one distribution. With "none" a MAP
+        that is too sure of itself therefore hides the std; the mutual information of
+        ``predict_uncertainty`` does not hide.
 
         Examples
         --------
@@ -114,9 +135,14 @@ class ClassPosterior(HFLBase):
         check_is_fitted(self)
         with torch.inference_mode(False):
             queries = self._queries(X)
-            log_p = self._log_probabilities(queries, warns=False)
-            moments = self._moments(queries, log_p)
-            return to_numpy(_mean_log(log_p).exp()), to_numpy(moments.epistemic.sqrt())
+            log_proba, averages, _ = self._moderated(queries)
+            if return_std == "delta":
+                at_map = member_means(self.estimators_, queries, SOFTMAX)
+                moments = mixture(at_map, self._variances(queries, SOFTMAX), self._no_noise())
+                std = moments.epistemic.sqrt()
+            else:
+                std = _std(averages, log_proba)
+            return to_numpy(log_proba.exp()), to_numpy(std)
 
     def predict_log_proba(self, X: ArrayLike) -> Array:
         """Predict the logarithm of the class probabilities.
@@ -133,7 +159,10 @@ class ClassPosterior(HFLBase):
         """
         check_is_fitted(self)
         with torch.inference_mode(False):
-            return to_numpy(_mean_log(self._log_probabilities(self._queries(X))))
+            queries = self._queries(X)
+            if self.link == "none":  # nothing of the posterior is needed
+                return to_numpy(self._log_softmax_at_map(queries))
+            return to_numpy(self._moderated(queries)[0])
 
     def decision_function(self, X: ArrayLike) -> Array:
         """Predict the logits of ``predict_proba``.
@@ -184,7 +213,7 @@ class ClassPosterior(HFLBase):
             return (mean[:, 0], var[:, 0]) if len(self.classes_) == 2 else (mean, var)
 
     def predict_uncertainty(self, X: ArrayLike) -> Bunch:
-        """Predict with every part of the uncertainty, and a verdict on each row.
+        """Predict with every part of the uncertainty, and a convergence flag for each row.
 
         Parameters
         ----------
@@ -194,13 +223,20 @@ class ClassPosterior(HFLBase):
         Returns
         -------
         Bunch
-            ``proba``, ``proba_std`` of shape (n, n_classes), see ``predict_proba``;
+            ``proba``, ``proba_std`` of shape (n, n_classes), see ``predict_proba`` with
+            ``return_std=True``;
             ``entropy`` (n,): that of ``proba`` in nats, the whole uncertainty of the
             label; ``mutual_information`` (n,): its epistemic part in nats, what the
-            label would tell about the weights, from draws of the logits whatever
-            ``link`` is; ``converged`` (n,): whether all of the row's stds met
-            ``std_rtol``; ``rel_error`` (n,): the largest bound of their relative
-            errors (an estimate where variance="network").
+            label would tell about the weights, averaged over the logits whatever
+            ``link`` is; ``converged`` (n,): whether the stds of all of the row's logits,
+            less their mean, met ``std_rtol``; ``rel_error`` (n,): the largest bound of
+            their relative errors (an estimate where variance="network"). What draws add
+            to the error of ``proba`` and ``proba_std`` is said under ``predict_proba``.
+
+        Warns
+        -----
+        HFLWarning
+            With the number of logits whose standard deviation missed ``std_rtol``.
 
         Examples
         --------
@@ -214,51 +250,45 @@ class ClassPosterior(HFLBase):
         """
         check_is_fitted(self)
         with torch.inference_mode(False):
-            queries = self._queries(X)
-            logits, _ = self._logits(queries)
-            log_p = self._moderated(queries, logits)
-            moments = self._moments(queries, log_p)
-            draws = self._draws()
-            log_means, entropies = zip(*(each.sampled(draws) for each in logits), strict=True)
+            log_proba, averages, verdicts = self._moderated(self._queries(X))
             # I(y; θ) = H(E p) − E H(p), with one set of draws in both terms: never negative.
-            information = entropy(_mean_log(log_means)) - torch.stack(entropies).mean(0)
+            information = entropy(averages.log_mean) - averages.mean_entropy
+            rows = (len(log_proba), -1)
+            rel_error = torch.stack([v.rel_error.view(rows) for v in verdicts]).amax((0, 2))
+            converged = torch.stack([v.converged.view(rows).all(1) for v in verdicts]).all(0)
             return Bunch(
-                proba=to_numpy(_mean_log(log_p).exp()),
-                proba_std=to_numpy(moments.epistemic.sqrt()),
-                entropy=to_numpy(entropy(_mean_log(log_p))),
+                proba=to_numpy(log_proba.exp()),
+                proba_std=to_numpy(_std(averages, log_proba)),
+                entropy=to_numpy(entropy(log_proba)),
                 mutual_information=to_numpy(information.clamp(min=0.0)),
-                converged=moments.converged.all(1).cpu().numpy(),
-                rel_error=to_numpy(moments.rel_error.amax(1)),
+                converged=converged.cpu().numpy(),
+                rel_error=to_numpy(rel_error),
             )
 
-    def _logits(self, X: Tensor) -> tuple[list[LogitPosterior], list[Variance]]:
-        logits, verdicts = member_logits(
-            self.estimators_, X, self._query_route(), self.n_jobs, bool(self.verbose)
-        )
-        check_finite([each.mean for each in logits], "predictions")
-        check_finite([v.value for v in verdicts], "variances")
-        return logits, verdicts
+    def _moderated(self, X: Tensor) -> tuple[Tensor, Moderation, list[Variance]]:
+        """Log probabilities (Q, C) at X (Q, D) as ``link`` says, averages, and flags.
 
-    def _log_probabilities(self, X: Tensor, warns: bool = True) -> list[Tensor]:
-        """Log probabilities (Q, C) of each member at X (Q, D), moderated as ``link`` says."""
-        if self.link == "none":
-            return self._moderated(X, [])
-        logits, verdicts = self._logits(X)
-        if warns:
-            self._warn_of_misses(verdicts)
-        return self._moderated(X, logits)
-
-    def _moderated(self, X: Tensor, logits: list[LogitPosterior]) -> list[Tensor]:
-        if self.link == "none":  # of the MAP weights: the logits' own mean is the posterior's
-            return [log_probabilities(mean) for mean in member_means(self.estimators_, X)]
-        if self.link == "probit":
-            return [each.probit() for each in logits]
+        Averages are those over the posterior of the logits, flags those of each member's logits;
+        a warning counts the misses.
+        """
         draws = self._draws()
-        return [each.sampled(draws)[0] for each in logits]
+        parts, verdicts = member_moderations(
+            self.estimators_,
+            X,
+            self._query_route(),
+            self.n_jobs,
+            bool(self.verbose),
+            lambda logits: logits.averaged(draws, probit=self.link == "probit"),
+        )
+        self._warn_of_misses(verdicts)
+        averages = mixed(parts)
+        if self.link == "none":
+            return self._log_softmax_at_map(X), averages, verdicts
+        return averages.log_proba, averages, verdicts
 
-    def _moments(self, X: Tensor, log_p: list[Tensor]) -> Predictive:
-        means = [each.exp() for each in log_p]
-        return mixture(means, self._variances(X, SOFTMAX), self._no_noise())
+    def _log_softmax_at_map(self, X: Tensor) -> Tensor:
+        """Log of the members' mean probabilities (Q, C) at their MAP."""
+        return mean_log([log_probabilities(f) for f in member_means(self.estimators_, X)])
 
     def _encoded(self, classes: NDArray[Any], index: NDArray[np.intp]) -> Array:
         """Labels as the likelihood takes them, (n, K)."""
@@ -267,24 +297,31 @@ class ClassPosterior(HFLBase):
         return one_hot[:, 1:] if len(classes) == 2 else one_hot
 
     def _draws(self) -> Tensor:
-        return normal_draws(N_DRAWS, len(self.classes_), self._draw_seed).to(
-            self._tensor(np.empty(0))
-        )
+        n_classes = len(self.classes_)
+        draws = normal_draws(n_draws(n_classes), n_classes, self._draw_seed)
+        return draws.to(self._tensor(np.empty(0)))
 
     def _no_noise(self) -> list[Tensor]:
         return [self._tensor(np.zeros(1))] * len(self.estimators_)
 
 
-def _mean_log(log_probabilities: Any) -> Tensor:
-    """Log of the members' mean probabilities (Q, C)."""
-    stacked = torch.stack(list(log_probabilities))
-    return (stacked.logsumexp(0) - math.log(len(stacked))).log_softmax(-1)
+def _std(averages: Moderation, log_proba: Tensor) -> Tensor:
+    """Std (Q, C) of the probabilities, no more than one of that mean can have.
+
+    Averages over the posterior stay below sqrt(p (1 − p)) by themselves. The probabilities of
+    link="probit" and "none" are not quite that posterior's, or not at all.
+    """
+    p = log_proba.exp()
+    most = p * (p.sum(1, keepdim=True) - p).clamp(min=0.0)
+    return torch.minimum(averages.variance, most).sqrt()
 
 
 def _asked(return_std: Any) -> bool:
+    if isinstance(return_std, str) and return_std == "delta":
+        return True
     if not boolean().accepts(return_std):
         raise ValueError(
-            f"return_std must be True or False, but got {return_std!r}. predict_uncertainty "
-            "gives the other parts of the uncertainty."
+            f"return_std must be False, True or 'delta', but got {return_std!r}. "
+            "predict_uncertainty gives the other parts of the uncertainty."
         )
     return bool(return_std)

@@ -37,9 +37,10 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
     """Neural network classification with the standard deviation of every probability.
 
     A multi-layer perceptron is trained to its maximum a posteriori (MAP) weights.
-    The uncertainty of a class probability p_k(x) is its Laplace variance, found
-    without a Hessian from *perturbed optima*: the weights that minimise the same
-    loss plus or minus a small multiple of p_k(x) itself [1]_.
+    The logits have a Laplace posterior, found without a Hessian from *perturbed
+    optima*: the weights that minimise the same loss plus or minus a small multiple of
+    a logit [1]_. Probabilities are averages over it, and their standard deviations
+    are those under it.
 
     Parameters
     ----------
@@ -59,9 +60,9 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
         "balanced" gives every class the same total weight.
     link : {"mc", "probit", "none"}, default="mc"
         How probabilities average over the posterior of the logits: by evenly spread
-        draws, the same for all rows and calls after a fit; in closed form, with the
-        variance of each difference of logits [2]_, more timid for many classes; or
-        not at all (the MAP's softmax).
+        draws, the same for all rows and calls after a fit (two classes: quadrature); in
+        closed form, with the variance of each difference of logits [2]_, closer to even
+        probabilities for many classes; or not at all (the MAP's softmax).
     prior_precision : "evidence" or float, default="evidence"
         Precision of the Gaussian prior on weights and biases, in standardised
         units. "evidence" learns one for each input feature of the first layer,

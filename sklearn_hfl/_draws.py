@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sklearn_hfl._members import Member, Route, concatenated, query_chunks
+from sklearn_hfl._members import Member, Route, chunk_size, concatenated
 from sklearn_hfl._validation import check_finite
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.subspace import Galerkin
@@ -115,7 +115,7 @@ def _refined(
 ) -> tuple[MapEstimate, Variance]:
     """One subspace in which the values at all queries meet the tolerance, as far as they can."""
     variances = []
-    for chunk in query_chunks(estimate.log_posterior, X, route.mode):
+    for chunk in X.split(chunk_size(estimate.log_posterior, route.mode)):
         optima = route.optima(estimate, Prediction(estimate.log_posterior.network, chunk, link))
         variances.append(variance(optima, route.rtol))
         if isinstance(optima.linear.galerkin, Galerkin):

@@ -20,11 +20,11 @@ from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.functional import Functional, Prediction
 from sklearn_hfl.posterior.likelihood import CategoricalLikelihood, GaussianLikelihood
-from sklearn_hfl.posterior.link import CENTRED, IDENTITY, Link
+from sklearn_hfl.posterior.link import IDENTITY, Link
 from sklearn_hfl.posterior.log_posterior import LogPosterior
-from sklearn_hfl.uncertainty.covariance import block_covariance, covariance
+from sklearn_hfl.uncertainty.covariance import covariance
 from sklearn_hfl.uncertainty.diagnostics import Diagnostics, diagnose
-from sklearn_hfl.uncertainty.moderation import LogitPosterior
+from sklearn_hfl.uncertainty.moderation import Moderation
 from sklearn_hfl.uncertainty.posterior_mean import posterior_mean_shift
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions, maximize_evidence
 from sklearn_hfl.uncertainty.profile import ProfileInterval, profile_interval
@@ -35,15 +35,14 @@ __all__ = [
     "Route",
     "concatenated",
     "fit_member",
+    "for_chunks",
     "functional_moments",
     "functional_values",
     "joint_covariance",
-    "member_logits",
     "member_means",
     "member_noise",
     "member_profiles",
     "member_variances",
-    "query_chunks",
     "warm_started",
     "with_data",
 ]
@@ -54,6 +53,10 @@ MOST_QUERIES = 1024
 # queries of 6001 weights, each with a direction of its own, take 34 s in place of 53 s
 # (benchmarks/growth.py; 39 s where the scouts stop at rtol, not at half of it).
 CHUNKS_UNSCOUTED = 4
+# A classifier's fit goes on until the logits of any query at all are known to this relative
+# error of their std, four of which ε of ``Subspace.beyond`` may be: many classes are many
+# logits, and none of them then needs directions of its own.
+LOGIT_RTOL = 0.01
 
 
 @dataclass(frozen=True)
@@ -149,18 +152,28 @@ def fit_member(
             )
             weights = trajectory.weights
             curve += trajectory.curve[1:]
-    # Beyond the basis the variance of a query is known to a factor of 1 + ε. The middle is
-    # off by ε / 4 in the standard deviation: half of what it may be, for any query at all.
-    beyond = np.inf if route.needs_data else 2 * route.rtol
+    classes = isinstance(log_posterior.likelihood, CategoricalLikelihood)
     curvature = GaussNewton(log_posterior, weights)
-    subspace = krylov_subspace(curvature, generator, beyond=beyond)
+    subspace = krylov_subspace(curvature, generator, beyond=_beyond(route, classes))
     estimate = MapEstimate(log_posterior, weights, subspace)
-    skewed = isinstance(log_posterior.likelihood, CategoricalLikelihood)
-    shift = posterior_mean_shift(estimate, generator) if skewed else None
+    shift = posterior_mean_shift(estimate, generator) if classes else None
     facts = diagnose(estimate)
     if not route.needs_data:
         estimate = estimate.without_data(route.rtol)
     return Member(estimate, facts, curve, shift)
+
+
+def _beyond(route: Route, classes: bool) -> float:
+    """ε of ``Subspace.beyond`` that a fit has to reach.
+
+    Beyond the basis the variance of a query is known to a factor of 1 + ε, and the middle is
+    off by ε / 4 in the standard deviation.
+    """
+    if not route.needs_data:
+        return 2 * route.rtol  # half of what it may be, for any query at all
+    if classes and route.mode == "linearized":
+        return 4 * max(route.rtol, LOGIT_RTOL)
+    return np.inf
 
 
 def _progress(bar: Any) -> Callable[[float], None]:
@@ -231,37 +244,8 @@ def member_variances(
         functional = Prediction(member.estimate.log_posterior.network, chunk, link)
         return (variance(route.optima(member.estimate, functional), route.rtol),)
 
-    parts = _for_chunks(answer, members, X, route, n_jobs, verbose)
+    parts = for_chunks(answer, members, X, route, n_jobs, verbose)
     return [concatenated([v for (v,) in of_member]) for of_member in parts]
-
-
-def member_logits(
-    members: Sequence[Member], X: Tensor, route: Route, n_jobs: int | None, verbose: bool
-) -> tuple[list[LogitPosterior], list[Variance]]:
-    """Posterior of the centred logits at queries (Q, D), and its verdicts, for each member.
-
-    The mean is that of the posterior, not the MAP.
-    """
-
-    def answer(member: Member, chunk: Tensor) -> tuple[LogitPosterior, Variance]:
-        estimate = member.estimate
-        network = estimate.log_posterior.network
-        functional = Prediction(network, chunk, CENTRED)
-        optima = route.optima(estimate, functional)
-        cov = block_covariance(functional, optima, route.rtol, network.n_outputs)
-        linear = network.linearize(estimate.weights, chunk)
-        mean = linear.outputs
-        if member.shift is not None:
-            mean = mean + linear.forward(member.shift[:, None])[:, 0]
-        return LogitPosterior(CENTRED.value(mean), cov), variance(optima, route.rtol)
-
-    parts = _for_chunks(answer, members, X, route, n_jobs, verbose)
-    logits, verdicts = [], []
-    for of_member in parts:
-        posteriors, variances = zip(*of_member, strict=True)
-        logits.append(concatenated(posteriors))
-        verdicts.append(concatenated(variances))
-    return logits, verdicts
 
 
 def member_profiles(
@@ -280,7 +264,7 @@ def member_profiles(
         return profile_interval(member.estimate, functional, z, rtol=route.rtol)
 
     # Whatever the variance is, the ends are the network's own.
-    parts = _for_chunks(answer, members, X, replace(route, mode="network"), n_jobs, verbose)
+    parts = for_chunks(answer, members, X, replace(route, mode="network"), n_jobs, verbose)
     return [concatenated(of_member) for of_member in parts]
 
 
@@ -336,30 +320,35 @@ def functional_moments(
     return values.mean(0), total / len(members), verdicts
 
 
-def query_chunks(log_posterior: LogPosterior, X: Tensor, mode: str) -> tuple[Tensor, ...]:
-    """Queries (Q, D) in chunks that are answered at once, for peak memory to follow the limit."""
+def chunk_size(log_posterior: LogPosterior, mode: str) -> int:
+    """Queries that a chunk may hold, for peak memory to follow the limit."""
     # Gradient, step and residual; the network route adds its pairs and L-BFGS histories.
     vectors = 60 if mode == "network" else 8
     outputs = log_posterior.network.n_outputs
     per_query = vectors * log_posterior.n_weights * outputs * log_posterior.X.element_size()
-    size = max(1, min(MOST_QUERIES, int(log_posterior.memory_limit / (4 * per_query))))
-    return torch.split(X, size)
+    return max(1, min(MOST_QUERIES, int(log_posterior.memory_limit / (4 * per_query))))
 
 
 _Answer = TypeVar("_Answer")
 
 
-def _for_chunks(
+def for_chunks(
     answer: Callable[[Member, Tensor], _Answer],
     members: Sequence[Member],
     X: Tensor,
     route: Route,
     n_jobs: int | None,
     verbose: bool,
+    size: int | None = None,
 ) -> list[list[_Answer]]:
-    """Answer chunks of queries that fit the memory limit, in parallel, for each member."""
-    chunks = query_chunks(members[0].estimate.log_posterior, X, route.mode)
-    if len(chunks) > CHUNKS_UNSCOUTED and route.needs_data:
+    """Answer chunks of queries that fit the memory limit, in parallel, for each member.
+
+    Chunks of another ``size`` than that of gradients are answered without any.
+    """
+    gradients = size is None
+    size = size or chunk_size(members[0].estimate.log_posterior, route.mode)
+    chunks = torch.split(X, min(size, MOST_QUERIES))
+    if len(chunks) > CHUNKS_UNSCOUTED and route.needs_data and gradients:
         scouts = X[torch.linspace(0, len(X) - 1, len(chunks[0])).long()]
         members = [_scouted(member, scouts, route.rtol) for member in members]
     tasks = [(member, chunk) for member in members for chunk in chunks]
@@ -374,7 +363,7 @@ def _scouted(member: Member, X: Tensor, rtol: float) -> Member:
     return replace(member, estimate=scouted(member.estimate, functional, 0.5 * rtol))
 
 
-_Tensors = TypeVar("_Tensors", LogitPosterior, ProfileInterval, Variance)
+_Tensors = TypeVar("_Tensors", Moderation, ProfileInterval, Variance)
 
 
 def concatenated(parts: Sequence[_Tensors]) -> _Tensors:

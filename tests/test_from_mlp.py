@@ -85,7 +85,7 @@ def test_a_classifier_keeps_its_probabilities_and_has_the_dense_stds(activation,
     X, y = labelled(n_classes)
     mlp = trained(MLPClassifier, X, y, activation=activation, alpha=1.0)
     model = HFLClassifier.from_mlp(mlp, X, y)
-    proba, std = model.predict_proba(X, return_std=True)
+    proba, std = model.predict_proba(X, return_std="delta")
     assert_allclose(proba, mlp.predict_proba(X), rtol=1e-10, atol=1e-14)
     assert_array_equal(model.predict(X), mlp.predict(X))
     assert_allclose(std, dense_std(model, X, SOFTMAX), rtol=model.std_rtol, atol=1e-12)

@@ -76,7 +76,7 @@ def test_a_classifier_keeps_its_probabilities(n_classes, n_outputs, params):
     if n_outputs == 1:
         logits = np.hstack([0 * logits, logits])
     expected = torch.tensor(logits).softmax(1).numpy()
-    proba, std = model.predict_proba(X, return_std=True)
+    proba, std = model.predict_proba(X, return_std="delta")
     assert_allclose(proba, expected, rtol=1e-12)
     assert_allclose(std, dense_std(model, SOFTMAX), rtol=model.std_rtol)
     if params:

@@ -10,7 +10,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from sklearn_hfl import HFLClassifier, HFLRegressor, HFLWarning, _members, _standardizer
-from sklearn_hfl._members import MOST_QUERIES, _chunk_size
+from sklearn_hfl._members import MOST_QUERIES, chunk_size
 from sklearn_hfl.posterior import log_posterior
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.functional import Prediction
@@ -76,10 +76,10 @@ def test_too_little_for_one_block_is_an_error_that_leaves_nothing(monkeypatch):
 def test_queries_are_cut_to_chunks_that_follow_the_limit(monkeypatch):
     model = HFLRegressor(**WIDE).fit(X, Y)
     estimate = model.estimators_[0].estimate.log_posterior
-    assert _chunk_size(estimate, "linearized") == MOST_QUERIES
+    assert chunk_size(estimate, "linearized") == MOST_QUERIES
     limited(monkeypatch, 300 * PER_DIRECTION)
     small = HFLRegressor(**WIDE).fit(X, Y)
-    size = _chunk_size(small.estimators_[0].estimate.log_posterior, "linearized")
+    size = chunk_size(small.estimators_[0].estimate.log_posterior, "linearized")
     assert size * 8 * 8 * 201 <= log_posterior.MEMORY_LIMIT / 4
     for ours, theirs in zip(
         small.predict(X, return_std=True), model.predict(X, return_std=True), strict=True

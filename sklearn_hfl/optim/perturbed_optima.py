@@ -28,6 +28,7 @@ __all__ = [
     "NetworkResponse",
     "PerturbedOptima",
     "perturbed_optima",
+    "relative_error",
     "rounding_error",
     "scouted",
 ]
@@ -72,9 +73,25 @@ class LinearResponse:
     @cached_property
     def rel_error(self) -> Tensor:  # numpydoc ignore=RT01
         """Bound (G,) of the relative error of sqrt(variance), with an allowance for rounding."""
-        value, lower, upper = self.variance, self.galerkin.lower, self.galerkin.upper
-        error = torch.maximum((value / lower).sqrt() - 1, 1 - (value / upper).sqrt())
-        return torch.where(upper > 0, error, 0.0) + rounding_error(self.largest, value.dtype)
+        return relative_error(self.variance, self.galerkin.lower, self.galerkin.upper, self.largest)
+
+
+def relative_error(value: Tensor, lower: Tensor, upper: Tensor, largest: float) -> Tensor:
+    """Bound of the relative error of sqrt(value), from bounds of the true value and rounding.
+
+    Parameters
+    ----------
+    value, lower, upper : Tensor of shape (G,)
+        Variances, and what they lie between.
+    largest : float
+        Largest curvature that the subspace holds.
+
+    Returns
+    -------
+    Tensor of shape (G,)
+    """
+    error = torch.maximum((value / lower).sqrt() - 1, 1 - (value / upper).sqrt())
+    return torch.where(upper > 0, error, 0.0) + rounding_error(largest, value.dtype)
 
 
 def rounding_error(largest: float, dtype: torch.dtype) -> float:

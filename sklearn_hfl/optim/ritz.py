@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from sklearn_hfl.optim.subspace import MOST_NUMBERS, Subspace
 
-__all__ = ["RitzPairs", "RitzSolution"]
+__all__ = ["RitzBounds", "RitzPairs", "RitzSolution"]
 
 # Of the tolerated error, what coupling may be left out without going beyond it.
 COUPLING_SHARE = 0.1
@@ -54,36 +53,40 @@ class RitzPairs:
         values, rotation = torch.linalg.eigh(subspace.gram)
         values = values.clamp(min=1.0)
         n, m = subspace.basis.shape
-        # Row block by row block, since all of M may be as large as the basis.
+        roots = rotation / values.sqrt()
+        # Row block by row block: V itself may be as large as memory allows.
         size = max(1, MOST_NUMBERS // max(1, m))
         blocks = [slice(start, start + size) for start in range(0, n, size)]
 
-        def coupled(rows: slice) -> Tensor:
-            """Rows of M = (A − U t Uᵀ) U t^-½."""
-            M = subspace.image[rows] - subspace.basis[rows] @ subspace.gram
-            return M @ rotation / values.sqrt()
+        def escaping(rows: slice, columns: Tensor | slice = slice(None)) -> Tensor:
+            """Rows of what A made of the basis beyond the basis, A V − V T."""
+            image, gram = subspace.image[rows, columns], subspace.gram[:, columns]
+            return image - subspace.basis[rows] @ gram
 
-        squares = torch.zeros_like(subspace.gram)
+        squares = torch.zeros_like(values)
         for rows in blocks if m < n else ():
-            M = coupled(rows)
-            squares += M.mT @ M
-        singular, right = torch.linalg.eigh(squares)
-        # Squares know singular values to sqrt(eps) of the largest.
-        rounding = 10 * torch.finfo(values.dtype).eps * float(squares.trace())
-        singular = (singular.clamp(min=0.0) + rounding).sqrt()
-        kept = singular > max(COUPLING_SHARE * rtol, 10 * rounding**0.5)
-        left = torch.cat([coupled(rows) @ right[:, kept] for rows in blocks])
-        # M is orthogonal to U but for rounding, which is not small beside small values: where
-        # only rounding is left, more columns can be kept than there are directions beyond U,
-        # and those that lie in U would count as residual.
-        left = subspace.orthonormalized(left)
-        coupling = right.new_zeros(left.shape[1], m)
+            squares += escaping(rows).square().sum(0)
+        # Each block's image lies in the next block, so that only the last columns escape.
+        eps = torch.finfo(values.dtype).eps
+        seen = squares > eps * squares.sum() / max(1, m)
+        missed = float(squares[~seen].sum()) ** 0.5
+        columns = torch.nonzero(seen)[:, 0]
+        beyond = torch.cat([escaping(rows, columns) for rows in blocks])
+        left, triangle = torch.linalg.qr(beyond)
+        turn, singular, _ = torch.linalg.svd(triangle @ roots[columns], full_matrices=False)
+        # Images are known to eps of the largest.
+        rounding = 100 * eps * float(values.amax() if m else 1.0)
+        kept = singular > max(COUPLING_SHARE * rtol, rounding)
+        neglected = missed + float(singular[~kept].amax() if not kept.all() else 0.0)
+        # Orthogonal to V but for rounding, which is not small beside small values: where only
+        # rounding is left, more columns can be kept than there are directions beyond V, and
+        # those that lie in V would count as residual.
+        left = subspace.orthonormalized(left @ turn[:, kept])
+        coupling = left.mT @ beyond @ roots[columns]
         vectors = subspace.basis.new_empty(n, m + left.shape[1])
         for rows in blocks:
-            coupling += left[rows].mT @ coupled(rows)
             vectors[rows, :m] = subspace.basis[rows] @ rotation
         vectors[:, m:] = left
-        neglected = float(singular[~kept].max()) if not kept.all() else 0.0
         return cls(vectors, values, coupling, neglected, subspace.beyond)
 
     @property
@@ -102,13 +105,14 @@ class RitzPairs:
         products = self.vectors.mT @ G
         inner, outer = products[:m], products[m:]
         roots = inner / self.values.sqrt()[:, None]
+        inside = roots.square().sum(0)
         if m == len(self.vectors):
-            return RitzSolution(self, G, inner, roots, G.new_zeros(G.shape[1]), 0.0)
+            return RitzSolution(self, inside, torch.zeros_like(inside), 0.0, G, inner, roots)
         squares = G.square().sum(0)
         off = (squares - products.square().sum(0)).clamp(min=0.0)
         outside = off + (outer - self.coupling @ roots).square().sum(0)
         rounding = ROUNDING * torch.finfo(G.dtype).eps * squares
-        return RitzSolution(self, G, inner, roots, outside, rounding)
+        return RitzSolution(self, inside, outside, rounding, G, inner, roots)
 
     def correlated(self, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
         """As ``Subspace.correlated``, for z (m, S) and e (P, S)."""
@@ -119,19 +123,15 @@ class RitzPairs:
 
 
 @dataclass(frozen=True)
-class RitzSolution:
-    """The solution of A Δ = G within the subspace of Ritz pairs, as ``Galerkin`` is one.
+class RitzBounds:
+    """Bounds of gᵀA⁻¹g for G right-hand sides g, of which a part lies beyond the Ritz pairs.
 
     Attributes
     ----------
     pairs : RitzPairs
         U, t and M.
-    gradient : Tensor of shape (P, G)
-        G.
-    inner : Tensor of shape (m, G)
-        UᵀG.
-    coefficients : Tensor of shape (m, G)
-        t^-½ UᵀG.
+    inside : Tensor of shape (G,)
+        What of gᵀA⁻¹g is found within the subspace.
     outside : Tensor of shape (G,)
         ‖r‖², but for neglected coupling.
     rounding : Tensor of shape (G,), or float
@@ -139,28 +139,9 @@ class RitzSolution:
     """
 
     pairs: RitzPairs
-    gradient: Tensor
-    inner: Tensor
-    coefficients: Tensor
+    inside: Tensor
     outside: Tensor
     rounding: Tensor | float
-
-    @property
-    def residual(self) -> Tensor:
-        """The residual r (P, G), but for neglected coupling; costs another product."""
-        parts = torch.cat([self.inner, self.pairs.coupling @ self.coefficients])
-        return self.gradient - self.pairs.vectors @ parts
-
-    @property
-    def step(self) -> Tensor:
-        """Δ, (P, G)."""
-        m = len(self.pairs.values)
-        return self.pairs.vectors[:, :m] @ (self.inner / self.pairs.values[:, None])
-
-    @cached_property
-    def inside(self) -> Tensor:
-        """What of gᵀA⁻¹g (G,) is found within the subspace."""
-        return self.coefficients.square().sum(0)
 
     @property
     def _neglected(self) -> Tensor:
@@ -182,3 +163,34 @@ class RitzSolution:
     def share(self) -> float:
         """Share of ‖r‖² that is near the middle of the bounds."""
         return 0.5 + 0.5 / (1 + self.pairs.beyond)
+
+
+@dataclass(frozen=True)
+class RitzSolution(RitzBounds):
+    """The solution of A Δ = G within the subspace of Ritz pairs, as ``Galerkin`` is one.
+
+    Attributes
+    ----------
+    gradient : Tensor of shape (P, G)
+        G.
+    inner : Tensor of shape (m, G)
+        UᵀG.
+    coefficients : Tensor of shape (m, G)
+        t^-½ UᵀG.
+    """
+
+    gradient: Tensor
+    inner: Tensor
+    coefficients: Tensor
+
+    @property
+    def residual(self) -> Tensor:
+        """The residual r (P, G), but for neglected coupling; costs another product."""
+        parts = torch.cat([self.inner, self.pairs.coupling @ self.coefficients])
+        return self.gradient - self.pairs.vectors @ parts
+
+    @property
+    def step(self) -> Tensor:
+        """Δ, (P, G)."""
+        m = len(self.pairs.values)
+        return self.pairs.vectors[:, :m] @ (self.inner / self.pairs.values[:, None])

@@ -36,6 +36,9 @@ class Linearization(Protocol):
     def diagonal(self, curve: Callable[[Tensor], Tensor]) -> Tensor:
         """Diagonal (P,) of Jᵀ Λ J, where ``curve`` maps U (N, m, K) to Λ U."""
 
+    def gram(self, weight: Tensor) -> Tensor:
+        """J diag(weight) Jᵀ of each row, (N, K, K), for weight (P,)."""
+
 
 @dataclass(frozen=True)
 class JacobianLinearization:
@@ -66,6 +69,9 @@ class JacobianLinearization:
 
     def diagonal(self, curve: Callable[[Tensor], Tensor]) -> Tensor:
         return (self.jacobian * curve(self.jacobian.mT).mT).sum((0, 1))
+
+    def gram(self, weight: Tensor) -> Tensor:
+        return (self.jacobian * weight) @ self.jacobian.mT
 
 
 @dataclass(frozen=True)
@@ -165,3 +171,19 @@ class PerceptronLinearization:
                 W, _ = self.layers[layer]
                 delta = (W.mT @ delta) * self.slopes[layer - 1][:, :, None]
         return torch.cat(parts[::-1])
+
+    def gram(self, weight: Tensor) -> Tensor:
+        n, k = self.outputs.shape
+        total = self.outputs.new_zeros(n, k, k)
+        delta = torch.eye(k).to(self.outputs).expand(n, k, k)
+        end = len(weight)
+        for layer in reversed(range(len(self.layers))):
+            W, b = self.layers[layer]
+            middle, start = end - b.numel(), end - b.numel() - W.numel()
+            # All weights of a unit share its delta (N, K, out).
+            of_unit = self.inputs[layer].square() @ weight[start:middle].view(W.shape).mT
+            total += (delta * (of_unit + weight[middle:end])[:, None, :]) @ delta.mT
+            if layer:
+                delta = (delta @ W) * self.slopes[layer - 1][:, None, :]
+            end = start
+        return total

@@ -98,11 +98,15 @@ def check_classifier(model, Q):
         count = len(caught)
         proba, std = model.predict_proba(Q, return_std=True)
         labels = model.predict(Q)
-    # The others warn of the logits' stds too, from which probabilities are averaged.
     check_verdicts(result, caught[:count])
+    # All methods speak of the logits' stds, from which probabilities and their stds are made.
+    check_verdicts(result, caught[count:])
     assert np.isfinite(proba).all()
     assert ((proba >= 0) & (proba <= 1)).all()
     np.testing.assert_allclose(proba.sum(1), 1)
+    # What no probability of that mean can exceed, up to rounding.
+    rounding = 1e-3 if proba.dtype == np.float32 or model.dtype == "float32" else 1e-7
+    assert (std <= np.sqrt(proba * (1 - proba)) + rounding).all()
     for values in (std, result.entropy, result.mutual_information):
         assert np.isfinite(values).all()
         assert (values >= 0).all()

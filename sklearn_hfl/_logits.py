@@ -1,0 +1,119 @@
+"""Logits: their posterior at new rows, and what is made of it, for each member of a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor
+
+from sklearn_hfl._members import Member, Route, chunk_size, concatenated, for_chunks
+from sklearn_hfl.optim.map_estimate import MapEstimate
+from sklearn_hfl.optim.output_covariance import output_covariance
+from sklearn_hfl.optim.ritz import RitzPairs
+from sklearn_hfl.posterior.functional import Prediction
+from sklearn_hfl.posterior.link import CENTRED
+from sklearn_hfl.uncertainty.covariance import block_covariance
+from sklearn_hfl.uncertainty.moderation import LogitPosterior, Moderation
+from sklearn_hfl.uncertainty.variance import Variance, variance
+
+__all__ = ["member_moderations"]
+
+# Logits for each direction of a subspace from which turning it to Ritz pairs pays.
+PAIRS_FROM = 3
+
+
+def member_moderations(
+    members: Sequence[Member],
+    X: Tensor,
+    route: Route,
+    n_jobs: int | None,
+    verbose: bool,
+    moderate: Callable[[LogitPosterior], Moderation],
+) -> tuple[list[Moderation], list[Variance]]:
+    """What ``moderate`` makes of the logits at queries (Q, D), and their flags, for each member.
+
+    Chunk by chunk, so that no more than a chunk's covariances are held. The mean of the
+    logits is that of the posterior, not the MAP.
+    """
+    members = _with_pairs(members, len(X), route)
+
+    def answer(member: Member, chunk: Tensor) -> tuple[Moderation, Variance]:
+        covariance, verdict = _logit_covariance(member.estimate, chunk, route)
+        return moderate(LogitPosterior(_logit_mean(member, chunk), covariance)), verdict
+
+    size = None if members[0].estimate.ritz is None else _chunk_of_pairs(members[0].estimate)
+    parts = for_chunks(answer, members, X, route, n_jobs, verbose, size)
+    moderations, verdicts = [], []
+    for of_member in parts:
+        moderated, variances = zip(*of_member, strict=True)
+        moderations.append(concatenated(moderated))
+        verdicts.append(concatenated(variances))
+    return moderations, verdicts
+
+
+def _chunk_of_pairs(estimate: MapEstimate) -> int:
+    """Queries that a chunk may hold, where no gradient is formed."""
+    lp = estimate.log_posterior
+    numbers = 8 * lp.network.n_outputs**2 + lp.network.linearization_width
+    return max(1, int(lp.memory_limit / (4 * numbers * lp.X.element_size())))
+
+
+def _with_pairs(members: Sequence[Member], n_queries: int, route: Route) -> Sequence[Member]:
+    """Turn all subspaces to Ritz pairs, where there are enough queries to pay for it.
+
+    Turning costs some products of the basis with as many columns as it has, a gradient two
+    products with a column.
+    """
+    k = members[0].estimate.log_posterior.network.n_outputs
+    rank = max(member.estimate.subspace.rank for member in members)
+    if route.mode != "linearized" or n_queries * k < PAIRS_FROM * rank:
+        return members
+    turned = []
+    for member in members:
+        pairs = RitzPairs.from_subspace(member.estimate.subspace, route.rtol)
+        turned.append(replace(member, estimate=replace(member.estimate, ritz=pairs)))
+    return turned
+
+
+def _logit_mean(member: Member, X: Tensor) -> Tensor:
+    """Posterior mean (Q, K) of the centred logits at X (Q, D)."""
+    estimate = member.estimate
+    linear = estimate.log_posterior.network.linearize(estimate.weights, X)
+    mean = linear.outputs
+    if member.shift is not None:
+        mean = mean + linear.forward(member.shift[:, None])[:, 0]
+    return CENTRED.value(mean)
+
+
+def _logit_covariance(estimate: MapEstimate, X: Tensor, route: Route) -> tuple[Tensor, Variance]:
+    """Covariance (Q, K, K) of the centred logits at X (Q, D), and its flags (Q · K)."""
+    network = estimate.log_posterior.network
+    if estimate.ritz is None or route.mode == "network":
+        return _refined_logit_covariance(estimate, X, route)
+    found = output_covariance(estimate, estimate.ritz, X)
+    own = Variance(found.variance, found.rel_error, found.rel_error <= route.rtol)
+    missed = ~own.converged.unflatten(0, (-1, network.n_outputs)).all(1)
+    if not (route.needs_data and missed.any()):
+        return found.covariance, own
+    k = network.n_outputs
+    size = chunk_size(estimate.log_posterior, route.mode)
+    for rows in torch.nonzero(missed)[:, 0].split(size):
+        covariance, better = _refined_logit_covariance(estimate, X[rows], route)
+        found.covariance[rows] = covariance
+        for field in fields(Variance):
+            values = getattr(own, field.name).view(-1, k)
+            values[rows] = getattr(better, field.name).view(-1, k)
+    return found.covariance, own
+
+
+def _refined_logit_covariance(
+    estimate: MapEstimate, X: Tensor, route: Route
+) -> tuple[Tensor, Variance]:
+    """Logit covariance by a gradient for each logit, with directions added until certified."""
+    network = estimate.log_posterior.network
+    functional = Prediction(network, X, CENTRED)
+    optima = route.optima(estimate, functional)
+    covariance = block_covariance(functional, optima, route.rtol, network.n_outputs)
+    return covariance, variance(optima, route.rtol)
