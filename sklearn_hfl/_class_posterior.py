@@ -7,16 +7,17 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import Bunch
+from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_hfl._base import HFLBase
+from sklearn_hfl._draws import function_draws
 from sklearn_hfl._logits import member_moderations
 from sklearn_hfl._members import member_means
-from sklearn_hfl._params import boolean
+from sklearn_hfl._params import boolean, integer, validate_arguments
 from sklearn_hfl._validation import Array, to_numpy
-from sklearn_hfl.posterior.link import SOFTMAX, log_probabilities
+from sklearn_hfl.posterior.link import CENTRED, SOFTMAX, log_probabilities
 from sklearn_hfl.uncertainty.moderation import (
     Moderation,
     entropy,
@@ -264,6 +265,57 @@ class ClassPosterior(HFLBase):
                 converged=converged.cpu().numpy(),
                 rel_error=to_numpy(rel_error),
             )
+
+    def sample_proba(
+        self,
+        X: ArrayLike,
+        n_samples: int = 1,
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> Array:
+        """Draw joint samples of the class probabilities from their posterior.
+
+        A draw is one function: its rows and classes vary together. The cost is linear in the
+        number of rows, but cubic with variance="network".
+
+        Parameters
+        ----------
+        X : {array-like, sparse array} of shape (n, n_features)
+            Queries.
+        n_samples : int, default=1
+            Draws.
+        random_state : int, RandomState instance or None, default=0
+            Source of randomness.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes, n_samples)
+            Probabilities that sum to 1 over the classes; each draw comes from one member of
+            the mixture. Their mean and std are those of ``predict_proba`` with link="mc".
+
+        Warns
+        -----
+        HFLWarning
+            With the number of logits whose standard deviation missed ``std_rtol``.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_hfl import HFLClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> model = HFLClassifier(hidden_layer_sizes=(5,), random_state=0).fit(X, y)
+        >>> model.sample_proba(X, n_samples=4).shape
+        (150, 3, 4)
+        """
+        check_is_fitted(self)
+        validate_arguments("sample_proba", {"n_samples": n_samples}, {"n_samples": integer(1)})
+        rng = check_random_state(random_state)
+        with torch.inference_mode(False):
+            drawn, variances = function_draws(
+                self.estimators_, self._queries(X), n_samples, self._query_route(), rng, CENTRED
+            )
+            self._warn_of_misses(variances)
+            logits = torch.cat(drawn, dim=2)[..., rng.permutation(n_samples)]
+            return to_numpy(log_probabilities(logits.mT).exp()).swapaxes(1, 2)
 
     def _moderated(self, X: Tensor) -> tuple[Tensor, Moderation, list[Variance]]:
         """Log probabilities (Q, C) at X (Q, D) as ``link`` says, averages, and flags.

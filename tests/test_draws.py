@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import softmax
 
 import sklearn_hfl.posterior.log_posterior as limits
-from sklearn_hfl import HFLRegressor
+from sklearn_hfl import HFLClassifier, HFLRegressor
+from sklearn_hfl.uncertainty.exact import dense_ggn
 
 RNG = np.random.RandomState(0)
 X = RNG.randn(60, 2)
@@ -126,3 +128,43 @@ def test_no_variance_is_solved_where_none_is_asked_for(fitted, part, monkeypatch
     mean, std = answer if part else (answer, expected.aleatoric_std)
     assert_array_equal(mean, expected.mean)
     assert_array_equal(std, expected.aleatoric_std)
+
+
+# ------------------------------------------------------------------ probabilities
+
+CLASSIFIERS = {
+    "two classes": (2, {}),
+    "three classes": (3, {}),
+    "pretrained": (3, {"variance": "pretrained"}),
+    "network": (3, {"variance": "network"}),
+    "members": (3, {"n_estimators": 3}),
+}
+
+
+@pytest.mark.parametrize(("n_classes", "params"), CLASSIFIERS.values(), ids=CLASSIFIERS)
+def test_draws_of_probabilities_have_the_moments_of_predict_proba(n_classes, params):
+    y = np.digitize(F, np.quantile(F, np.arange(1, n_classes) / n_classes))
+    params = {"hidden_layer_sizes": 5, "prior_precision": 1.0, "random_state": 0, **params}
+    model = HFLClassifier(**params).fit(X, y)
+    near = QUERIES[:3]
+    proba, std = model.predict_proba(near, return_std=True)
+    draws = model.sample_proba(near, 20_000)
+    assert_allclose(draws.sum(1), 1)
+    assert_allclose(draws.mean(-1), proba, atol=0.01)
+    assert_allclose(draws.std(-1), std, atol=0.01)
+    assert_array_equal(model.sample_proba(near, 5), model.sample_proba(near, 5))
+
+
+def test_draws_of_probabilities_are_joint_over_rows_and_classes():
+    """Logistic regression: draws of its three weight vectors by dense algebra."""
+    y = np.digitize(F, np.quantile(F, [1 / 3, 2 / 3]))
+    params = {"hidden_layer_sizes": (), "prior_precision": 1.0, "normalize_X": False, "tol": 0.0}
+    model = HFLClassifier(**params, random_state=0).fit(X, y)
+    member = model.estimators_[0]
+    weights = (member.estimate.weights + member.shift).numpy()
+    cov = torch.linalg.inv(dense_ggn(member.estimate.log_posterior, member.estimate.weights))
+    drawn = np.random.RandomState(1).multivariate_normal(weights, cov.numpy(), size=20_000)
+    W, b = drawn[:, :6].reshape(-1, 3, 2), drawn[:, 6:]
+    expected = softmax(np.einsum("skd,qd->sqk", W, QUERIES) + b[:, None], axis=-1).reshape(-1, 12)
+    ours = model.sample_proba(QUERIES, 20_000).transpose(2, 0, 1).reshape(-1, 12)
+    assert_allclose(np.cov(ours.T), np.cov(expected.T), atol=0.004)

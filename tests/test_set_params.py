@@ -33,6 +33,7 @@ CLASSIFIER = {
     "decision_function": lambda m: m.decision_function(X[:3]),
     "latent_mean_and_variance": lambda m: m.latent_mean_and_variance(X[:3]),
     "predict_uncertainty": lambda m: m.predict_uncertainty(X[:3]),
+    "sample_proba": lambda m: m.sample_proba(X[:3]),
     "predict_set": lambda m: m.predict_set(X[:3], 0.5),
     "conformalize": lambda m: m.conformalize(X[20:] + 0.01, Y[20:] > 0),
 }

@@ -173,6 +173,7 @@ METHODS = {
         "predict_log_proba": lambda m, X: m.predict_log_proba(X),
         "decision_function": lambda m, X: m.decision_function(X),
         "latent": lambda m, X: m.latent_mean_and_variance(X),
+        "sample_proba": lambda m, X: m.sample_proba(X, 2),
         "score": lambda m, X: m.score(X, LABELS[QUERIES]),
         "predict_set": lambda m, X: m.predict_set(X, 0.8),
     },
