@@ -191,7 +191,7 @@ def _root(covariance: Tensor) -> Tensor:
     eye = torch.eye(matrix.shape[1]).to(matrix)
     jitter = JITTER * torch.finfo(matrix.dtype).eps * matrix.shape[1]
     factor, info = torch.linalg.cholesky_ex(matrix + jitter * eye)
-    while (info > 0).any():
+    while (info > 0).any() and jitter < 1:  # what is not finite never has a root
         jitter *= 10
         failed = info > 0
         factor[failed], info[failed] = torch.linalg.cholesky_ex(matrix[failed] + jitter * eye)
