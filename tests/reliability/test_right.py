@@ -55,7 +55,8 @@ def regressor(data):
     y = Y[:, 0] if Y.shape[1] == 1 else Y
     # In single precision flags are for rounding alone to earn.
     model = fitted(HFLRegressor(**{**params, "dtype": "float64"}), X, y, sample_weight=weight)
-    return model, rng.uniform(-2, 2, (5, X.shape[1]))
+    # Refits of a network that is far from its MAP take seconds each.
+    return model, rng.uniform(-2, 2, (2 if model.variance == "network" else 5, X.shape[1]))
 
 
 @battery
@@ -72,14 +73,13 @@ def test_two_ways_to_one_number_agree(data):
     assert_allclose(np.einsum("ii...->i...", cov), std**2, rtol=2 * rtol)
     # Rows alone, and in another order.
     assert_allclose(model.predict(Q[::-1])[::-1], mean, rtol=1e-9, atol=1e-12)
-    alone = quietly(model.predict, Q[2:3], return_std="epistemic")[1]
-    assert_allclose(alone[0], result.epistemic_std[2], rtol=rtol)
+    alone = quietly(model.predict, Q[1:2], return_std="epistemic")[1]
+    assert_allclose(alone[0], result.epistemic_std[1], rtol=rtol)
     # The functional that is one row.
-    row = np.eye(len(Q))[2]
+    row = np.eye(len(Q))[1]
     value, of_row = quietly(model.predict_functional, Q, weights=row)
-    assert_allclose(value, mean[2], rtol=1e-9, atol=1e-12)
-    if model.n_estimators == 1:
-        assert_allclose(of_row, result.epistemic_std[2], rtol=rtol)
+    assert_allclose(value, mean[1], rtol=1e-9, atol=1e-12)
+    assert_allclose(of_row, result.epistemic_std[1], rtol=rtol)
     # An interval is a quantile of the std.
     interval = quietly(model.predict_interval, Q, 0.8)[1]
     assert_allclose(interval[..., 1] - interval[..., 0], 2 * norm.ppf(0.9) * std, rtol=1e-9)
