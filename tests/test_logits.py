@@ -65,7 +65,7 @@ def check_bounds(model, X):
     error = np.abs(std_of(covariance) / std_of(exact) - 1)
     assert (error <= rel_error + 1e-9).all()
     assert converged.all()
-    size = np.sqrt(std_of(exact)[:, :, None] * std_of(exact)[:, None, :]) ** 2
+    size = std_of(exact)[:, :, None] * std_of(exact)[:, None, :]
     assert np.abs((covariance - exact) / size).max() <= 3 * model.std_rtol
     return covariance, rel_error
 

@@ -16,8 +16,8 @@ __all__ = ["OutputCovariance", "output_covariance"]
 
 # Numbers that a block of queries keeps between two layers, and rows among which the cost of
 # bringing all weights of a direction is shared.
-CACHED_NUMBERS = 4_000_000
-LEAST_ROWS = 64
+CACHED_NUMBERS = 16_000_000
+LEAST_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class OutputCovariance(RitzBounds):
     @property
     def variance(self) -> Tensor:
         """Diagonals of ``covariance``, (G,)."""
-        return self.covariance.diagonal(dim1=1, dim2=2).flatten()
+        return self.inside + self.share * self.outside
 
     @property
     def rel_error(self) -> Tensor:
@@ -66,35 +66,37 @@ def output_covariance(estimate: MapEstimate, pairs: RitzPairs, X: Tensor) -> Out
     """
     network, scale = estimate.log_posterior.network, estimate.scale
     directions = (pairs.vectors.mT * scale).contiguous().mT
-    width = max(1, network.width * directions.shape[1])
-    size = max(LEAST_ROWS, CACHED_NUMBERS // width)
+    numbers = max(1, network.width * directions.shape[1])
+    size = max(LEAST_ROWS, CACHED_NUMBERS // numbers)
     parts = [_of_block(estimate, pairs, directions, rows) for rows in X.split(size)]
-    insides, outsides, squares = (torch.cat(part) for part in zip(*parts, strict=True))
+    covariance, inside, outside, squares = (torch.cat(part) for part in zip(*parts, strict=True))
     rounding = ROUNDING * torch.finfo(scale.dtype).eps * squares
-    bounds = RitzBounds(
-        pairs,
-        insides.diagonal(dim1=1, dim2=2).flatten(),
-        outsides.diagonal(dim1=1, dim2=2).clamp(min=0.0).flatten(),
-        rounding.flatten() if len(pairs.values) < len(scale) else 0.0,
+    return OutputCovariance(
+        pairs, inside.flatten(), outside.flatten(), rounding.flatten(), covariance
     )
-    covariance = insides.add_(outsides, alpha=bounds.share)
-    return OutputCovariance(pairs, bounds.inside, bounds.outside, bounds.rounding, covariance)
 
 
 def _of_block(
     estimate: MapEstimate, pairs: RitzPairs, directions: Tensor, X: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gram matrices (q, K, K) of what lies inside and outside, and ‖g‖² (q, K)."""
-    m = len(pairs.values)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Covariance (q, K, K), what is found inside and outside, and ‖g‖², all (q, K)."""
+    m, share = len(pairs.values), pairs.share
     linear = estimate.log_posterior.network.linearize(estimate.weights, X)
     products = CENTRED.value(linear.forward(directions))
-    roots = products[:, :m] / pairs.values.sqrt()[:, None]
-    inside = roots.mT @ roots
     if m == len(directions):
-        return inside, torch.zeros_like(inside), inside.diagonal(dim1=1, dim2=2)
+        covariance = products.mT @ (products / pairs.values[:, None])
+        inside = covariance.diagonal(dim1=1, dim2=2)
+        return covariance, inside, torch.zeros_like(inside), torch.zeros_like(inside)
+    inner, outer = products[:, :m], products[:, m:]
+    coupled = outer - (pairs.coupling / pairs.values.sqrt()) @ inner
     gram = linear.gram(estimate.scale.square())
-    coupled = products[:, m:] - pairs.coupling @ roots
-    outside = CENTRED.value(CENTRED.value(gram).mT) - products.mT @ products
     # What outputs share cancels, but its rounding does not.
     squares = gram.diagonal(dim1=1, dim2=2).amax(1, keepdim=True).expand(gram.shape[:2])
-    return inside, outside + coupled.mT @ coupled, squares
+    gram = CENTRED.value(CENTRED.value(gram).mT)
+    # ‖r‖² is ‖g‖² less what the directions see of g, and the rest of what couples.
+    beyond = gram - outer.mT @ outer + coupled.mT @ coupled
+    inverse = 1 / pairs.values
+    seen = inner.square().mT @ torch.stack([inverse, torch.ones_like(inverse)], dim=1)
+    outside = (beyond.diagonal(dim1=1, dim2=2) - seen[..., 1]).clamp(min=0.0)
+    covariance = share * beyond + inner.mT @ (inner * (inverse - share)[:, None])
+    return covariance, seen[..., 0], outside, squares

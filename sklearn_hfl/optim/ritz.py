@@ -99,6 +99,11 @@ class RitzPairs:
         """Largest Ritz value, 1 or more."""
         return float(self.values.max()) if len(self.values) else 1.0
 
+    @property
+    def share(self) -> float:
+        """Share of ‖r‖² that is near the middle of the bounds."""
+        return 0.5 + 0.5 / (1 + self.beyond)
+
     def solve(self, G: Tensor) -> RitzSolution:
         """Solve A Δ = G (P, G) within the subspace."""
         m = len(self.values)
@@ -162,7 +167,7 @@ class RitzBounds:
     @property
     def share(self) -> float:
         """Share of ‖r‖² that is near the middle of the bounds."""
-        return 0.5 + 0.5 / (1 + self.pairs.beyond)
+        return self.pairs.share
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,7 @@ def _averages(mean: Tensor, root: Tensor, draws: Tensor) -> tuple[Tensor, Tensor
     log_p = (draws @ root.mT).add_(mean[:, None, :]).log_softmax(-1)
     log_mean = log_p.logsumexp(1) - math.log(len(draws))
     p = log_p.exp()
-    mean_entropy = -torch.einsum("qsc,qsc->q", p, log_p) / len(draws)
+    mean_entropy = -(p * log_p).sum((1, 2)) / len(draws)
     # Around the mean, so that small variances are no difference of large numbers.
     variance = p.sub_(log_mean.exp()[:, None, :]).square_().mean(1)
     return log_mean, variance, mean_entropy

@@ -37,6 +37,14 @@ def test_diagonal_is_that_of_the_product_with_the_curvature(case):
         assert_close(linear.diagonal(lambda U: U @ blocks), expected)
 
 
+def test_gram_is_that_of_the_weighted_jacobian(case):
+    layers, dense, network = case
+    weight = randn(network.n_weights, seed=4).square()
+    expected = torch.einsum("nkp,p,nlp->nkl", dense.jacobian, weight, dense.jacobian)
+    for linear in (layers, dense):
+        assert_close(linear.gram(weight), expected)
+
+
 def test_backward_is_the_transpose_of_forward(case):
     layers, _, network = case
     V, U = randn(network.n_weights, 3), randn(7, 3, network.n_outputs)
