@@ -181,6 +181,7 @@ benchmark-classifier: $(VENV)/.installed-plot $(VENV_LAPLACE)/.installed  ## Che
 		OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/classifier.py $$part \
 			> benchmarks/results/classifier-$$part.txt || exit 1; \
 	done
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/many_classes.py > benchmarks/results/many-classes.txt
 	$(VENV)/bin/python tools/fill_tables.py
 
 benchmark-functional: $(VENV)/.installed-plot  ## Time the error bar of a population mean, and compare it with the dense one

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import torch
 from torch.testing import assert_close
 
 from sklearn_hfl.optim import output_covariance as module

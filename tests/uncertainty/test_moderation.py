@@ -100,7 +100,7 @@ def brute_force(post, n=400_000):
 
 
 # What docs/design/classifier.md says of the draws: (std of the logits, error of a mean, of a std).
-OF_DRAWS = [(0.3, 0.001, 0.002), (1.0, 0.002, 0.006), (3.0, 0.004, 0.015)]
+OF_DRAWS = [(0.3, 0.001, 0.002), (1.0, 0.002, 0.008), (3.0, 0.004, 0.015)]
 
 
 @pytest.mark.parametrize(("size", "of_mean", "of_std"), OF_DRAWS)
