@@ -162,7 +162,7 @@ class ClassPosterior(HFLBase):
         with torch.inference_mode(False):
             queries = self._queries(X)
             if self.link == "none":  # nothing of the posterior is needed
-                return to_numpy(self._log_softmax_at_map(queries))
+                return to_numpy(_mean_log_softmax(member_means(self.estimators_, queries)))
             return to_numpy(self._moderated(queries)[0])
 
     def decision_function(self, X: ArrayLike) -> Array:
@@ -323,6 +323,7 @@ class ClassPosterior(HFLBase):
         Averages are those over the posterior of the logits, flags those of each member's logits;
         a warning counts the misses.
         """
+        at_map = member_means(self.estimators_, X)  # which refuses rows that have none
         draws = self._draws()
         parts, verdicts = member_moderations(
             self.estimators_,
@@ -335,12 +336,8 @@ class ClassPosterior(HFLBase):
         self._warn_of_misses(verdicts)
         averages = mixed(parts)
         if self.link == "none":
-            return self._log_softmax_at_map(X), averages, verdicts
+            return _mean_log_softmax(at_map), averages, verdicts
         return averages.log_proba, averages, verdicts
-
-    def _log_softmax_at_map(self, X: Tensor) -> Tensor:
-        """Log of the members' mean probabilities (Q, C) at their MAP."""
-        return mean_log([log_probabilities(f) for f in member_means(self.estimators_, X)])
 
     def _encoded(self, classes: NDArray[Any], index: NDArray[np.intp]) -> Array:
         """Labels as the likelihood takes them, (n, K)."""
@@ -355,6 +352,11 @@ class ClassPosterior(HFLBase):
 
     def _no_noise(self) -> list[Tensor]:
         return [self._tensor(np.zeros(1))] * len(self.estimators_)
+
+
+def _mean_log_softmax(logits: list[Tensor]) -> Tensor:
+    """Log of the mean probabilities (Q, C) of members with these logits."""
+    return mean_log([log_probabilities(each) for each in logits])
 
 
 def _std(averages: Moderation, log_proba: Tensor) -> Tensor:
