@@ -36,7 +36,7 @@ ROUTES = ("linearized", "network", "pretrained")
 def test_any_numbers_are_fitted_and_answered(data):
     rows = data.draw(inputs())
     y = data.draw(targets(rows))
-    params = data.draw(parameters())
+    params = data.draw(parameters()) | {"normalize_y": data.draw(st.booleans())}
     if data.draw(st.booleans()):
         params["likelihood"] = "heteroscedastic"
     elif data.draw(st.booleans()):
