@@ -14,6 +14,7 @@ from torch import nn
 
 from sklearn_hfl._adoption import ClassifierAdoption
 from sklearn_hfl._base import HFLBase
+from sklearn_hfl._columns import check_labels, numbers_expected
 from sklearn_hfl._labels import check_labelled_data, class_weighted
 from sklearn_hfl._params import Rule, any_of, mapping, named_as_public, none, one_of
 from sklearn_hfl._sets import PredictionSets
@@ -276,6 +277,27 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
         with torch.inference_mode(False), self._unchanged_on_failure():
             self._fit(X, y, sample_weight)
         return self
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Accuracy of the predicted labels.
+
+        Parameters
+        ----------
+        X : {array-like, sparse array} of shape (n, n_features)
+            Queries.
+        y : array-like of shape (n,)
+            Their labels.
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        float
+            Share of the rows, by weight, whose label is the most probable class.
+        """
+        check_labels("y", y)
+        with numbers_expected(sample_weight=sample_weight):
+            return float(super().score(X, y, sample_weight))
 
     def _fit(
         self,

@@ -86,6 +86,9 @@ def check_labels(name: str, labels: Any) -> None:
         If they are dates, held as objects.
     """
     _refuse_masked(name, labels)
+    if isinstance(labels, list | tuple):
+        # NumPy would turn what is missing among text into the text 'nan'.
+        labels = np.fromiter(labels, dtype=object, count=len(labels))
     columns = [pair for pair in _columns(labels) if pair[1].dtype.kind in TIMES + "O"]
     _refuse_missing(name, columns)
     if any(column.dtype.kind == "O" and _holds_times(column) for _, column in columns):
@@ -176,7 +179,7 @@ def _is_text(value: Any) -> bool:
 def _is_missing(value: Any) -> bool:
     if isinstance(value, float | np.floating | np.datetime64 | np.timedelta64):
         return bool(value != value)
-    return value is None or type(value).__name__ == NA
+    return value is None or value is np.ma.masked or type(value).__name__ == NA
 
 
 def _found(columns: Columns, wanted: Callable[[Any], bool]) -> dict[Any, list[Any]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from sklearn_hfl._base import HFLBase
 from sklearn_hfl._draws import function_draws
 from sklearn_hfl._members import joint_covariance, member_means, member_noise
-from sklearn_hfl._params import integer, validate_arguments
+from sklearn_hfl._params import boolean, integer, validate_arguments
 from sklearn_hfl._standardizer import Standardizer
 from sklearn_hfl._validation import Array, to_numpy
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
@@ -81,6 +81,7 @@ class PosteriorPredictive(HFLBase):
         """
         check_is_fitted(self)
         part = _which_part(return_std)
+        validate_arguments("predict", {"return_cov": return_cov}, {"return_cov": boolean()})
         if part and return_cov:
             raise ValueError(
                 "predict returns a std or a covariance, but both return_std and return_cov are "
@@ -186,7 +187,8 @@ class PosteriorPredictive(HFLBase):
         (30, 4)
         """
         check_is_fitted(self)
-        validate_arguments("sample_y", {"n_samples": n_samples}, {"n_samples": integer(1)})
+        arguments = {"n_samples": n_samples, "noise": noise}
+        validate_arguments("sample_y", arguments, {"n_samples": integer(1), "noise": boolean()})
         rng = check_random_state(random_state)
         with torch.inference_mode(False):
             queries = self._queries(X)

@@ -13,6 +13,7 @@ from torch import nn
 
 from sklearn_hfl._adoption import RegressorAdoption
 from sklearn_hfl._base import HFLBase
+from sklearn_hfl._columns import numbers_expected
 from sklearn_hfl._functionals import PopulationFunctionals
 from sklearn_hfl._intervals import PredictionIntervals
 from sklearn_hfl._members import member_noise
@@ -141,7 +142,8 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         Training steps.
     loss_ : float
         Negative log posterior at the MAP: nats, summed over the data, for standardised
-        targets unless both ``prior_precision`` is a number and ``normalize_y`` False. If
+        targets. In units of y where ``normalize_y`` is False and ``prior_precision`` a
+        number, or the network was trained elsewhere (``from_mlp``, ``from_torch``). If
         heteroscedastic, squared residuals count with the variance of the mean.
     loss_curve_ : list of float
         Loss at the start and after each step; the precisions change on the way.
@@ -288,6 +290,26 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         with torch.inference_mode(False), self._unchanged_on_failure():
             self._fit(X, y, sample_weight)
         return self
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Coefficient of determination R² of the predicted mean.
+
+        Parameters
+        ----------
+        X : {array-like, sparse array} of shape (n, n_features)
+            Queries.
+        y : array-like of shape (n,) or (n, n_outputs)
+            Observed values.
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        float
+            As scikit-learn's ``r2_score``; the mean of those of several outputs.
+        """
+        with numbers_expected(y=y, sample_weight=sample_weight):
+            return float(super().score(X, y, sample_weight))
 
     def _fit(
         self,

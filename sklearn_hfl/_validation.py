@@ -30,6 +30,8 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
+# Squares of sums of weights are finite up to here, in single precision too.
+MAX_WEIGHT = 1e15
 # Training inputs of single precision stay so: a memory-mapped array is never copied whole.
 PRECISIONS = (np.float64, np.float32)
 
@@ -238,6 +240,11 @@ def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
         raise ValueError(
             f"sample_weight must be ≥ 0, but {(weight < 0).sum()} of {n} weights are negative. "
             "Leave rows out by weight 0."
+        )
+    if weight.max(initial=0.0) > MAX_WEIGHT:
+        raise ValueError(
+            f"sample_weight must be ≤ {MAX_WEIGHT:g}, or sums over rows overflow, but the largest "
+            f"is {weight.max():g}. Pass sample_weight / sample_weight.mean()."
         )
     if not (weight > 0).any():
         raise ValueError("sample_weight is zero for every row: nothing is left to fit.")

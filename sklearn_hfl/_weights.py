@@ -42,7 +42,7 @@ def warn_of_scale(weight: NDArray[np.float64], name: str = "sample_weight") -> N
     """
     total, used = weight.sum(), np.count_nonzero(weight)
     few = total < max(MIN_ROWS, used / BAND)
-    many = total > BAND * len(weight) and bool((weight != np.round(weight)).any())
+    many = total > BAND * used and bool((weight != np.round(weight)).any())
     if few or many:
         effect = (
             "so few data leave the prior almost unchanged, and the fit close to a constant"
