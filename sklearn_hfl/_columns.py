@@ -69,7 +69,7 @@ def numbers_expected(**arrays: Any) -> Iterator[None]:
 
 
 def check_labels(name: str, labels: Any) -> None:
-    """Refuse labels that are masked, missing, or dates that scikit-learn knows no type of.
+    """Refuse labels that are masked, missing, or dates.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def check_labels(name: str, labels: Any) -> None:
     ValueError
         With their number where some are masked or missing.
     TypeError
-        If they are dates, held as objects.
+        If they are dates or durations, of which scikit-learn knows no kind of target.
     """
     _refuse_masked(name, labels)
     if isinstance(labels, list | tuple):
@@ -91,7 +91,7 @@ def check_labels(name: str, labels: Any) -> None:
         labels = np.fromiter(labels, dtype=object, count=len(labels))
     columns = [pair for pair in _columns(labels) if pair[1].dtype.kind in TIMES + "O"]
     _refuse_missing(name, columns)
-    if any(column.dtype.kind == "O" and _holds_times(column) for _, column in columns):
+    if any(_holds_times(column) for _, column in columns):
         raise TypeError(
             f"Expected labels that are text or integers, but found dates or durations in {name}. "
             f"Turn them to text, for example by numpy.asarray({name}).astype(str)."

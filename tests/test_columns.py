@@ -262,7 +262,7 @@ def test_missing_labels_are_refused(labels):
         HFLClassifier(hidden_layer_sizes=()).fit(X, LABELS).conformalize(X, labels)
 
 
-@pytest.mark.parametrize("kind", ["date", "time zone", "Period"])
+@pytest.mark.parametrize("kind", ["date", "time zone", "Period", "datetime64"])
 def test_dates_as_labels_are_named_as_such(kind):
     with pytest.raises(TypeError, match=r"Expected labels .* dates .* in y. Turn them to text"):
         HFLClassifier().fit(X, pd.Series(TIMES[kind][:2] * 6))

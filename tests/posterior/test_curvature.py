@@ -95,3 +95,11 @@ def test_results_repeat(case):
     V = randn(curvature.n_weights, 2)
     first = curvature.product(V), curvature.gradient()
     assert_close((curvature.product(V), curvature.gradient()), first, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_spread_of_no_direction_is_zero(name):
+    lp = problem(name).log_posterior
+    curvature = GaussNewton(lp, problem(name).weights())
+    expected = torch.zeros(len(lp.X), lp.network.n_outputs, dtype=torch.float64)
+    assert_close(curvature.spread(torch.zeros(lp.n_weights, 0, dtype=torch.float64)), expected)

@@ -46,6 +46,7 @@ class Drawn(nn.Module):
         self.last = nn.Linear(4, k)
         for parameter, stays in zip(self.parameters(), frozen, strict=False):
             parameter.requires_grad_(not stays)
+        self.last.bias.requires_grad_(True)  # a module that is all frozen is refused
 
     def forward(self, x):
         x = self.first(x).tanh()
