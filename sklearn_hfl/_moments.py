@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, is_classifier
 from sklearn.utils import check_array
 
 from sklearn_hfl._columns import numbers_expected
@@ -41,8 +42,16 @@ def predict_moments(estimator: Any, X: Any) -> tuple[Any, Any]:
     Raises
     ------
     TypeError
-        If it does not know ``return_std``, or returns something other than a pair.
+        If it is a classifier, does not know ``return_std``, or returns something other than
+        a pair.
     """
+    # Of what does not inherit scikit-learn's tags nothing is known.
+    if isinstance(estimator, BaseEstimator) and is_classifier(estimator):
+        raise TypeError(
+            f"Expected a regressor, whose predict(X, return_std=True) returns (mean, std), but "
+            f"{type(estimator).__name__} is a classifier, which returns labels. Score it with "
+            "scikit-learn's scoring='neg_log_loss' or 'neg_brier_score'."
+        )
     expected = (
         f"Expected an estimator whose predict(X, return_std=True) returns (mean, std), but "
         f"{type(estimator).__name__}"

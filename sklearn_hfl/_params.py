@@ -193,13 +193,19 @@ def random_state() -> Rule:
 
 
 def factory() -> Rule:
-    """Allow None and callables.
+    """Allow None and callables, but no modules: their classes are factories, they are not.
 
     Returns
     -------
     Rule
     """
-    return any_of(none(), Rule("a callable", callable))
+    expected = "a callable (n_features, n_outputs) -> torch.nn.Module (from_torch takes modules)"
+    return any_of(none(), Rule(expected, _makes_modules))
+
+
+def _makes_modules(value: Any) -> bool:
+    is_module = hasattr(value, "named_parameters") and not isinstance(value, type)
+    return callable(value) and not is_module
 
 
 def any_of(*rules: Rule) -> Rule:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
+import torch
 from numpy.testing import assert_array_equal
 from sklearn.exceptions import NotFittedError
 from torch import nn
@@ -35,7 +36,7 @@ BAD_PARAMETERS = [
     *[("hidden_layer_sizes", v, r"integers? ≥ 1") for v in (0, -1, 2.0, True, "50", None)],
     *[("hidden_layer_sizes", v, r"integers? ≥ 1") for v in ((5, 0), (2.5,), [[5]], ("a",), {5})],
     *[("activation", v, r"one of 'tanh', 'relu'") for v in ("Tanh", "linear", None, np.tanh)],
-    *[("module", v, r"None or a callable") for v in ("mlp", 3)],
+    *[("module", v, r"None or a callable") for v in ("mlp", 3, torch.nn.Linear(3, 1))],
     *[("likelihood", v, r"'gaussian'") for v in ("normal", None)],
     *[
         ("prior_precision", v, rf"'evidence' or {NUMBER}")

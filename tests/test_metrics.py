@@ -22,7 +22,7 @@ from sklearn.model_selection import GridSearchCV, KFold, cross_val_score, cross_
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_hfl import HFLRegressor, metrics
+from sklearn_hfl import HFLClassifier, HFLRegressor, metrics
 from sklearn_hfl.metrics import (
     CoverageScorer,
     IntervalScorer,
@@ -342,3 +342,11 @@ def test_a_pipeline_has_to_request_return_std():
         regressor.set_predict_request(return_std=True)
         score = nlpd_scorer(pipeline, X, Y)
     assert score == nlpd_scorer(pipeline, X, Y)
+
+
+@pytest.mark.parametrize("wrapped", [lambda m: m, make_pipeline])
+def test_a_classifier_is_refused_whose_labels_are_no_means(wrapped):
+    X = np.random.default_rng(0).standard_normal((30, 2))
+    model = wrapped(HFLClassifier(hidden_layer_sizes=(), random_state=0)).fit(X, X[:, 0] > 0)
+    with pytest.raises(TypeError, match=r"is a classifier.*neg_log_loss"):
+        nlpd_scorer(model, X, X[:, 0] > 0)
