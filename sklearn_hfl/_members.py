@@ -26,8 +26,9 @@ from sklearn_hfl.uncertainty.covariance import block_covariance, covariance
 from sklearn_hfl.uncertainty.diagnostics import Diagnostics, diagnose
 from sklearn_hfl.uncertainty.moderation import LogitPosterior
 from sklearn_hfl.uncertainty.posterior_mean import posterior_mean_shift
-from sklearn_hfl.uncertainty.precisions import EvidenceOptions, maximize_evidence
+from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 from sklearn_hfl.uncertainty.profile import ProfileInterval, profile_interval
+from sklearn_hfl.uncertainty.search import maximize_evidence
 from sklearn_hfl.uncertainty.variance import Variance, variance
 
 __all__ = [
@@ -119,7 +120,7 @@ def fit_member(
     route: Route,
     verbose: bool,
 ) -> Member:
-    """Train one MAP: precisions by evidence first, then the weights at those precisions."""
+    """Train one MAP, at precisions that are learned from the evidence or given."""
     start = float(log_posterior.value(weights[None])[0])
     if not np.isfinite(start):
         raise ValueError(
@@ -135,11 +136,8 @@ def fit_member(
                 log_posterior, weights, trainer, options, generator, callback
             )
             curve += steps
-        left = trainer.max_iter - (len(curve) - 1)
-        if left > 0:
-            trajectory = replace(trainer, max_iter=left).train(
-                log_posterior, weights, generator, callback
-            )
+        else:
+            trajectory = trainer.train(log_posterior, weights, generator, callback)
             weights = trajectory.weights
             curve += trajectory.curve[1:]
     # Beyond the basis the variance of a query is known to a factor of 1 + ε. The middle is

@@ -10,6 +10,7 @@ from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.perturbed_optima import linear_response
 from sklearn_hfl.optim.subspace import stationary_radius
 from sklearn_hfl.uncertainty.evidence import effective_parameters, log_evidence
+from sklearn_hfl.uncertainty.leave_one_out import leave_one_out
 
 __all__ = ["Diagnostics", "diagnose"]
 
@@ -32,6 +33,17 @@ class Diagnostics:
         Laplace's log marginal likelihood in nats, of standardised targets.
     rank : int
         Directions kept in the subspace.
+    n_residuals : float
+        Numbers that the data consist of: rows, by their weights, times targets. As γ comes near
+        it, little is left to tell the noise by.
+    log_density : float
+        Mean log density of the training rows at the MAP, in nats; targets are standardised.
+    log_density_left_out : float
+        The same of each row at the MAP of the others, by one Newton step from the leverages.
+        Far below ``log_density``: the rows are over-fitted.
+    worse_than_guessing : bool
+        Whether a row is foretold worse by the others than without its features, by more than
+        three standard errors.
     """
 
     loss: float
@@ -40,6 +52,10 @@ class Diagnostics:
     n_effective_parameters: float
     log_evidence: float
     rank: int
+    n_residuals: float
+    log_density: float
+    log_density_left_out: float
+    worse_than_guessing: bool
 
     @property
     def stationary(self) -> bool:  # numpydoc ignore=RT01
@@ -48,7 +64,7 @@ class Diagnostics:
 
 
 def diagnose(estimate: MapEstimate) -> Diagnostics:
-    """Measure a MAP estimate, with one pass over the data.
+    """Measure a MAP estimate, with a few passes over the data.
 
     Parameters
     ----------
@@ -63,6 +79,7 @@ def diagnose(estimate: MapEstimate) -> Diagnostics:
     whitened = estimate.scale * gradient[0]
     # A tenth is enough for a yardstick.
     response = linear_response(estimate, whitened[:, None], rtol=0.1)
+    rows = leave_one_out(estimate)
     return Diagnostics(
         loss=float(value[0]),
         grad_norm=float(torch.linalg.vector_norm(gradient[0])),
@@ -70,4 +87,8 @@ def diagnose(estimate: MapEstimate) -> Diagnostics:
         n_effective_parameters=float(effective_parameters(estimate.subspace).sum()),
         log_evidence=log_evidence(estimate.log_posterior, estimate.weights, estimate.subspace),
         rank=estimate.subspace.rank,
+        n_residuals=float(rows.weight.sum()) * estimate.log_posterior.y.shape[1],
+        log_density=rows.mean(rows.fitted),
+        log_density_left_out=rows.mean(rows.foretold),
+        worse_than_guessing=rows.worse_than_guessing,
     )

@@ -55,7 +55,7 @@ def test_weights_that_are_no_optimum_are_not_stationary(estimate):
 def test_stationary_is_relative_to_the_radius_of_the_posterior(gamma, radius):
     limit = STATIONARY_SHARE * radius
     for decrement, expected in ((0.99 * limit, True), (1.01 * limit, False)):
-        facts = Diagnostics(0.0, 0.0, decrement, gamma, 0.0, 1)
+        facts = Diagnostics(0.0, 0.0, decrement, gamma, 0.0, 1, 1.0, 0.0, 0.0, False)
         assert facts.stationary is expected
 
 

@@ -7,11 +7,12 @@ from sklearn.preprocessing import scale
 from torch.testing import assert_close
 
 from sklearn_hfl.optim.training import Trainer
-from sklearn_hfl.posterior.initialization import initial_weights
+from sklearn_hfl.posterior.initialization import initial_weights, scaled_precision
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP
 from sklearn_hfl.posterior.prior import GaussianPrior
+from sklearn_hfl.uncertainty.alternation import Alternation, Fit
 from sklearn_hfl.uncertainty.exact import dense_ggn
 from sklearn_hfl.uncertainty.hyperprior import Hyperprior
 from sklearn_hfl.uncertainty.noise import (
@@ -20,12 +21,8 @@ from sklearn_hfl.uncertainty.noise import (
     freed_noise,
     squared_residuals,
 )
-from sklearn_hfl.uncertainty.precisions import (
-    EvidenceOptions,
-    _alternate,
-    evidence_at,
-    maximize_evidence,
-)
+from sklearn_hfl.uncertainty.precisions import EvidenceOptions, evidence_at
+from sklearn_hfl.uncertainty.search import maximize_evidence
 from tests import reference
 from tests.cases import F64, LINEAR, generator, map_estimate, problem, randn
 
@@ -52,21 +49,17 @@ def test_precisions_of_a_linear_network_are_a_fixed_point(name):
 def test_a_round_knows_the_marginal_density_wherever_its_weights_are(name):
     case, options = problem(name), EvidenceOptions(True, True)
     lp = case.log_posterior
-    found = _alternate(
-        lp,
-        case.weights(),
-        replace(TRAINER, max_iter=1),
-        options,
-        1,
-        generator(0),
-        lambda loss: None,
+    alternation = Alternation(
+        replace(TRAINER, max_iter=1), options, generator(0), lambda loss: None
     )
+    found = alternation.rounds(Fit(lp, case.weights()), 1)
     gamma = reference.effective_parameters(lp, dense_ggn(lp, found.weights))
     beta = lp.likelihood.noise_precision
     expected = reference.BayesianLinearRegression(lp).log_evidence
+    assert found.log_evidence == pytest.approx(expected, rel=1e-6)
     expected += Hyperprior.at(lp, found.weights, gamma).log_density(lp.prior.group_precision)
     expected += 0.5 * (beta.log() - PSEUDO_RESIDUAL**2 * beta).sum().item()
-    assert found.log_evidence == pytest.approx(expected, rel=1e-6)
+    assert found.score == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["linear", "linear, weighted"])
@@ -218,7 +211,7 @@ def test_the_level_of_the_noise_stays_while_log_noise_varies(monkeypatch):
         levels.append(freed.likelihood.noise_precision)
         return freed
 
-    monkeypatch.setattr("sklearn_hfl.uncertainty.precisions.freed_noise", recorded)
+    monkeypatch.setattr("sklearn_hfl.uncertainty.search.freed_noise", recorded)
     lp, _, _ = maximize_noisy(n_rows=20, slope=1.0, max_iter=120)
     assert_close(lp.likelihood.noise_precision, *levels, rtol=0, atol=0)
 
@@ -240,17 +233,11 @@ def test_rows_that_are_interpolated_keep_the_share_of_the_hyperprior():
 @pytest.mark.parametrize("name", ["linear", "one layer", "two layers"])
 def test_targets_without_structure_give_a_constant(name):
     case = problem(name)
-    lp = replace(case.log_posterior, y=torch.ones_like(case.log_posterior.y))
+    start = replace(case.log_posterior, y=torch.ones_like(case.log_posterior.y))
     options = EvidenceOptions(prior=True, noise=True)
-    lp, weights, curve = maximize_evidence(lp, case.weights(), TRAINER, options, generator(0))
+    lp, weights, curve = maximize_evidence(start, case.weights(), TRAINER, options, generator(0))
     shorter = replace(TRAINER, max_iter=len(curve) - 2)
-    _, _, cut = maximize_evidence(
-        replace(lp, prior=case.log_posterior.prior, likelihood=case.log_posterior.likelihood),
-        case.weights(),
-        shorter,
-        options,
-        generator(0),
-    )
+    _, _, cut = maximize_evidence(start, case.weights(), shorter, options, generator(0))
     assert len(cut) == len(curve) - 2
     outputs = lp.network.forward(weights[None], case.queries)[0]
     assert_close(outputs, torch.ones_like(outputs), rtol=0, atol=0.05)
@@ -270,12 +257,19 @@ def test_rounds_that_lower_the_evidence_are_taken_back(monkeypatch):
         torch.ones(200, dtype=F64),
     )
     start = initial_weights(network, generator(0))
-    options = EvidenceOptions(True, True, starts=((1.0, 0.3),))
+    options = EvidenceOptions(True, True)
 
     def evidence():
-        found, weights, _ = maximize_evidence(lp, start, TRAINER, options, generator(0))
-        return reference.log_evidence(found, weights, dense_ggn(found, weights))
+        alternation = Alternation(TRAINER, options, generator(0), lambda loss: None)
+        wide = lp.prior.with_precision(scaled_precision(network, 1.0).to(F64))
+        begun = replace(
+            lp, prior=wide, likelihood=GaussianLikelihood(torch.full((1,), 10.0, dtype=F64))
+        )
+        found = alternation.at_map(alternation.rounds(Fit(begun, start), 40))
+        return reference.log_evidence(
+            found.log_posterior, found.weights, dense_ggn(found.log_posterior, found.weights)
+        )
 
     kept = evidence()
-    monkeypatch.setattr("sklearn_hfl.uncertainty.precisions.EVIDENCE_TOL", torch.inf)
+    monkeypatch.setattr("sklearn_hfl.uncertainty.alternation.EVIDENCE_TOL", torch.inf)
     assert kept > evidence() + 10

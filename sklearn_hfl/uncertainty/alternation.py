@@ -1,0 +1,265 @@
+"""Alternation: rounds of training and of updates of the precisions, and what they end at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+
+from sklearn_hfl.optim.krylov import krylov_subspace
+from sklearn_hfl.optim.solution import Callback
+from sklearn_hfl.optim.subspace import Subspace
+from sklearn_hfl.optim.training import Trainer
+from sklearn_hfl.posterior.curvature import GaussNewton
+from sklearn_hfl.posterior.likelihood import GaussianLikelihood
+from sklearn_hfl.posterior.log_posterior import LogPosterior
+from sklearn_hfl.uncertainty.evidence import effective_parameters, log_evidence
+from sklearn_hfl.uncertainty.noise import mean_variance
+from sklearn_hfl.uncertainty.precisions import (
+    EvidenceOptions,
+    log_hyperprior,
+    relative_change,
+    updated,
+)
+
+__all__ = ["EVIDENCE_TOL", "Alternation", "Fit"]
+
+STEPS_PER_ROUND = 10
+# The updates climb the evidence of a linear network, and may descend that of another one, whose
+# curvature grows with its weights: noise shrinks, weights grow, and the data are over-fitted.
+# Rounds end when so many brought less than an earlier one (docs/design/evidence.md).
+PATIENCE = 3
+# Share of the step, in log precision, from the best round's noise to that of the residuals at
+# the MAP: without it intervals near the data are too wide, with all of it those in gaps too
+# narrow (docs/design/evidence.md).
+RENEWAL = 0.5
+# Nats that do not count: the trace of the subspace leaves as much open.
+EVIDENCE_TOL = 0.1
+# A round need not end closer to its MAP than this. At a saddle (all units at zero under a
+# strong prior) more would leave only rounding to say which way the next round escapes.
+ROUND_DECREMENT = 1e-3
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Precisions, and weights trained under them.
+
+    Attributes
+    ----------
+    log_posterior : LogPosterior
+        The precisions.
+    weights : Tensor of shape (P,)
+        On the way to their MAP, or there.
+    curve : tuple of float
+        Losses of the training steps that led there.
+    log_evidence : float
+        Of the Gaussian at the weights, or of the one whose mode they are on the way to.
+    score : float
+        The same with the log density of the hyperpriors, in which precisions are compared.
+    ended : bool
+        Whether more rounds would bring nothing.
+    """
+
+    log_posterior: LogPosterior
+    weights: Tensor
+    curve: tuple[float, ...] = ()
+    log_evidence: float = -torch.inf
+    score: float = -torch.inf
+    ended: bool = False
+
+
+@dataclass(frozen=True)
+class _Gaussian:
+    """The posterior at weights, as far as the evidence needs it."""
+
+    curvature: GaussNewton
+    subspace: Subspace
+    gamma: Tensor
+    log_evidence: float
+    score: float
+
+    @classmethod
+    def at(
+        cls,
+        log_posterior: LogPosterior,
+        weights: Tensor,
+        options: EvidenceOptions,
+        generator: Generator,
+    ) -> _Gaussian:
+        curvature = GaussNewton(log_posterior, weights)
+        subspace = krylov_subspace(curvature, generator, trace_rtol=1e-2)
+        gradient = curvature.gradient()
+        # Of the Gaussian whose mode is not reached yet: its value there, not here.
+        ahead = 0.5 * float(gradient @ subspace.preconditioner()(gradient))
+        evidence = log_evidence(log_posterior, weights, subspace) + ahead
+        gamma = effective_parameters(subspace)
+        density = log_hyperprior(log_posterior, weights, gamma, options)
+        return cls(curvature, subspace, gamma, evidence, evidence + density)
+
+
+@dataclass
+class Alternation:
+    """Training and updates in turn, within one budget of steps.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Improves the weights; its ``max_iter`` bounds the steps in all.
+    options : EvidenceOptions
+        What to learn.
+    generator : torch.Generator
+        Source of randomness.
+    callback : callable
+        Called with the loss after each training step.
+    spent : int
+        Steps taken.
+    """
+
+    trainer: Trainer
+    options: EvidenceOptions
+    generator: Generator
+    callback: Callback
+    spent: int = 0
+
+    @property
+    def left(self) -> int:
+        """Steps that remain."""
+        return self.trainer.max_iter - self.spent
+
+    def rounds(self, start: Fit, most: int, least: float = -torch.inf) -> Fit:
+        """Alternate training with MacKay's updates of the precisions.
+
+        α_g = γ_g / ‖θ_g‖² for each group g and β = (N − γ/K) / Σ w (y − f)² for each
+        of K outputs (MacKay, Neural Computation 4, 1992), at weights that each round
+        improves by a few steps only. The round with the largest score is kept.
+
+        Parameters
+        ----------
+        start : Fit
+            Where to begin.
+        most : int
+            Rounds.
+        least : float
+            Evidence that is known already. A search that would not reach it within
+            ``PATIENCE`` rounds at the pace of its last one ends.
+
+        Returns
+        -------
+        Fit
+            With the precisions under which its weights were trained, or, where the last round
+            was the best, those that came next.
+        """
+        log_posterior, weights, options = start.log_posterior, start.weights, self.options
+        curve = list(start.curve)
+        subspace: Subspace | None = None
+        best = replace(start, score=-torch.inf)
+        worse, ended, previous = 0, False, -torch.inf
+        for _ in range(most):
+            steps = min(STEPS_PER_ROUND, self.left)
+            if steps <= 0 or ended:
+                break
+            weights, losses = self._train(log_posterior, weights, steps, True, subspace)
+            curve += losses
+            now = _Gaussian.at(log_posterior, weights, options, self.generator)
+            subspace = now.subspace
+            spread_change = 0.0
+            if log_posterior.spread is not None:
+                spread = mean_variance(now.curvature, subspace)
+                spread_change = relative_change(log_posterior.spread.mean(0), spread.mean(0))
+                log_posterior = replace(log_posterior, spread=spread)
+            before = log_posterior
+            log_posterior, change = updated(log_posterior, weights, now.gamma, options)
+            fell = now.score < best.score - EVIDENCE_TOL
+            # Noise alone, or a variance that L averages over, ends with the weights.
+            worse = worse + 1 if fell and options.prior and log_posterior.spread is None else 0
+            if not worse:
+                score = max(now.score, best.score)
+                best = Fit(before, weights, (), now.log_evidence, score)
+            behind = now.log_evidence + PATIENCE * (now.log_evidence - previous) < least
+            previous = now.log_evidence
+            ended = max(change, spread_change) < options.rtol or worse == PATIENCE or behind
+        if not worse:  # no round looks at the last updates, which are nearer to a fixed point
+            best = replace(best, log_posterior=log_posterior)
+        return replace(best, curve=tuple(curve), ended=ended)
+
+    def at_map(self, fit: Fit, least: float = -torch.inf) -> Fit:
+        """Train to the MAP of the precisions found, with a noise that its residuals agree with.
+
+        Parameters
+        ----------
+        fit : Fit
+            The best round.
+        least : float
+            Evidence that is known already. While the MAP has less, the precisions are updated
+            there, for as long as that brings more.
+
+        Returns
+        -------
+        Fit
+            With the evidence at the MAP, whatever the round had promised.
+        """
+        found = self._mapped(self._noise_at_map(fit))
+        while found.log_evidence < least and self.left > 0:
+            gamma = self._gamma(found)
+            moved, change = updated(found.log_posterior, found.weights, gamma, self.options)
+            tried = self._mapped(replace(found, log_posterior=moved))
+            if change < self.options.rtol or tried.score < found.score + EVIDENCE_TOL:
+                return replace(found, curve=tried.curve)
+            found = tried
+        return found
+
+    def _gamma(self, fit: Fit) -> Tensor:
+        return _Gaussian.at(fit.log_posterior, fit.weights, self.options, self.generator).gamma
+
+    def _mapped(self, fit: Fit) -> Fit:
+        weights, losses = fit.weights, tuple[float, ...]()
+        if self.left > 0:
+            weights, losses = self._train(fit.log_posterior, weights, self.left)
+        now = _Gaussian.at(fit.log_posterior, weights, self.options, self.generator)
+        return replace(
+            fit,
+            weights=weights,
+            curve=fit.curve + losses,
+            log_evidence=now.log_evidence,
+            score=now.score,
+        )
+
+    def _noise_at_map(self, fit: Fit) -> Fit:
+        """Move the noise towards that of the residuals at the MAP of the precisions found.
+
+        The best round saw residuals of weights on their way, which are larger than those of the
+        MAP: its noise made intervals too wide.
+        """
+        likelihood = fit.log_posterior.likelihood
+        options = self.options
+        # Where the prior is fixed the rounds end at a noise that the MAP's residuals agree with.
+        if not (options.prior and options.noise and isinstance(likelihood, GaussianLikelihood)):
+            return fit
+        if self.left <= 0:
+            return fit
+        weights, losses = self._train(fit.log_posterior, fit.weights, self.left, True)
+        fit = replace(fit, weights=weights, curve=fit.curve + losses)
+        noise_alone = replace(options, prior=False)
+        renewed, _ = updated(fit.log_posterior, weights, self._gamma(fit), noise_alone)
+        assert isinstance(renewed.likelihood, GaussianLikelihood)
+        before, after = likelihood.noise_precision, renewed.likelihood.noise_precision
+        beta = before * (after / before) ** RENEWAL
+        log_posterior = replace(fit.log_posterior, likelihood=likelihood.with_precision(beta))
+        return replace(fit, log_posterior=log_posterior)
+
+    def _train(
+        self,
+        log_posterior: LogPosterior,
+        weights: Tensor,
+        steps: int,
+        rough: bool = False,
+        preconditioner: Subspace | None = None,
+    ) -> tuple[Tensor, tuple[float, ...]]:
+        tol = max(self.trainer.decrement_tol, ROUND_DECREMENT if rough else 0.0)
+        trainer = replace(self.trainer, max_iter=steps, decrement_tol=tol)
+        trajectory = trainer.train(
+            log_posterior, weights, self.generator, self.callback, preconditioner
+        )
+        self.spent += trajectory.n_iter
+        return trajectory.weights, trajectory.curve[1:]
