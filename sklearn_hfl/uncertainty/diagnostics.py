@@ -42,8 +42,8 @@ class Diagnostics:
         The same of each row at the MAP of the others, by one Newton step from the leverages.
         Far below ``log_density``: the rows are over-fitted.
     worse_than_guessing : bool
-        Whether a row is foretold worse by the others than without its features, by more than
-        three standard errors.
+        Whether the other rows predict a row worse than no features would, by more than three
+        standard errors.
     """
 
     loss: float
@@ -89,6 +89,6 @@ def diagnose(estimate: MapEstimate) -> Diagnostics:
         rank=estimate.subspace.rank,
         n_residuals=float(rows.weight.sum()) * estimate.log_posterior.y.shape[1],
         log_density=rows.mean(rows.fitted),
-        log_density_left_out=rows.mean(rows.foretold),
+        log_density_left_out=rows.mean(rows.left_out),
         worse_than_guessing=rows.worse_than_guessing,
     )

@@ -1,4 +1,4 @@
-"""Leave-one-out: how well each row is foretold by the others, without another fit."""
+"""Leave-one-out: how well the other rows predict each row, without another fit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LeaveOneOut:
         Rows that each row counts as.
     fitted : Tensor of shape (N,)
         At the MAP, which has seen the row.
-    foretold : Tensor of shape (N,)
+    left_out : Tensor of shape (N,)
         At the MAP of the other rows.
     guessed : Tensor of shape (N,)
         Without the features: by class frequencies, or by mean and standard deviation of y.
@@ -36,7 +36,7 @@ class LeaveOneOut:
 
     weight: Tensor
     fitted: Tensor
-    foretold: Tensor
+    left_out: Tensor
     guessed: Tensor
 
     def mean(self, values: Tensor) -> float:
@@ -45,8 +45,8 @@ class LeaveOneOut:
 
     @property
     def worse_than_guessing(self) -> bool:  # numpydoc ignore=RT01
-        """Whether the other rows foretell a row worse than a guess, beyond chance."""
-        gain = self.foretold - self.guessed
+        """Whether the other rows predict a row worse than a guess does, beyond chance."""
+        gain = self.left_out - self.guessed
         mean, total = self.mean(gain), float(self.weight.sum())
         error = (self.mean((gain - mean).square()) / total) ** 0.5
         return mean + SURE * error < 0
@@ -83,19 +83,19 @@ def leave_one_out(estimate: MapEstimate) -> LeaveOneOut:
         spread = without.diagonal(dim1=1, dim2=2)[:, : lp.y.shape[1]].clamp(min=0.0)
         link = likelihood.mean_link.value
         fitted = _normal(lp.y, link(outputs), likelihood.noise_variance(outputs))
-        foretold = _normal(lp.y, link(moved), likelihood.noise_variance(moved) + spread)
+        left_out = _normal(lp.y, link(moved), likelihood.noise_variance(moved) + spread)
         centre = weight @ lp.y / weight.sum()
         variance = weight @ (lp.y - centre).square() / weight.sum()
         guessed = _normal(lp.y, centre, torch.where(variance > 0, variance, 1.0))
     else:
         frequency = weight @ lp.y / weight.sum()
         guess = frequency.log() if len(frequency) > 1 else frequency.logit()
-        fitted, foretold, guessed = (
+        fitted, left_out, guessed = (
             # Each row is a problem of its own, since the loss is a sum.
             -likelihood.loss(f[:, None], lp.y[:, None], torch.ones_like(weight)[:, None])
             for f in (outputs, moved, guess.expand_as(outputs))
         )
-    return LeaveOneOut(weight, fitted, foretold, guessed)
+    return LeaveOneOut(weight, fitted, left_out, guessed)
 
 
 def _normal(y: Tensor, mean: Tensor, variance: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def fitted(lp, start):
 
 
 @pytest.mark.parametrize("name", LINEAR)
-def test_rows_of_a_linear_network_are_foretold_as_by_fits_without_them(name):
+def test_a_linear_network_predicts_a_row_as_the_fit_without_it(name):
     estimate = map_estimate(name)
     lp = estimate.log_posterior
     expected = []
@@ -38,14 +38,14 @@ def test_rows_of_a_linear_network_are_foretold_as_by_fits_without_them(name):
         variance = exact.variance(x) + 1 / lp.likelihood.noise_precision
         expected.append(Normal(mean, variance.sqrt()).log_prob(lp.y[row]).sum())
     rows = leave_one_out(estimate)
-    assert_close(rows.foretold, torch.stack(expected), rtol=1e-6, atol=1e-6)
+    assert_close(rows.left_out, torch.stack(expected), rtol=1e-6, atol=1e-6)
     outputs = lp.network.forward(estimate.weights[None], lp.X)[0]
     at_map = reference.log_density(lp.likelihood, outputs, lp.y).sum(-1)
     assert_close(rows.fitted, at_map, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_rows_of_classes_are_foretold_nearly_as_by_fits_without_them(n_classes):
+def test_classes_are_predicted_nearly_as_by_the_fit_without_the_row(n_classes):
     X = randn(60, 3)
     index = (2 * X @ randn(3, n_classes, seed=1) + randn(60, n_classes, seed=2)).argmax(1)
     y = torch.nn.functional.one_hot(index).to(F64)
@@ -64,7 +64,7 @@ def test_rows_of_classes_are_foretold_nearly_as_by_fits_without_them(n_classes):
     expected = torch.stack(expected)
     # One Newton step is off by the second order of what a row moves.
     moved = (expected - rows.fitted).abs()
-    assert ((rows.foretold - expected).abs() <= 0.25 * moved + 1e-6).all()
+    assert ((rows.left_out - expected).abs() <= 0.25 * moved + 1e-6).all()
     frequency = torch.bincount(index).to(F64) / len(index)
     assert_close(rows.guessed, frequency.log()[index])
 
