@@ -12,7 +12,7 @@ from sklearn_hfl.optim.solution import Callback
 from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.curvature import GaussNewton
-from sklearn_hfl.posterior.likelihood import GaussianLikelihood
+from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.uncertainty.evidence import effective_parameters, log_evidence
 from sklearn_hfl.uncertainty.noise import mean_variance
@@ -59,6 +59,8 @@ class Fit:
         The same with the log density of the hyperpriors, in which precisions are compared.
     ended : bool
         Whether more rounds would bring nothing.
+    path : tuple of Fit
+        The rounds before.
     """
 
     log_posterior: LogPosterior
@@ -67,6 +69,7 @@ class Fit:
     log_evidence: float = -torch.inf
     score: float = -torch.inf
     ended: bool = False
+    path: tuple[Fit, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,7 @@ class Alternation:
         curve = list(start.curve)
         subspace: Subspace | None = None
         best = replace(start, score=-torch.inf)
+        path = start.path
         worse, ended, previous = 0, False, -torch.inf
         for _ in range(most):
             steps = min(STEPS_PER_ROUND, self.left)
@@ -175,7 +179,8 @@ class Alternation:
             worse = worse + 1 if fell and options.prior and log_posterior.spread is None else 0
             if not worse:
                 score = max(now.score, best.score)
-                best = Fit(before, weights, (), now.log_evidence, score)
+                best = Fit(before, weights, (), now.log_evidence, score, path=path)
+            path += (Fit(before, weights, (), now.log_evidence, now.score),)
             behind = now.log_evidence + PATIENCE * (now.log_evidence - previous) < least
             previous = now.log_evidence
             ended = max(change, spread_change) < options.rtol or worse == PATIENCE or behind
@@ -191,8 +196,8 @@ class Alternation:
         fit : Fit
             The best round.
         least : float
-            Evidence that is known already. While the MAP has less, the precisions are updated
-            there, for as long as that brings more.
+            Evidence that is known already. Where the MAP has less, the rounds before are
+            gone back, from MAP to MAP, for as long as that brings more.
 
         Returns
         -------
@@ -200,14 +205,19 @@ class Alternation:
             With the evidence at the MAP, whatever the round had promised.
         """
         found = self._mapped(self._noise_at_map(fit))
-        while found.log_evidence < least and self.left > 0:
-            gamma = self._gamma(found)
-            moved, change = updated(found.log_posterior, found.weights, gamma, self.options)
-            tried = self._mapped(replace(found, log_posterior=moved))
-            if change < self.options.rtol or tried.score < found.score + EVIDENCE_TOL:
-                return replace(found, curve=tried.curve)
-            found = tried
-        return found
+        if found.log_evidence >= least:
+            return found
+        curve = found.curve
+        for earlier in reversed(fit.path):
+            if earlier.log_evidence < least or self.left <= 0:
+                break
+            tried = self._mapped(replace(earlier, curve=curve, ended=True))
+            curve = tried.curve
+            if tried.log_evidence > found.log_evidence:
+                found = tried
+            elif found.log_evidence > least:
+                break
+        return replace(found, curve=curve)
 
     def _gamma(self, fit: Fit) -> Tensor:
         return _Gaussian.at(fit.log_posterior, fit.weights, self.options, self.generator).gamma
@@ -233,8 +243,12 @@ class Alternation:
         """
         likelihood = fit.log_posterior.likelihood
         options = self.options
-        # Where the prior is fixed the rounds end at a noise that the MAP's residuals agree with.
-        if not (options.prior and options.noise and isinstance(likelihood, GaussianLikelihood)):
+        # Where the prior is fixed the rounds end at a noise that the MAP's residuals agree with,
+        # and noise that will vary has yet to find its shape around the level.
+        level = isinstance(likelihood, HeteroscedasticLikelihood)
+        if level or not (options.prior and options.noise):
+            return fit
+        if not isinstance(likelihood, GaussianLikelihood):
             return fit
         if self.left <= 0:
             return fit

@@ -119,7 +119,7 @@ def _search(start: Fit, alternation: Alternation, least: float) -> Fit | None:
             continue
         if not fit.ended:
             fit = alternation.rounds(fit, MAX_ROUNDS - SCREENING_ROUNDS, reached)
-        fit = alternation.at_map(fit, reached)
+        fit = alternation.at_map(fit, least)
         if fit.log_evidence > reached or (best is None and least == -float("inf")):
             best = fit
     if best is None:
@@ -149,9 +149,8 @@ def _of_varying_noise(level: Fit, alternation: Alternation) -> Fit:
         return level
     alternation = replace(alternation, options=replace(options, noise=False))
     freed = freed_noise(level.log_posterior, level.weights, alternation.generator)
-    varying = alternation.rounds(replace(level, log_posterior=freed), MAX_ROUNDS)
-    varying = alternation.at_map(varying)
-    return max(level, varying, key=lambda fit: fit.log_evidence)
+    varying = replace(level, log_posterior=freed)
+    return alternation.at_map(alternation.rounds(varying, MAX_ROUNDS))
 
 
 def _started(start: Fit, strength: float, noise_std: float, options: EvidenceOptions) -> Fit:

@@ -87,18 +87,6 @@ def test_what_is_not_linear_keeps_its_network(likelihood, y):
     assert network > linear + 5
 
 
-@pytest.mark.parametrize("slope", [0.0, 1.0])
-def test_noise_that_varies_is_not_less_probable_than_one_that_does_not(slope):
-    y = LATENT[:, :1] + torch.exp(slope * X[:, :1]) * randn(80, 1, seed=5)
-    y = y / y.std()
-    _, constant = maximize(GaussianLikelihood(UNIT), y, (), 1)
-    found, varying = maximize(HeteroscedasticLikelihood(UNIT), y, (), 2, 1)
-    assert varying > constant - 0.1
-    if slope:
-        assert varying > constant + 5
-        assert not found.likelihood.constant
-
-
 def test_rounds_that_fall_behind_end():
     likelihood, y, *_ = LINEAR["gaussian"]
     lp = log_posterior(likelihood, y, MLP((6, 15, 1)))
