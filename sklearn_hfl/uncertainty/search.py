@@ -119,7 +119,11 @@ def _search(start: Fit, alternation: Alternation, least: float) -> Fit | None:
             continue
         if not fit.ended:
             fit = alternation.rounds(fit, MAX_ROUNDS - SCREENING_ROUNDS, reached)
-        fit = alternation.at_map(fit, least)
+        mapped = alternation.at_map(fit, least)
+        # Log noise is freed at the weights of the round, whose residuals are not yet fitted.
+        freed_later = isinstance(start.log_posterior.likelihood, HeteroscedasticLikelihood)
+        same = mapped.log_posterior is fit.log_posterior
+        fit = replace(mapped, weights=fit.weights) if freed_later and same else mapped
         if fit.log_evidence > reached or (best is None and least == -float("inf")):
             best = fit
     if best is None:
