@@ -267,13 +267,14 @@ class HFLBase(BaseEstimator):
                 "will be reported, and the evidence is less exact. Try fewer hidden units, "
                 "dtype='float32', or a larger sklearn_hfl.posterior.log_posterior.MEMORY_LIMIT."
             )
-        if facts.worse_than_guessing:
+        # Noise that was given says how closely rows are to be fitted; diagnostics_ has the numbers.
+        if facts.worse_than_guessing and isinstance(getattr(self, "noise_std", "evidence"), str):
             warn(
                 f"Over-fitted: left out one at a time, the training rows have a mean log density "
                 f"of {facts.log_density_left_out:.3g}, but {facts.log_density:.3g} where they are "
                 "fitted, and more without any features. Predictions for new rows are not to be "
                 "trusted. Try prior_precision='evidence' or a larger number, fewer features or "
-                "hidden units, hidden_layer_sizes=(), or a larger noise_std where that is given."
+                "hidden units, or hidden_layer_sizes=()."
             )
         if not self.converged_:
             worst = max(m.diagnostics.decrement for m in members)
