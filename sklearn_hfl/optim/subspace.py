@@ -274,7 +274,7 @@ def _cholesky(matrix: Tensor, size: float) -> Tensor:
     in each standard deviation then says that no digit is certain.
     """
     factor, info = torch.linalg.cholesky_ex(matrix)
-    jitter = torch.finfo(matrix.dtype).eps * size
+    jitter = torch.finfo(matrix.dtype).eps * max(size, 1.0)
     while int(info) and jitter < torch.inf:
         factor, info = torch.linalg.cholesky_ex(matrix + jitter * torch.eye(len(matrix)).to(matrix))
         jitter *= 10

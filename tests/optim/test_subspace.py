@@ -217,3 +217,10 @@ def test_unseen_does_not_depend_on_the_blocks_that_it_is_made_in(monkeypatch):
     monkeypatch.setattr(Tensor, "split", lambda *args: seen.append(args[1]) or split(*args))
     assert_close(subspace.unseen(), whole)
     assert max(seen) * subspace.rank <= 100
+
+
+def test_a_product_that_underflows_ends_with_a_finite_factor():
+    """A ⪰ I in exact arithmetic, but numbers of 1e-200 beside 1e200 can leave nothing of it."""
+    empty = Subspace.empty(torch.zeros(4, dtype=torch.float64))
+    subspace = empty.extended(randn(4, 2), torch.zeros_like)
+    assert subspace.factor.isfinite().all()
