@@ -14,7 +14,6 @@ from sklearn_hfl._validation import check_finite
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.subspace import Galerkin
 from sklearn_hfl.posterior.functional import Prediction
-from sklearn_hfl.posterior.linearization import Linearization
 from sklearn_hfl.posterior.link import IDENTITY, Link
 from sklearn_hfl.uncertainty.covariance import covariance
 from sklearn_hfl.uncertainty.draws import n_normals, weight_draws
@@ -84,7 +83,7 @@ def _of_optima(
     optima = route.optima(estimate, functional)
     values, vectors = torch.linalg.eigh(covariance(functional, optima, route.rtol))
     deviations = (vectors * values.clamp(min=0.0).sqrt()) @ _normals(rng, n_draws, X, len(values))
-    mean = link.value(_outputs(member, network.linearize(estimate.weights, X)))
+    mean = link.value(member.mean_outputs(network.linearize(estimate.weights, X)))
     return mean[..., None] + deviations.unflatten(0, mean.shape), variance(optima, route.rtol)
 
 
@@ -104,7 +103,7 @@ def _of_weights(
         blocks = []
         for block in X.split(max(1, int(limit / (16 * of_row)))):
             linear = network.linearize(estimate.weights, block)
-            outputs = _outputs(member, linear)[:, None, :] + linear.forward(steps)
+            outputs = member.mean_outputs(linear)[:, None, :] + linear.forward(steps)
             blocks.append(link.value(outputs).mT)
         parts.append(torch.cat(blocks))
     return torch.cat(parts, dim=2), variances
@@ -121,13 +120,6 @@ def _refined(
         if isinstance(optima.linear.galerkin, Galerkin):
             estimate = replace(estimate, subspace=optima.linear.galerkin.subspace)
     return estimate, concatenated(variances)
-
-
-def _outputs(member: Member, linear: Linearization) -> Tensor:
-    """Outputs (Q, K) at the mean of the member's posterior."""
-    if member.shift is None:
-        return linear.outputs
-    return linear.outputs + linear.forward(member.shift[:, None])[:, 0]
 
 
 def _normals(rng: np.random.RandomState, n_draws: int, like: Tensor, width: int) -> Tensor:

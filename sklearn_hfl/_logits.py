@@ -81,10 +81,7 @@ def _logit_mean(member: Member, X: Tensor) -> Tensor:
     """Posterior mean (Q, K) of the centred logits at X (Q, D)."""
     estimate = member.estimate
     linear = estimate.log_posterior.network.linearize(estimate.weights, X)
-    mean = linear.outputs
-    if member.shift is not None:
-        mean = mean + linear.forward(member.shift[:, None])[:, 0]
-    return CENTRED.value(mean)
+    return CENTRED.value(member.mean_outputs(linear))
 
 
 def _logit_covariance(estimate: MapEstimate, X: Tensor, route: Route) -> tuple[Tensor, Variance]:

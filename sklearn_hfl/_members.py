@@ -20,6 +20,7 @@ from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.functional import Functional, Prediction
 from sklearn_hfl.posterior.likelihood import CategoricalLikelihood, GaussianLikelihood
+from sklearn_hfl.posterior.linearization import Linearization
 from sklearn_hfl.posterior.link import IDENTITY, Link
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.uncertainty.covariance import covariance
@@ -84,6 +85,12 @@ class Member:
     def n_outputs(self) -> int:
         """Outputs of the network."""
         return self.estimate.log_posterior.network.n_outputs
+
+    def mean_outputs(self, linear: Linearization) -> Tensor:
+        """Outputs (Q, K) at the posterior mean, which is not the MAP where there is a shift."""
+        if self.shift is None:
+            return linear.outputs
+        return linear.outputs + linear.forward(self.shift[:, None])[:, 0]
 
 
 @dataclass(frozen=True)
