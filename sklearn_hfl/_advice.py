@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sklearn_hfl._members import Member
 from sklearn_hfl.optim.krylov import most_directions
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.perturbed_optima import rounding_error
+from sklearn_hfl.uncertainty.diagnostics import Diagnostics
 
-__all__ = ["of_directions", "of_missed_rows", "of_training"]
+__all__ = ["of_fit", "of_missed_rows"]
 
 LIMIT = "a larger sklearn_hfl.posterior.log_posterior.MEMORY_LIMIT before fit"
 
@@ -21,7 +22,49 @@ def _one_of(*advice: str) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def of_training(model: Any, members: Sequence[Member]) -> str:
+def of_fit(model: Any, members: Sequence[Member], best: Member) -> Iterator[str]:
+    """What to know of a fit before its answers are trusted.
+
+    Parameters
+    ----------
+    model : estimator
+        Fitted.
+    members : sequence of Member
+        Its members.
+    best : Member
+        The one whose facts its attributes give.
+
+    Yields
+    ------
+    str
+        A few sentences on each shortcoming.
+    """
+    facts, lp = best.diagnostics, best.estimate.log_posterior
+    most, n_weights = most_directions(lp), len(best.estimate.weights)
+    if most < n_weights and any(m.diagnostics.rank >= most for m in members):
+        yield _of_directions(model, most, n_weights)
+    # A noise that is given says itself how closely rows are to be fitted.
+    learned = isinstance(getattr(model, "noise_std", "evidence"), str)
+    if facts.over_fitted and facts.stationary and learned:
+        yield _of_over_fitting(facts)
+    if not all(m.diagnostics.finished for m in members):
+        yield (
+            f"The search for a network ended after max_iter={model.max_iter} steps, and the linear "
+            "model that was found before is kept. Try a larger max_iter"
+            + (" or solver='newton-cg'." if model.solver != "newton-cg" else ".")
+        )
+    if not all(m.diagnostics.stationary for m in members):
+        worst = max(m.diagnostics.decrement for m in members)
+        # Only weights that were trained elsewhere are left as they came.
+        reached = f"reached after {model.n_iter_} steps" if model.n_iter_ else "given"
+        yield (
+            f"The MAP is not stationary: it lies about {worst:.3g} posterior standard deviations "
+            f"from the weights {reached} (‖∇L‖ = {facts.grad_norm:.3g}). Standard deviations are "
+            f"those of the Laplace approximation at these weights. {_of_training(model, members)}"
+        )
+
+
+def _of_training(model: Any, members: Sequence[Member]) -> str:
     """What to try where the MAP of some members is not stationary.
 
     Parameters
@@ -55,7 +98,7 @@ def of_training(model: Any, members: Sequence[Member]) -> str:
     )
 
 
-def of_directions(model: Any, most: int, n_weights: int) -> str:
+def _of_directions(model: Any, most: int, n_weights: int) -> str:
     """What a memory limit that ended the search for directions means.
 
     Parameters
@@ -76,6 +119,28 @@ def of_directions(model: Any, most: int, n_weights: int) -> str:
         f"The memory limit ended the search for directions that the data determine at {most} of "
         f"{n_weights}. Standard deviations whose bound is too wide will be reported, and the "
         f"evidence is less exact. Try {_smaller(model)}."
+    )
+
+
+def _of_over_fitting(facts: Diagnostics) -> str:
+    """What a fit means that predicts rows worse, left out, than no features would.
+
+    Parameters
+    ----------
+    facts : Diagnostics
+        Of the member.
+
+    Returns
+    -------
+    str
+        A few sentences.
+    """
+    return (
+        "Over-fitted: left out one at a time, the training rows have a mean log density of "
+        f"{facts.log_density_left_out:.3g}, but {facts.log_density:.3g} where they are fitted, and "
+        "more without any features. Predictions for new rows are not to be trusted. Try "
+        "prior_precision='evidence' or a larger number, fewer features or hidden units, or "
+        "hidden_layer_sizes=()."
     )
 
 

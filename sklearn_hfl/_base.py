@@ -17,7 +17,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 from torch import Tensor
 
-from sklearn_hfl._advice import of_directions, of_missed_rows, of_training
+from sklearn_hfl._advice import of_fit, of_missed_rows
 from sklearn_hfl._conformity import fingerprints
 from sklearn_hfl._members import (
     Member,
@@ -47,7 +47,6 @@ from sklearn_hfl._translation import Trained
 from sklearn_hfl._validation import Array, check_features, check_finite, to_tensor
 from sklearn_hfl.calibration.fingerprints import Fingerprints
 from sklearn_hfl.exceptions import warn
-from sklearn_hfl.optim.krylov import most_directions
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.initialization import initial_weights, scaled_precision
 from sklearn_hfl.posterior.likelihood import Likelihood
@@ -293,33 +292,20 @@ class HFLBase(BaseEstimator):
         self.n_iter_ = len(best.loss_curve) - 1
         self.loss_ = facts.loss
         self.loss_curve_ = list(best.loss_curve)
-        self.prior_precision_ = {
-            name: float(alpha)
-            for name, alpha in zip(prior.names, prior.group_precision, strict=True)
-        }
+        alphas = prior.group_precision.tolist()
+        self.prior_precision_ = dict(zip(prior.names, alphas, strict=True))
         self.n_effective_parameters_ = facts.n_effective_parameters
         self.log_marginal_likelihood_ = facts.log_evidence
         self.grad_norm_ = facts.grad_norm
-        self.converged_ = all(m.diagnostics.stationary for m in members)
+        self.converged_ = all(m.diagnostics.stationary and m.diagnostics.finished for m in members)
         self.diagnostics_ = {
             "n_weights": len(estimate.weights),
             "members": [
                 {**asdict(m.diagnostics), "n_iter": len(m.loss_curve) - 1} for m in members
             ],
         }
-        most = most_directions(estimate.log_posterior)
-        if most < len(estimate.weights) and any(m.diagnostics.rank >= most for m in members):
-            warn(of_directions(self, most, len(estimate.weights)))
-        if not self.converged_:
-            worst = max(m.diagnostics.decrement for m in members)
-            # Only weights that were trained elsewhere are left as they came.
-            reached = f"reached after {self.n_iter_} steps" if self.n_iter_ else "given"
-            warn(
-                f"The MAP is not stationary: it lies about {worst:.3g} posterior standard "
-                f"deviations from the weights {reached} (‖∇L‖ = {facts.grad_norm:.3g}). Standard "
-                "deviations are those of the Laplace approximation at these weights. "
-                f"{of_training(self, members)}"
-            )
+        for message in of_fit(self, members, best):
+            warn(message)
 
     # ---------------------------------------------------------------- copies
 

@@ -28,9 +28,10 @@ __all__ = ["HFLClassifier"]
 # weights follow. A hundredth of the fan-in allows logits of some tens
 # (benchmarks/classifier.py, docs/design/classifier.md).
 LEAST_PRIOR = 0.01
-# From a wide prior. From a strong one, labels that no linear boundary tells apart end in
-# a network without units: under 0.1 of the fan-in rings and moons are learned, from 1 not.
-STARTS = ((0.1, 1.0),)
+# From a wide prior, in multiples of the fan-in, and from stronger ones. From the first, labels that
+# no linear boundary tells apart are learned (moons, circles); from the others, noisy ones end at
+# more evidence. The evidence at the MAPs chooses (docs/design/reliable_fits.md).
+STARTS = ((0.1, 1.0), (1.0, 1.0), (10.0, 1.0))
 
 
 @named_as_public
@@ -46,7 +47,8 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
     Parameters
     ----------
     hidden_layer_sizes : int or sequence of int, default=(50,)
-        Widths of the hidden layers; () is logistic regression.
+        Widths of the hidden layers; () is logistic regression, which is also what a fit
+        returns where the prior is learned and no network that it finds has more evidence.
     activation : {"tanh", "relu", "silu", "gelu", "logistic", "identity"}, default="tanh"
         Activation of the hidden layers.
     module : callable, default=None
@@ -137,7 +139,8 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
         Maps X, standardised unless ``normalize_X`` is False, to logits; the member with the
         largest evidence, as in all attributes below.
     coefs_, intercepts_ : list of ndarray
-        Weights (n_in, n_out) and biases (n_out,) of each layer; not with ``module``.
+        Weights (n_in, n_out) and biases (n_out,) of each layer, of which there is one where
+        the linear model is more probable; not with ``module``.
     n_iter_ : int
         Training steps.
     loss_ : float
@@ -149,14 +152,16 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
     n_effective_parameters_ : float
         Number of weights that the data determine, γ.
     log_marginal_likelihood_ : float
-        Laplace's log evidence of the labels, in nats.
+        Laplace's log evidence of the labels, in nats, over all modes that are the same
+        function: hidden units can swap places.
     converged_ : bool
         Whether every member's MAP is stationary: closer to the optimum than a
         tenth of the posterior's radius.
     grad_norm_ : float
         Norm of the loss's gradient.
     diagnostics_ : dict
-        The numbers behind these, for each member.
+        The numbers behind these, for each member: among them the mean log density of the
+        training rows, fitted and left out one at a time.
     conformity_scores_ : ndarray of shape (n_calibration_rows,)
         Only after ``conformalize``: 1 − p(own class) of its rows, ascending.
 

@@ -27,8 +27,9 @@ from sklearn_hfl.uncertainty.covariance import covariance
 from sklearn_hfl.uncertainty.diagnostics import Diagnostics, diagnose
 from sklearn_hfl.uncertainty.moderation import Moderation
 from sklearn_hfl.uncertainty.posterior_mean import posterior_mean_shift
-from sklearn_hfl.uncertainty.precisions import EvidenceOptions, maximize_evidence
+from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 from sklearn_hfl.uncertainty.profile import ProfileInterval, profile_interval
+from sklearn_hfl.uncertainty.search import maximize_evidence
 from sklearn_hfl.uncertainty.variance import Variance, variance
 
 __all__ = [
@@ -136,7 +137,7 @@ def fit_member(
     route: Route,
     verbose: bool,
 ) -> Member:
-    """Train one MAP: precisions by evidence first, then the weights at those precisions."""
+    """Train one MAP, at precisions that are learned from the evidence or given."""
     start = float(log_posterior.value(weights[None])[0])
     if not np.isfinite(start):
         raise ValueError(
@@ -145,18 +146,16 @@ def fit_member(
             "normalize_X=True, and normalize_y=True of a regressor, rescale the data."
         )
     curve: tuple[float, ...] = (start,)
+    finished = True
     with tqdm(total=trainer.max_iter, desc="fit", unit="step", disable=not verbose) as bar:
         callback = _progress(bar)
         if options.prior or options.noise:
-            log_posterior, weights, steps = maximize_evidence(
+            log_posterior, weights, steps, finished = maximize_evidence(
                 log_posterior, weights, trainer, options, generator, callback
             )
             curve += steps
-        left = trainer.max_iter - (len(curve) - 1)
-        if left > 0:
-            trajectory = replace(trainer, max_iter=left).train(
-                log_posterior, weights, generator, callback
-            )
+        else:
+            trajectory = trainer.train(log_posterior, weights, generator, callback)
             weights = trajectory.weights
             curve += trajectory.curve[1:]
     classes = isinstance(log_posterior.likelihood, CategoricalLikelihood)
@@ -164,7 +163,7 @@ def fit_member(
     subspace = krylov_subspace(curvature, generator, beyond=_beyond(route, classes))
     estimate = MapEstimate(log_posterior, weights, subspace)
     shift = posterior_mean_shift(estimate, generator) if classes else None
-    facts = diagnose(estimate)
+    facts = replace(diagnose(estimate), finished=finished)
     if not route.needs_data:
         estimate = estimate.without_data(route.rtol)
     return Member(estimate, facts, curve, shift)

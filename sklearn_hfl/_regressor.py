@@ -44,7 +44,8 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
     Parameters
     ----------
     hidden_layer_sizes : int or sequence of int, default=(50,)
-        Widths of the hidden layers; () is linear regression.
+        Widths of the hidden layers; () is linear regression, which is also what a fit
+        returns where the prior is learned and no network that it finds has more evidence.
     activation : {"tanh", "relu", "silu", "gelu", "logistic", "identity"}, default="tanh"
         Activation of the hidden layers.
     module : callable, default=None
@@ -137,7 +138,8 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         attributes below. If heteroscedastic, the logs of noise std follow the means, each
         up to a constant.
     coefs_, intercepts_ : list of ndarray
-        Weights (n_in, n_out) and biases (n_out,) of each layer; not with ``module``.
+        Weights (n_in, n_out) and biases (n_out,) of each layer, of which there is one where
+        the linear model is more probable; not with ``module``.
     n_iter_ : int
         Training steps.
     loss_ : float
@@ -154,14 +156,16 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
     n_effective_parameters_ : float
         Number of weights that the data determine, γ.
     log_marginal_likelihood_ : float
-        Laplace's log evidence of the targets, standardised as for ``loss_``, in nats.
+        Laplace's log evidence of the targets, standardised as for ``loss_``, in nats, over all
+        modes that are the same function: hidden units can swap places.
     converged_ : bool
         Whether every member's MAP is stationary: closer to the optimum than a
         tenth of the posterior's radius.
     grad_norm_ : float
         Norm of the loss's gradient.
     diagnostics_ : dict
-        The numbers behind these, for each member.
+        The numbers behind these, for each member: among them the mean log density of the
+        training rows, fitted and left out one at a time.
     conformity_scores_ : ndarray of shape (n_calibration_rows,) or (n_calibration_rows, n_outputs)
         Only after ``conformalize``: ``|y − mean|`` / std of its rows, ascending in each
         column.

@@ -11,11 +11,13 @@ import torch
 from scipy.special import erf, expit
 from scipy.stats import multivariate_normal
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import Bernoulli, Normal, OneHotCategorical
 
 from sklearn_hfl.posterior.likelihood import (
+    CategoricalLikelihood,
     GaussianLikelihood,
     HeteroscedasticLikelihood,
+    Likelihood,
 )
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP
@@ -53,8 +55,13 @@ def negative_log_posterior(lp: LogPosterior, weights: Tensor) -> Tensor:
     return -(lp.sample_weight[:, None] * log_likelihood).sum() - log_prior.sum()
 
 
-def log_density(likelihood: GaussianLikelihood, outputs: Tensor, y: Tensor) -> Tensor:
+def log_density(likelihood: Likelihood, outputs: Tensor, y: Tensor) -> Tensor:
     """log p(y | f) of each row and target, by torch's distributions."""
+    if isinstance(likelihood, CategoricalLikelihood):
+        if outputs.shape[-1] == 1:
+            return Bernoulli(logits=outputs).log_prob(y)
+        return OneHotCategorical(logits=outputs).log_prob(y)[..., None]
+    assert isinstance(likelihood, GaussianLikelihood)
     std = likelihood.noise_precision.rsqrt()
     if not isinstance(likelihood, HeteroscedasticLikelihood):
         return Normal(outputs, std).log_prob(y)

@@ -35,6 +35,8 @@ def exact_std(x, y, queries):
     return np.sqrt((weight * p * p).sum((1, 2)) - mean**2)
 
 
+# Six rows of a given prior can be fitted better than they predict each other.
+@pytest.mark.filterwarnings("ignore:Over-fitted")
 @pytest.mark.parametrize(("n", "most"), LOGISTIC.items())
 def test_it_is_near_that_of_the_exact_posterior(n, most):
     errors, queries = [], np.linspace(-4, 4, 21)

@@ -297,7 +297,7 @@ def test_log_noise_has_prior_groups_of_its_own():
     assert list(fitted(name="linear").prior_precision_) == [
         "layer 0 feature 0",
         "layer 0 biases",
-        "layer 0 feature 0 of log noise",
+        "layer 0 weights of log noise",
         "layer 0 biases of log noise",
     ]
 

@@ -233,7 +233,8 @@ FAMILIES = {
     "heteroscedastic": (HFLRegressor, {"likelihood": "heteroscedastic"}, "Y"),
     "float32": (HFLRegressor, {"dtype": "float32", "likelihood": "heteroscedastic"}, "y"),
     "two classes": (HFLClassifier, {}, "two"),
-    "three classes": (HFLClassifier, {"n_estimators": 2}, "three"),
+    # A prior that is given, or few rows could leave the linear model, and more rows a network.
+    "three classes": (HFLClassifier, {"n_estimators": 2, "prior_precision": 1.0}, "three"),
 }
 # As many as training took steps, and as conformalize was given rows.
 OF_ANOTHER_LENGTH = {"loss_curve", "loss_curve_", "conformity_scores_"}

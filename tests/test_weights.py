@@ -76,7 +76,7 @@ def test_following_the_advice_gives_the_unweighted_fit():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = HFLRegressor(**SMALL).fit(X, Y, weight)
-    assert model.score(X, Y) > 0.5
+    assert model.score(X, Y) > 0.45  # that of least squares is 0.48
     assert model.score(X, Y) == pytest.approx(HFLRegressor(**SMALL).fit(X, Y).score(X, Y), rel=1e-6)
 
 

@@ -185,10 +185,10 @@ class MLP:
             # Noise needs less freedom than the mean: what leads to it alone is shrunk by itself.
             for i in (-2, -1):
                 n_own = self.n_noise * len(labels[i]) // self.n_outputs
-                shared, own = labels[i].split([len(labels[i]) - n_own, n_own])
-                groups, index = own.unique(return_inverse=True)
-                labels[i] = torch.cat([shared, len(names) + index])
-                names += [names[int(group)] + OF_NOISE for group in groups]
+                shared = labels[i][: len(labels[i]) - n_own]
+                labels[i] = torch.cat([shared, torch.full((n_own,), len(names))])
+                layer, kind = len(labels) // 2 - 1, ("weights", "biases")[i]
+                names.append(f"layer {layer} {kind}{OF_NOISE}")
         return torch.cat(labels), tuple(names)
 
     def to_module(self, weights: Tensor) -> nn.Sequential:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,12 @@ import torch
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.perturbed_optima import linear_response
 from sklearn_hfl.optim.subspace import stationary_radius
-from sklearn_hfl.uncertainty.evidence import effective_parameters, log_evidence
+from sklearn_hfl.uncertainty.evidence import (
+    effective_parameters,
+    log_evidence,
+    log_multiplicity,
+)
+from sklearn_hfl.uncertainty.leave_one_out import leave_one_out
 
 __all__ = ["Diagnostics", "diagnose"]
 
@@ -29,9 +35,25 @@ class Diagnostics:
     n_effective_parameters : float
         γ, the number of weights that the data determine.
     log_evidence : float
-        Laplace's log marginal likelihood in nats, of standardised targets.
+        Laplace's log marginal likelihood in nats, of standardised targets, over all modes that
+        are the same function.
     rank : int
         Directions kept in the subspace.
+    n_residuals : float
+        Numbers that the data consist of: rows, by their weights, times targets. As γ comes near
+        it, little is left to tell the noise by.
+    log_density : float
+        Mean log density of the training rows at the MAP, in nats; targets are standardised.
+    log_density_left_out : float
+        The same of each row at the MAP of the others, by one Newton step from the leverages.
+        Far below ``log_density``: the rows are over-fitted.
+    over_fitted : bool
+        Whether the other rows predict a row worse than no features would, by more than three
+        standard errors, although the fit itself is better.
+    log_multiplicity : float
+        Share of ``log_evidence`` that is owed to the number of modes that are the same function.
+    finished : bool
+        False where the linear model was kept because ``max_iter`` ended the network's search.
     """
 
     loss: float
@@ -40,6 +62,13 @@ class Diagnostics:
     n_effective_parameters: float
     log_evidence: float
     rank: int
+    # Files of earlier versions have none of these.
+    n_residuals: float = math.nan
+    log_density: float = math.nan
+    log_density_left_out: float = math.nan
+    over_fitted: bool = False
+    log_multiplicity: float = 0.0
+    finished: bool = True
 
     @property
     def stationary(self) -> bool:  # numpydoc ignore=RT01
@@ -48,7 +77,7 @@ class Diagnostics:
 
 
 def diagnose(estimate: MapEstimate) -> Diagnostics:
-    """Measure a MAP estimate, with one pass over the data.
+    """Measure a MAP estimate, with a few passes over the data.
 
     Parameters
     ----------
@@ -63,11 +92,20 @@ def diagnose(estimate: MapEstimate) -> Diagnostics:
     whitened = estimate.scale * gradient[0]
     # A tenth is enough for a yardstick.
     response = linear_response(estimate, whitened[:, None], rtol=0.1)
+    rows = leave_one_out(estimate)
+    gamma = effective_parameters(estimate.subspace)
+    multiplicity = log_multiplicity(estimate.log_posterior.network, gamma)
+    mode = log_evidence(estimate.log_posterior, estimate.weights, estimate.subspace)
     return Diagnostics(
         loss=float(value[0]),
         grad_norm=float(torch.linalg.vector_norm(gradient[0])),
         decrement=float(response.variance[0].sqrt()),
-        n_effective_parameters=float(effective_parameters(estimate.subspace).sum()),
-        log_evidence=log_evidence(estimate.log_posterior, estimate.weights, estimate.subspace),
+        n_effective_parameters=float(gamma.sum()),
+        log_evidence=mode + multiplicity,
         rank=estimate.subspace.rank,
+        n_residuals=rows.n_rows * estimate.log_posterior.y.shape[1],
+        log_density=rows.mean(rows.fitted),
+        log_density_left_out=rows.mean(rows.left_out),
+        over_fitted=rows.over_fitted,
+        log_multiplicity=multiplicity,
     )

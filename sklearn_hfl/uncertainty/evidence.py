@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -9,8 +10,12 @@ from torch import Tensor
 
 from sklearn_hfl.optim.subspace import MOST_NUMBERS, Subspace
 from sklearn_hfl.posterior.log_posterior import LogPosterior
+from sklearn_hfl.posterior.network import MLP, Network
 
-__all__ = ["effective_parameters", "log_evidence"]
+__all__ = ["effective_parameters", "log_evidence", "log_multiplicity"]
+
+# Activations whose units can change sign with the weights that leave them.
+ODD = ("tanh", "identity")
 
 
 def effective_parameters(subspace: Subspace) -> Tensor:
@@ -37,7 +42,7 @@ def effective_parameters(subspace: Subspace) -> Tensor:
 
 
 def log_evidence(log_posterior: LogPosterior, weights: Tensor, subspace: Subspace) -> float:
-    """Laplace's log p(y | X) = −L(θ̂) − ½ log det A, in nats; the constants of 2π cancel.
+    """Laplace's log p(y | X) of one mode, −L(θ̂) − ½ log det A, in nats; the 2π cancel.
 
     Parameters
     ----------
@@ -56,3 +61,34 @@ def log_evidence(log_posterior: LogPosterior, weights: Tensor, subspace: Subspac
     log_det = 2 * float(subspace.factor.diagonal().log().sum()) + subspace.missing
     likely = replace(log_posterior, spread=None)  # what L averages over is in A already
     return -float(likely.value(weights[None])[0]) - 0.5 * log_det
+
+
+def log_multiplicity(network: Network, gamma: Tensor) -> float:
+    """Log of how many modes are the same function: units swap places, and tanh its sign.
+
+    The evidence is a sum over modes, so that it is larger by this than the part of one (Bishop,
+    Neural Networks for Pattern Recognition, 1995, section 10.6). Units that the data do not
+    determine lie at zero, where swapping them leads to no other mode: of H units, h that are
+    determined have H! / (H − h)! places.
+
+    Parameters
+    ----------
+    network : Network
+        Only perceptrons have such modes.
+    gamma : Tensor of shape (P,)
+        Share of each weight that the data determine: the largest of those that leave a unit
+        says how far it is determined, and h is their sum.
+
+    Returns
+    -------
+    float
+    """
+    if not isinstance(network, MLP):
+        return 0.0
+    total = 0.0
+    signs = math.log(2) if network.activation in ODD else 0.0
+    for leaving in network.packing.unpack(gamma)[2::2]:
+        size, determined = leaving.shape[1], float(leaving.amax(0).clamp(max=1.0).sum())
+        total += determined * signs
+        total += math.lgamma(size + 1) - math.lgamma(size - determined + 1)
+    return total

@@ -209,8 +209,8 @@ def test_log_noise_has_groups_of_its_own_in_the_last_layer():
     )
     assert labels[9:].tolist() == [3] * 6 + [5] * 6 + [4] * 2 + [6] * 2
     labels, names = MLP((2, 2), n_noise=1).group_labels()
-    assert names[3:] == tuple(f"{name} of log noise" for name in names[:3])
-    assert labels.tolist() == [0, 1, 3, 4, 2, 5]
+    assert names[3:] == ("layer 0 weights of log noise", "layer 0 biases of log noise")
+    assert labels.tolist() == [0, 1, 3, 3, 2, 4]
 
 
 NOISY = pytest.param(MLP((2, 3, 4), n_noise=2), id="log noise")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
 import numpy as np
@@ -54,10 +54,17 @@ def refusal_allowed(model, *words):
 @contextmanager
 def overflow_allowed(model):
     """Answers of inputs that were not to be standardised may be refused where they overflow."""
+    with nullcontext() if model.normalize_X else refusal_of_overflow():
+        yield
+
+
+@contextmanager
+def refusal_of_overflow():
+    """Answers that overflow may be refused, and say so."""
     try:
         yield
     except ValueError as error:
-        if model.normalize_X or "not finite" not in str(error):
+        if "not finite" not in str(error):
             raise
 
 

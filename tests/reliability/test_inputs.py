@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from .contract import (
     fitted,
     overflow_allowed,
     refusal_allowed,
+    refusal_of_overflow,
 )
 from .data import CONTAINERS, FAULTS, SPARSE, inputs, parameters, queries, scales, seeds, targets
 
@@ -177,7 +179,10 @@ def test_queries_of_any_size_are_answered_or_refused(name, exponent, seed):
     model = ASKED[name]
     Q = 10.0**exponent * np.random.default_rng(seed).standard_normal((3, 3))
     check = check_classifier if name == "classifier" else check_regressor
-    check(model, Q)
+    # The variance of a linear function is a square, which may overflow.
+    large = exponent > 140 and len(model.coefs_) == 1
+    with refusal_of_overflow() if large else nullcontext():
+        check(model, Q)
 
 
 # ----------------------------------------------------------- a whole session

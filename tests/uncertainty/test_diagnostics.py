@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from sklearn_hfl.optim.subspace import STATIONARY_SHARE
-from sklearn_hfl.uncertainty.diagnostics import Diagnostics, diagnose
+from sklearn_hfl.uncertainty.diagnostics import diagnose
 from sklearn_hfl.uncertainty.evidence import effective_parameters, log_evidence
 from sklearn_hfl.uncertainty.exact import dense_ggn, exact_covariance
 from tests import reference
@@ -37,7 +39,8 @@ def test_the_rest_comes_from_the_subspace(estimate):
     facts, subspace = diagnose(estimate), estimate.subspace
     assert facts.rank == subspace.rank
     assert facts.n_effective_parameters == effective_parameters(subspace).sum().item()
-    assert facts.log_evidence == log_evidence(estimate.log_posterior, estimate.weights, subspace)
+    mode = log_evidence(estimate.log_posterior, estimate.weights, subspace)
+    assert facts.log_evidence == mode + facts.log_multiplicity
 
 
 @pytest.mark.parametrize("name", [*PROBLEMS, *TASKS])
@@ -55,7 +58,8 @@ def test_weights_that_are_no_optimum_are_not_stationary(estimate):
 def test_stationary_is_relative_to_the_radius_of_the_posterior(gamma, radius):
     limit = STATIONARY_SHARE * radius
     for decrement, expected in ((0.99 * limit, True), (1.01 * limit, False)):
-        facts = Diagnostics(0.0, 0.0, decrement, gamma, 0.0, 1)
+        facts = replace(diagnose(map_estimate("linear")), decrement=decrement)
+        facts = replace(facts, n_effective_parameters=gamma)
         assert facts.stationary is expected
 
 

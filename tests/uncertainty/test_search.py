@@ -1,0 +1,175 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sklearn_hfl.optim.training import Trainer
+from sklearn_hfl.posterior.initialization import initial_weights
+from sklearn_hfl.posterior.likelihood import (
+    CategoricalLikelihood,
+    GaussianLikelihood,
+    HeteroscedasticLikelihood,
+)
+from sklearn_hfl.posterior.log_posterior import LogPosterior
+from sklearn_hfl.posterior.network import MLP
+from sklearn_hfl.posterior.prior import GaussianPrior
+from sklearn_hfl.uncertainty.alternation import Alternation, Fit
+from sklearn_hfl.uncertainty.evidence import log_multiplicity
+from sklearn_hfl.uncertainty.exact import dense_ggn
+from sklearn_hfl.uncertainty.precisions import EvidenceOptions
+from sklearn_hfl.uncertainty.search import _predicts_better, maximize_evidence
+from tests import reference
+from tests.cases import F64, generator, randn
+
+TRAINER = Trainer("newton-cg", 1000, tol=0.01, n_iter_no_change=10)
+X = randn(80, 6)
+LATENT = X @ randn(6, 3, seed=1)
+NOISY = LATENT + 3 * randn(80, 3, seed=2)
+CURVED = X[:, :1].square() - 0.5
+UNIT = torch.ones(1, dtype=F64)
+
+
+def one_hot(latent):
+    return torch.nn.functional.one_hot(latent.argmax(1), latent.shape[1]).to(F64)
+
+
+# What is learned from noisy rows of a linear truth: likelihood, targets, outputs, log noises.
+LINEAR = {
+    "gaussian": (GaussianLikelihood(UNIT), NOISY[:, :1] / NOISY[:, :1].std(), 1, 0),
+    "log noise": (HeteroscedasticLikelihood(UNIT), NOISY[:, :1] / NOISY[:, :1].std(), 2, 1),
+    "two classes": (CategoricalLikelihood(), (NOISY[:, :1] > 0).to(F64), 1, 0),
+    "three classes": (CategoricalLikelihood(), one_hot(NOISY), 3, 0),
+}
+
+
+def log_posterior(likelihood, y, network):
+    labels, names = network.group_labels()
+    prior = GaussianPrior(torch.ones(len(names), dtype=F64), labels, names)
+    return LogPosterior(network, likelihood, prior, X, y, torch.ones(len(X), dtype=F64))
+
+
+def maximize(likelihood, y, hidden, n_outputs, n_noise=0, seed=0):
+    network = MLP((X.shape[1], *hidden, n_outputs), n_noise=n_noise)
+    noise = not isinstance(likelihood, CategoricalLikelihood)
+    starts = ((10.0, 1.0), (1.0, 0.3)) if noise else ((0.1, 1.0), (10.0, 1.0))
+    options = EvidenceOptions(True, noise, 0.0 if noise else 0.01, starts)
+    lp, start = log_posterior(likelihood, y, network), initial_weights(network, generator(seed))
+    found, weights, *_ = maximize_evidence(lp, start, TRAINER, options, generator(seed))
+    found = replace(found, spread=None)
+    matrix = dense_ggn(found, weights)
+    multiplicity = log_multiplicity(found.network, reference.effective_parameters(found, matrix))
+    return found, reference.log_evidence(found, weights, matrix) + multiplicity
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_network_is_not_less_probable_than_its_linear_model(name, seed):
+    likelihood, y, *outputs = LINEAR[name]
+    _, linear = maximize(likelihood, y, (), *outputs)
+    _, network = maximize(likelihood, y, (15,), *outputs, seed=seed)
+    assert network > linear - 0.1
+
+
+@pytest.mark.parametrize("name", ["gaussian", "two classes"])
+def test_noise_alone_leaves_the_linear_model(name):
+    likelihood, y, *outputs = LINEAR[name]
+    shuffled = y[torch.randperm(len(y), generator=generator(3))]
+    found, _ = maximize(likelihood, shuffled, (15,), *outputs)
+    assert found.network.layer_sizes == (6, 1)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "y"),
+    [(GaussianLikelihood(UNIT), CURVED / CURVED.std()), (CategoricalLikelihood(), CURVED > 0)],
+    ids=["gaussian", "two classes"],
+)
+def test_what_is_not_linear_keeps_its_network(likelihood, y):
+    _, linear = maximize(likelihood, y.to(F64), (), 1)
+    found, network = maximize(likelihood, y.to(F64), (15,), 1)
+    assert found.network.layer_sizes == (6, 15, 1)
+    assert network > linear + 5
+
+
+def test_rounds_that_fall_behind_end():
+    likelihood, y, *_ = LINEAR["gaussian"]
+    lp = log_posterior(likelihood, y, MLP((6, 15, 1)))
+    start = Fit(lp, initial_weights(lp.network, generator(0)))
+
+    def spent(least):
+        options = EvidenceOptions(True, True, rtol=0.0)
+        alternation = Alternation(TRAINER, options, generator(0), lambda loss: None)
+        fit = alternation.rounds(start, 6, least)
+        assert fit.ended or least == -torch.inf
+        return len(alternation.losses)
+
+    assert spent(1e6) < spent(-torch.inf)
+
+
+def test_a_fit_knows_its_evidence_at_the_map():
+    likelihood, y, *_ = LINEAR["three classes"]
+    lp = log_posterior(likelihood, y, MLP((6, 5, 3)))
+    options = EvidenceOptions(True, False)
+    alternation = Alternation(TRAINER, options, generator(0), lambda loss: None)
+    fit = alternation.at_map(alternation.rounds(Fit(lp, 0.3 * randn(lp.n_weights)), 2))
+    matrix = dense_ggn(fit.log_posterior, fit.weights)
+    expected = reference.log_evidence(fit.log_posterior, fit.weights, matrix)
+    gamma = reference.effective_parameters(fit.log_posterior, matrix)
+    expected += log_multiplicity(fit.log_posterior.network, gamma)
+    assert fit.log_evidence == pytest.approx(expected, abs=0.1)
+    assert fit.trained[1] == len(alternation.losses)
+
+
+def test_a_richer_model_has_to_predict_rows_left_out_better():
+    likelihood, y, *_ = LINEAR["gaussian"]
+    lp = log_posterior(likelihood, y, MLP((6, 1)))
+    options = EvidenceOptions(True, True)
+    alternation = Alternation(TRAINER, options, generator(0), lambda loss: None)
+    simple = alternation.at_map(Fit(lp, torch.zeros(lp.n_weights, dtype=F64)))
+    assert not _predicts_better(simple, simple)
+    richer = replace(simple)
+    clearer = replace(simple.rows, left_out=simple.rows.left_out + 0.1)
+    richer.__dict__["rows"] = clearer
+    assert _predicts_better(richer, simple)
+    slightly = replace(simple.rows, left_out=simple.rows.left_out + 0.5 / len(y))
+    richer.__dict__["rows"] = slightly
+    assert not _predicts_better(richer, simple)  # less than a nat in all
+
+
+@pytest.mark.parametrize("varies", [False, True])
+def test_noise_varies_only_where_the_rows_say_so(varies):
+    x = randn(200, 1)
+    std = torch.exp(0.8 * x) if varies else torch.ones_like(x)
+    y = x + std * randn(200, 1, seed=1)
+    network = MLP((1, 2), n_noise=1)
+    lp = replace(log_posterior(HeteroscedasticLikelihood(UNIT), y / y.std(), network), X=x)
+    lp = replace(lp, sample_weight=torch.ones(200, dtype=F64))
+    start = torch.zeros(network.n_weights, dtype=F64)
+    options = EvidenceOptions(True, True)
+    found, *_ = maximize_evidence(lp, start, TRAINER, options, generator(0))
+    assert found.likelihood.constant is not varies
+
+
+def test_a_map_that_lost_what_its_round_promised_goes_back():
+    """Of rounds before, the one whose MAP has the most evidence is taken."""
+    y = (LATENT[:, :1] + CURVED + 0.1 * randn(80, 1, seed=4)) / 2
+    lp = log_posterior(GaussianLikelihood(UNIT), y, MLP((6, 15, 1)))
+    start = initial_weights(lp.network, generator(0))
+    options = EvidenceOptions(True, True)
+
+    def alternation():
+        return Alternation(TRAINER, options, generator(0), lambda loss: None)
+
+    fit = alternation().rounds(Fit(lp, start), 8)
+    rounds = [*reversed(fit.path[:5])]
+    first, *others = (alternation().at_map(replace(r, path=())).log_evidence for r in rounds)
+    climbed = first
+    for evidence in others:
+        if evidence < climbed:
+            break
+        climbed = evidence
+    # All of them promise more than any MAP has, so that the MAPs alone say where to stop.
+    certain = tuple(replace(r, log_evidence=1e9) for r in fit.path[:4])
+    lost = replace(rounds[0], log_evidence=3e9, path=certain)
+    back = alternation().at_map(lost, least=-1e9)
+    assert back.log_evidence == pytest.approx(climbed, abs=0.5)
+    assert climbed > first
