@@ -180,9 +180,9 @@ def real_data(folder: Path) -> None:
         fit_time = time.perf_counter() - began
         exact = oracle(model, queries).ggn()
         dense_evidence = log_evidence(model)
-        numbers: dict[str, object] = {
-            "log_evidence_error": abs(model.log_marginal_likelihood_ / dense_evidence - 1)
-        }
+        (facts,) = model.diagnostics_["members"]
+        mode = model.log_marginal_likelihood_ - facts["log_multiplicity"]
+        numbers: dict[str, object] = {"log_evidence_error": abs(mode / dense_evidence - 1)}
         for rtol in (1e-2, 1e-4):
             model.set_params(std_rtol=rtol)
             began = time.perf_counter()

