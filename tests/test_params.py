@@ -87,6 +87,7 @@ CASES = [(name, value) for name, values in ACCEPTED.items() for value in values]
 
 
 @pytest.mark.filterwarnings("ignore:The MAP is not stationary")  # adam, lbfgs
+@pytest.mark.filterwarnings("ignore:The search for a network ended")
 @pytest.mark.parametrize(("name", "value"), CASES)
 def test_fit_accepts_and_leaves_alone(name, value):
     params = {**SMALL, "max_iter": 30, name: value}

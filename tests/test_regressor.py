@@ -495,6 +495,7 @@ def test_two_members_are_mixed_by_the_law_of_total_variance():
 # ----------------------------------------------------- where the MAP is missed
 
 
+@pytest.mark.filterwarnings("ignore:The search for a network ended")
 @pytest.mark.parametrize("solver", ["newton-cg", "lbfgs", "adam"])
 @pytest.mark.parametrize("precisions", ["known", "evidence"])
 def test_an_unconverged_map_has_the_laplace_std_of_its_weights_and_says_so(solver, precisions):
