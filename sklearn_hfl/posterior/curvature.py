@@ -115,16 +115,15 @@ class GaussNewton:
         parts = [linear.forward(scaled).square().sum(1) for linear, _ in self._blocks(S.shape[1])]
         return torch.cat(parts)
 
-    def output_posterior(self, S: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs (N, K) and the covariances (N, K, K) of each row in (J S)(J S)ᵀ."""
+    def output_posteriors(self, S: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Rows, their outputs (n, K) and each one's covariance (n, K, K) in (J S)(J S)ᵀ."""
         # Where nothing is known, one column of zeros.
         scaled = self.scale[:, None] * (S if S.shape[1] else torch.zeros_like(self.scale)[:, None])
-        means, covariances = [], []
-        for linear, _ in self._blocks(scaled.shape[1]):
+        # The covariance, what it is solved for and the solution.
+        extra = 4 * self.log_posterior.network.n_outputs**2
+        for linear, rows in self._blocks(scaled.shape[1], extra):
             U = linear.forward(scaled)
-            means.append(linear.outputs)
-            covariances.append(U.mT @ U)
-        return torch.cat(means), torch.cat(covariances)
+            yield rows, linear.outputs, U.mT @ U
 
     def skew(self, S: Tensor) -> Tensor:
         """Whitened gradient (P,) of ½ tr(Sᵀ A S), for S (P, m), by Λ alone: J is held fixed.

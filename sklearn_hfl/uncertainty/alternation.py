@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -30,6 +28,7 @@ from sklearn_hfl.uncertainty.precisions import (
     log_hyperprior,
     relative_change,
     updated,
+    updated_at,
 )
 
 __all__ = ["EVIDENCE_TOL", "Alternation", "Fit"]
@@ -128,6 +127,7 @@ class _Gaussian:
         return cls(curvature, subspace, gamma, evidence, mode + density)
 
 
+@dataclass(frozen=True)
 class Alternation:
     """Training and updates in turn, within one budget of steps.
 
@@ -141,31 +141,15 @@ class Alternation:
         Source of randomness.
     callback : callable
         Called with the loss after each training step.
-
-    Attributes
-    ----------
     losses : list of float
-        After each step that was taken, here or by a copy.
+        After each step that was taken, here or by a copy that shares the budget.
     """
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        options: EvidenceOptions,
-        generator: Generator,
-        callback: Callback,
-    ) -> None:
-        self.trainer = trainer
-        self.options = options
-        self.generator = generator
-        self.callback = callback
-        self.losses: list[float] = []
-
-    def changed(self, **attributes: Any) -> Alternation:
-        """Return a copy with other attributes; the budget is the same but for other ``losses``."""
-        copied = copy.copy(self)
-        copied.__dict__.update(attributes)
-        return copied
+    trainer: Trainer
+    options: EvidenceOptions
+    generator: Generator
+    callback: Callback
+    losses: list[float] = field(default_factory=list)
 
     @property
     def left(self) -> int:
@@ -254,15 +238,12 @@ class Alternation:
         for earlier in reversed(fit.path):
             if earlier.log_evidence < max(least, found.log_evidence) or self.left <= 0:
                 break
-            tried = self._mapped(self._noise_at_map(replace(earlier, ended=True)))
+            tried = self._mapped(self._noise_at_map(earlier))
             if tried.log_evidence > found.log_evidence:
                 found = tried
             elif found.log_evidence > least:
                 break
         return found
-
-    def _gamma(self, fit: Fit) -> Tensor:
-        return _Gaussian.at(fit.log_posterior, fit.weights, self.options, self.generator).gamma
 
     def _mapped(self, fit: Fit) -> Fit:
         log_posterior, weights, before = fit.log_posterior, fit.weights, len(self.losses)
@@ -293,26 +274,21 @@ class Alternation:
         The best round saw residuals of weights on their way, which are larger than those of the
         MAP: its noise made intervals too wide.
         """
-        likelihood = fit.log_posterior.likelihood
-        options = self.options
-        # Where the prior is fixed the rounds end at a noise that the MAP's residuals agree with,
-        # and noise that will vary has yet to find its shape around the level.
-        level = isinstance(likelihood, HeteroscedasticLikelihood)
-        if level or not (options.prior and options.noise):
+        likelihood, options = fit.log_posterior.likelihood, self.options
+        # Where the prior is fixed the rounds end at a noise that the MAP's residuals agree with.
+        if not (options.prior and options.noise and isinstance(likelihood, GaussianLikelihood)):
             return fit
-        if not isinstance(likelihood, GaussianLikelihood):
-            return fit
-        if self.left <= 0:
+        # Noise that will vary has yet to find its shape around the level.
+        if isinstance(likelihood, HeteroscedasticLikelihood) or self.left <= 0:
             return fit
         weights = self._train(fit.log_posterior, fit.weights, self.left, True)
-        fit = replace(fit, weights=weights)
         noise_alone = replace(options, prior=False)
-        renewed, _ = updated(fit.log_posterior, weights, self._gamma(fit), noise_alone)
+        renewed, _ = updated_at(fit.log_posterior, weights, noise_alone, self.generator)
         assert isinstance(renewed.likelihood, GaussianLikelihood)
         before, after = likelihood.noise_precision, renewed.likelihood.noise_precision
         beta = before * (after / before) ** RENEWAL
         log_posterior = replace(fit.log_posterior, likelihood=likelihood.with_precision(beta))
-        return replace(fit, log_posterior=log_posterior)
+        return replace(fit, log_posterior=log_posterior, weights=weights)
 
     def _train(
         self,
@@ -327,5 +303,5 @@ class Alternation:
         trajectory = trainer.train(
             log_posterior, weights, self.generator, self.callback, preconditioner
         )
-        self.losses += trajectory.curve[1:]
+        self.losses.extend(trajectory.curve[1:])
         return trajectory.weights

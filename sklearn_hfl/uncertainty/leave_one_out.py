@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
 from sklearn_hfl.optim.map_estimate import MapEstimate
-from sklearn_hfl.posterior.likelihood import GaussianLikelihood
+from sklearn_hfl.posterior.likelihood import GaussianLikelihood, Likelihood
+from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["LeaveOneOut", "leave_one_out"]
 
@@ -84,28 +85,47 @@ def leave_one_out(estimate: MapEstimate) -> LeaveOneOut:
         probabilities at the moved outputs.
     """
     lp = estimate.log_posterior
-    outputs, covariance = estimate.curvature().output_posterior(estimate.subspace.root())
-    weight, likelihood = lp.sample_weight, lp.likelihood
+    blocks = estimate.curvature().output_posteriors(estimate.subspace.root())
+    fitted, left_out = map(torch.cat, zip(*(_block(lp, *block) for block in blocks), strict=True))
+    return LeaveOneOut(lp.sample_weight, fitted, left_out, _guessed(lp))
+
+
+def _block(
+    lp: LogPosterior, rows: slice, outputs: Tensor, covariance: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Log densities (n,) of some rows, fitted and left out."""
+    y, one, likelihood = lp.y[rows], _one(lp)[rows], lp.likelihood
     units = torch.eye(outputs.shape[1]).to(outputs).expand_as(covariance)
-    one = weight.clamp(max=1.0)
     curved = likelihood.curvature(outputs, one, units)
     without = torch.linalg.solve(units - covariance @ curved, covariance)
-    score = likelihood.score(outputs, lp.targets(slice(None)), one)
+    score = likelihood.score(outputs, lp.targets(rows), one)
     moved = outputs + (without @ score[..., None])[..., 0]
-    if isinstance(likelihood, GaussianLikelihood):
-        spread = without.diagonal(dim1=1, dim2=2)[:, : lp.y.shape[1]].clamp(min=0.0)
-        link = likelihood.mean_link.value
-        fitted = _normal(lp.y, link(outputs), likelihood.noise_variance(outputs))
-        left_out = _normal(lp.y, link(moved), likelihood.noise_variance(moved) + spread)
-        guessed = _normal_guess(lp.y, weight, one)
-    else:
-        guess = _frequencies(lp.y, weight, one)
-        fitted, left_out, guessed = (
-            # Each row is a problem of its own, since the loss is a sum.
-            -likelihood.loss(f[:, None], lp.y[:, None], torch.ones_like(weight)[:, None])
-            for f in (outputs, moved, guess.log() if guess.shape[1] > 1 else guess.logit())
-        )
-    return LeaveOneOut(weight, fitted, left_out, guessed)
+    if not isinstance(likelihood, GaussianLikelihood):
+        return _of_labels(likelihood, outputs, y), _of_labels(likelihood, moved, y)
+    spread = without.diagonal(dim1=1, dim2=2)[:, : y.shape[1]].clamp(min=0.0)
+    link = likelihood.mean_link.value
+    return (
+        _normal(y, link(outputs), likelihood.noise_variance(outputs)),
+        _normal(y, link(moved), likelihood.noise_variance(moved) + spread),
+    )
+
+
+def _one(lp: LogPosterior) -> Tensor:
+    """Weight (N,) that is left out of each row: one row of those that it counts as."""
+    return lp.sample_weight.clamp(max=1.0)
+
+
+def _guessed(lp: LogPosterior) -> Tensor:
+    if isinstance(lp.likelihood, GaussianLikelihood):
+        return _normal_guess(lp.y, lp.sample_weight, _one(lp))
+    guess = _frequencies(lp.y, lp.sample_weight, _one(lp))
+    logits = guess.log() if guess.shape[1] > 1 else guess.logit()
+    return _of_labels(lp.likelihood, logits, lp.y)
+
+
+def _of_labels(likelihood: Likelihood, outputs: Tensor, y: Tensor) -> Tensor:
+    """Log density (n,) of labels y; each row is a problem of its own, since the loss is a sum."""
+    return -likelihood.loss(outputs[:, None], y[:, None], torch.ones_like(outputs[:, :1]))
 
 
 def _normal_guess(y: Tensor, weight: Tensor, one: Tensor) -> Tensor:
@@ -128,5 +148,4 @@ def _frequencies(y: Tensor, weight: Tensor, one: Tensor) -> Tensor:
 
 def _normal(y: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """Log density (N,) of y (N, K), of independent columns."""
-    density = (y - mean).square() / variance + variance.log() + math.log(2 * math.pi)
-    return -0.5 * density.sum(-1)
+    return Normal(mean, variance.sqrt(), validate_args=False).log_prob(y).sum(-1)

@@ -22,6 +22,7 @@ __all__ = [
     "log_hyperprior",
     "relative_change",
     "updated",
+    "updated_at",
 ]
 
 PRIOR_PRECISION_RANGE = (1e-2, 1e5)
@@ -72,7 +73,7 @@ class EvidenceOptions:
     prior_unit: float | Tensor = 1.0
 
 
-def _updated_at(
+def updated_at(
     log_posterior: LogPosterior, weights: Tensor, options: EvidenceOptions, generator: Generator
 ) -> tuple[LogPosterior, float]:
     """Update the precisions once, at weights whose curvature is not known yet."""
@@ -164,7 +165,7 @@ def evidence_at(
         With the precisions found.
     """
     for _ in range(MAX_ROUNDS):
-        log_posterior, change = _updated_at(log_posterior, weights, options, generator)
+        log_posterior, change = updated_at(log_posterior, weights, options, generator)
         if change < options.rtol:
             break
     return log_posterior

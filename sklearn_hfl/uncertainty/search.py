@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import torch
 from torch import Generator, Tensor
 
 from sklearn_hfl.optim.solution import Callback, no_callback
@@ -112,12 +113,13 @@ def _models(start: Fit, alternation: Alternation) -> Iterator[tuple[Fit, Alterna
         model = replace(log_posterior, network=linear, prior=prior)
         simple = Fit(model, start.weights.new_zeros(linear.n_weights))
         # A convex problem; its random numbers do not change those of the network.
-        newton = alternation.changed(
+        newton = replace(
+            alternation,
             trainer=replace(alternation.trainer, solver="newton-cg"),
             generator=Generator().manual_seed(0),
             losses=[],
         )
-        yield simple, newton.changed(options=replace(options, prior=False))
+        yield simple, replace(newton, options=replace(options, prior=False))
         yield simple, newton
         if len(network.layer_sizes) == 2:
             return
@@ -170,7 +172,7 @@ def _of_varying_noise(level: Fit, alternation: Alternation) -> Iterator[Fit]:
         freed = freed_noise(
             level.log_posterior, level.weights, alternation.generator, options.noise_unit
         )
-        alternation = alternation.changed(options=replace(options, noise=False))
+        alternation = replace(alternation, options=replace(options, noise=False))
         yield alternation.at_map(
             alternation.rounds(replace(level, log_posterior=freed), MAX_ROUNDS)
         )
@@ -183,8 +185,6 @@ def _started(start: Fit, strength: float, noise_std: float, options: EvidenceOpt
     precision = scaled_precision(log_posterior.network, strength).to(prior.group_precision)
     log_posterior = replace(log_posterior, prior=prior.with_precision(precision))
     if options.noise and isinstance(likelihood, GaussianLikelihood):
-        beta = likelihood.noise_precision.new_full(
-            (len(likelihood.noise_precision),), noise_std**-2
-        )
+        beta = torch.full_like(likelihood.noise_precision, noise_std**-2)
         log_posterior = replace(log_posterior, likelihood=likelihood.with_precision(beta))
     return replace(start, log_posterior=log_posterior)

@@ -127,3 +127,12 @@ def test_noise_that_is_left_alone_is_not_reported(seed):
     X, y = randn(30, 2, seed=seed).numpy(), randn(30, seed=seed + 10).numpy()
     for model, target in ((HFLRegressor, y), (HFLClassifier, y > 0)):
         model(hidden_layer_sizes=(), random_state=0).fit(X, target)  # warnings are errors
+
+
+@pytest.mark.parametrize("name", ["linear", "two outputs", "log noise"])
+def test_rows_are_taken_in_blocks_that_the_memory_limit_allows(name):
+    estimate = map_estimate(name)
+    small = replace(estimate.log_posterior, memory_limit=1.0)
+    whole, blocks = leave_one_out(estimate), leave_one_out(replace(estimate, log_posterior=small))
+    assert_close(blocks.left_out, whole.left_out)
+    assert_close(blocks.fitted, whole.fitted)
