@@ -21,6 +21,10 @@ __all__ = ["copied", "module_start", "seeded"]
 # an estimator with a factory of its own: the same thread may enter again.
 _GENERATOR = threading.RLock()
 
+# Calls that must agree with the first: dropout of half the numbers of two rows does so by chance
+# in one call of four, in all of them in one module of 4^16.
+REPEATS = 16
+
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
@@ -201,7 +205,7 @@ def _checked_output(module: nn.Module, rows: Tensor, n_outputs: int) -> Tensor:
                 f"module must return one Tensor of shape (n, n_outputs), but it returned "
                 f"{type(output).__name__}."
             )
-        if not _same(output, tried({}, rows)):
+        if not all(_same(output, tried({}, rows)) for _ in range(REPEATS)):
             raise ValueError(
                 "module gave two outputs for the same rows: a prediction must not depend on "
                 "chance. Take out what draws random numbers, such as functional dropout."
