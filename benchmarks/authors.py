@@ -89,7 +89,7 @@ def answer(name: str, seed: int) -> dict[str, object]:
     for route in ("network", "linearized"):
         result = model.set_params(variance=route).predict_uncertainty(queries)
         report(route, result.mean, result.epistemic_std, result.converged.mean())
-    estimate = model.estimators_[0].estimate
+    estimate = model.members_[0].estimate
     log_posterior, weights = estimate.log_posterior, estimate.weights
     gradient = Prediction(log_posterior.network, torch.tensor(model._queries(queries))).gradient(
         weights

@@ -99,7 +99,7 @@ def agreement(names: list[str]) -> None:
         result = model.predict_uncertainty(X[test])
         answered = time.perf_counter()
         _, variance = model.latent_mean_and_variance(X[test])
-        estimate = model.estimators_[0].estimate
+        estimate = model.members_[0].estimate
         matrix = dense_ggn(estimate.log_posterior, estimate.weights)
         logits = dense_std(model, X[test], IDENTITY, matrix)
         probabilities = dense_std(model, X[test], SOFTMAX, matrix)
@@ -119,7 +119,7 @@ def agreement(names: list[str]) -> None:
 
 def dense_std(model: HFLClassifier, X: np.ndarray, link: Link, matrix: torch.Tensor) -> np.ndarray:
     """Std of the link's values at X by a dense solve, one row a query."""
-    estimate = model.estimators_[0].estimate
+    estimate = model.members_[0].estimate
     functional = Prediction(estimate.log_posterior.network, model._queries(X), link)
     gradient = functional.gradient(estimate.weights)
     variance = (gradient * torch.linalg.solve(matrix, gradient)).sum(0)
@@ -202,12 +202,12 @@ def variant(name: str, problem: tuple[np.ndarray, ...]) -> dict[str, tuple[float
         model = HFLClassifier(random_state=0).fit(X, y)
         scores = {}
         for link in ("mc", "probit", "none"):
-            proba = model.set_params(link=link).predict_proba(X_test)
+            proba = model.set_params(link_approx=link).predict_proba(X_test)
             scores[link] = score(y_test, proba, model.classes_)
         # The same without the shift to the posterior mean.
-        model.estimators_ = tuple(replace(m, shift=None) for m in model.estimators_)
+        model.members_ = tuple(replace(m, shift=None) for m in model.members_)
         for link in ("mc", "probit"):
-            proba = model.set_params(link=link).predict_proba(X_test)
+            proba = model.set_params(link_approx=link).predict_proba(X_test)
             scores[f"{link} at the MAP"] = score(y_test, proba, model.classes_)
     return scores
 
@@ -261,7 +261,7 @@ def fold(name: str, X: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.nd
         probabilities = {"": model.predict_proba(X[test])}
         if name == "HFLClassifier":
             for link in ("probit", "none"):
-                model.set_params(link=link)
+                model.set_params(link_approx=link)
                 probabilities[f", {link}"] = model.predict_proba(X[test])
     return probabilities, model.classes_, seconds
 
@@ -339,13 +339,13 @@ def speed(peer: Path, repeats: int = 5) -> None:
     heading("Speed: digits, 360 test rows, probabilities with their std, full GGN on both sides")
     X, y = datasets.load_digits(return_X_y=True)
     X_train, X_test, y_train, _ = train_test_split(X, y, test_size=360, stratify=y, random_state=0)
-    model = HFLClassifier(link="probit", random_state=0).fit(X_train, y_train)
+    model = HFLClassifier(link_approx="probit", random_state=0).fit(X_train, y_train)
     ours, fits, predictions = [], [], []
     for _ in range(repeats):
         began = time.perf_counter()
         model.predict_proba(X_test, return_std=True)
         ours.append(time.perf_counter() - began)
-        prior = model.estimators_[0].estimate.log_posterior.prior.precision
+        prior = model.members_[0].estimate.log_posterior.prior.precision
         answer = laplace_torch(
             peer, model, X_test, y=y_train, prior=prior, subset="all", structure="full"
         )

@@ -77,7 +77,7 @@ def report(table: str, name: str, **numbers: object) -> None:
 
 def oracle(model: HFLRegressor, X: np.ndarray) -> SimpleNamespace:
     """Dense stds in units of y, from the fitted member's own weights."""
-    estimate = model.estimators_[0].estimate
+    estimate = model.members_[0].estimate
     log_posterior, weights = estimate.log_posterior, estimate.weights
     queries = torch.tensor((X - model._x_scaler.mean) / model._x_scaler.scale)
     gradient = Prediction(log_posterior.network, queries).gradient(weights)
@@ -201,7 +201,7 @@ def real_data(folder: Path) -> None:
 
 def log_evidence(model: HFLRegressor) -> float:
     """Laplace's log evidence by the determinant of the dense Gauss-Newton matrix."""
-    estimate = model.estimators_[0].estimate
+    estimate = model.members_[0].estimate
     log_posterior, weights = estimate.log_posterior, estimate.weights
     log_det = torch.logdet(dense_ggn(log_posterior, weights))
     log_det = log_det - log_posterior.prior.precision.log().sum()

@@ -101,7 +101,7 @@ def alternated(repeats: int, *tasks: Callable[[], object]) -> list[float]:
 
 def joint_covariance(model: HFLRegressor, X: np.ndarray) -> np.ndarray:
     """Epistemic covariance (n, n) in squared units of y, by dense algebra."""
-    estimate = model.estimators_[0].estimate
+    estimate = model.members_[0].estimate
     log_posterior, weights = estimate.log_posterior, estimate.weights
     queries = torch.tensor((X - model._x_scaler.mean) / model._x_scaler.scale)
     gradient = Prediction(log_posterior.network, queries).gradient(weights)

@@ -42,10 +42,10 @@ from sklearn_hfl import HFLRegressor
 from sklearn_hfl.metrics import crps_gaussian, negative_log_predictive_density
 from sklearn_hfl.optim.krylov import krylov_subspace
 from sklearn_hfl.optim.perturbed_optima import (
+    amortized_response,
     linear_response,
     network_response,
     perturbed_optima,
-    pretrained_response,
 )
 from sklearn_hfl.posterior.functional import Prediction
 from sklearn_hfl.uncertainty.exact import dense_ggn, dense_hessian, exact_covariance
@@ -109,7 +109,7 @@ class AtTheMap:
         self, X: np.ndarray, y: np.ndarray, Q: np.ndarray, seed: int = 0, **params: object
     ) -> None:
         self.model = HFLRegressor(variance="network", random_state=seed, **params).fit(X, y)
-        self.estimate = self.model.estimators_[0].estimate
+        self.estimate = self.model.members_[0].estimate
         self.log_posterior, self.weights = self.estimate.log_posterior, self.estimate.weights
         self.prediction = Prediction(self.log_posterior.network, self.model._queries(Q))
         self.gradient = self.prediction.gradient(self.weights)
@@ -125,7 +125,7 @@ class AtTheMap:
             "HFL network, one side": lambda: self.moved(0.1)[1],
             "HFL network": self.network,
             "HFL linearized": lambda: linear_response(self.estimate, self.whitened, RTOL).variance,
-            "HFL pretrained": self.pretrained,
+            "HFL amortized": self.amortized,
             "dense Hessian": self.hessian,
             "dense Gauss-Newton": lambda: self.by(self.ggn()),
             "Kronecker": lambda: self.by(self.kronecker()),
@@ -163,11 +163,11 @@ class AtTheMap:
         self.settled = accepted(optima, RTOL)
         return torch.where(self.settled, optima.network.variance, optima.linear.variance)
 
-    def pretrained(self) -> torch.Tensor:
+    def amortized(self) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
         subspace = krylov_subspace(self.estimate.curvature(), generator, beyond=2 * RTOL)
         estimate = replace(self.estimate, subspace=subspace).without_data(RTOL)
-        return pretrained_response(estimate, self.whitened).variance
+        return amortized_response(estimate, self.whitened).variance
 
     def moved(self, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Refits at λ = scale / std: the difference taken on both sides, and on one."""
@@ -226,7 +226,7 @@ def draw_agreement(ax: plt.Axes, name: str, found: dict[str, np.ndarray]) -> Non
     exact = found["dense Hessian"]
     ends = exact.min() / 1.5, exact.max() * 1.5
     ax.plot(ends, ends, color="0.7", lw=1, zorder=0)
-    # Ours last, on top; "pretrained" would hide "linearized".
+    # Ours last, on top; "amortized" would hide "linearized".
     shown = ["last layer", "diagonal", "Kronecker"]
     shown += ["HFL linearized", "HFL network, one side", "HFL network"]
     for i, method in enumerate(shown):

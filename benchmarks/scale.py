@@ -112,7 +112,7 @@ def memory_mapped(n: int) -> None:
         X = np.load(path, mmap_mode="r")
         Q, _ = drawn(N_QUERIES, 10, seed=1)
         before, began = peak(), time.perf_counter()
-        model = HFLRegressor(solver="adam", max_iter=2, variance="pretrained", random_state=0)
+        model = HFLRegressor(solver="adam", max_iter=2, variance="amortized", random_state=0)
         model.fit(X, y)
         fitted = time.perf_counter()
         result = model.predict_uncertainty(Q)

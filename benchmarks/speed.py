@@ -93,20 +93,20 @@ def small(
     name: str, hidden: tuple[int, ...], arguments: argparse.Namespace
 ) -> list[dict[str, object]]:
     X, y, Q = split(arguments.data, name)
-    linearized, pretrained = (
-        fitted(hidden, arguments.steps, variance, X, y) for variance in ("linearized", "pretrained")
+    linearized, amortized = (
+        fitted(hidden, arguments.steps, variance, X, y) for variance in ("linearized", "amortized")
     )
-    estimate = linearized.estimators_[0].estimate
-    pairs = pretrained.estimators_[0].estimate.ritz
+    estimate = linearized.members_[0].estimate
+    pairs = amortized.members_[0].estimate.ritz
     p, m = pairs.vectors.shape
     heading(f"Speed: {name} {hidden}, {len(X)} rows, {p} weights, {len(Q)} queries")
     print(
         f"γ {linearized.n_effective_parameters_:.0f}, {estimate.subspace.rank} directions "
-        f"linearized, {m} pretrained; medians of {arguments.repeats}"
+        f"linearized, {m} amortized; medians of {arguments.repeats}"
     )
     ours = {
         "linearized": (lambda: build(estimate), linearized),
-        "pretrained": (lambda: build(estimate, 2 * RTOL).without_data(RTOL), pretrained),
+        "amortized": (lambda: build(estimate, 2 * RTOL).without_data(RTOL), amortized),
     }
     exact = dense_std(linearized, estimate, Q)
     bounded: dict[str, np.ndarray] = {}
@@ -121,7 +121,7 @@ def small(
             bounded[method] = np.abs(stds[method] / exact - 1) <= result.rel_error
         for method, kind in PEERS.items() if arguments.peer.exists() else ():
             answer = laplace_torch(
-                arguments.peer, linearized, Q, y=linearized.estimators_[0].estimate.log_posterior.y,
+                arguments.peer, linearized, Q, y=linearized.members_[0].estimate.log_posterior.y,
                 prior=linearized.prior_precision, subset=kind[0], structure=kind[1],
                 noise_std=linearized.noise_std / linearized._y_scaler.scale[0],
             )  # fmt: skip
@@ -153,18 +153,18 @@ def small(
     # Three times as far from the rows' mean as the test rows are.
     centre = X.mean(0)
     far = centre + 3 * (Q - centre)
-    result = pretrained.predict_uncertainty(far)
-    std = result.epistemic_std / pretrained._y_scaler.scale[0]
+    result = amortized.predict_uncertainty(far)
+    std = result.epistemic_std / amortized._y_scaler.scale[0]
     error = np.abs(std / dense_std(linearized, estimate, far) - 1)
     print(
-        f"pretrained, three times as far from the mean: error median {np.median(error):.1e}, "
+        f"amortized, three times as far from the mean: error median {np.median(error):.1e}, "
         f"worst {error.max():.1e}; {np.mean(error <= result.rel_error):.0%} within bound"
     )
     rows.append({
-        "data": name, "weights": p, "queries": len(far), "method": "pretrained, far",
+        "data": name, "weights": p, "queries": len(far), "method": "amortized, far",
         "median_error": np.median(error), "worst_error": error.max(),
     })  # fmt: skip
-    rates = many(pretrained, Q, arguments, seconds)
+    rates = many(amortized, Q, arguments, seconds)
     return [row | {"queries_a_second": rates.get(row["method"])} for row in rows]
 
 
@@ -189,13 +189,13 @@ def many(
     arguments: argparse.Namespace,
     seconds: dict[str, list[tuple[float, float]]],
 ) -> dict[str, float]:
-    """Throughput of the pretrained route, and what the processor's products would allow.
+    """Throughput of the amortized route, and what the processor's products would allow.
 
     Queries a second are returned, of each method.
     """
     n = arguments.many
     rows = Q[np.random.default_rng(0).integers(0, len(Q), n)]
-    vectors = model.estimators_[0].estimate.ritz.vectors
+    vectors = model.members_[0].estimate.ritz.vectors
     block = torch.randn(len(vectors), 1024, dtype=vectors.dtype)
     ours, floor = [], []
     for _ in range(arguments.repeats):
@@ -205,14 +205,14 @@ def many(
         floor.append(20 * 1024 / spent)
     share = np.median(np.array(ours) / np.array(floor))
     print(
-        f"{n} queries, pretrained: {np.median(ours):,.0f} a second, {share:.0%} of what the one "
+        f"{n} queries, amortized: {np.median(ours):,.0f} a second, {share:.0%} of what the one "
         f"product allows ({2 * vectors.numel() * np.median(floor) / 1e9:.0f} GFlop/s); "
         f"{result.converged.mean():.1%} converged"
     )
     rates = {}
     for method, pairs_of in seconds.items():
         rate = len(Q) / np.median([query for _, query in pairs_of])
-        rates[method] = np.median(ours) if method == "pretrained" else rate
+        rates[method] = np.median(ours) if method == "amortized" else rate
         if method.startswith("laplace"):
             times = np.median(ours) / rate
             print(f"{method:20s} {rate:12,.0f} queries a second: {times:.2f} times slower")
@@ -232,7 +232,7 @@ def large(arguments: argparse.Namespace) -> list[dict[str, object]]:
         hidden_layer_sizes=(200, 200), max_iter=LARGE_STEPS, std_rtol=RTOL, random_state=0
     )
     _, fitting = timed(lambda: model.fit(X, y))
-    estimate = model.estimators_[0].estimate
+    estimate = model.members_[0].estimate
     print(
         f"{model.n_iter_} steps, γ {model.n_effective_parameters_:.0f}, "
         f"{estimate.subspace.rank} directions: fit {fitting:.0f} s, "

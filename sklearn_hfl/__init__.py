@@ -6,9 +6,16 @@ import types
 from sklearn_hfl._classifier import HFLClassifier
 from sklearn_hfl._regressor import HFLRegressor
 from sklearn_hfl._version import __version__
-from sklearn_hfl.exceptions import HFLWarning
+from sklearn_hfl.exceptions import HFLConvergenceWarning, HFLDataWarning, HFLWarning
 
-__all__ = ["HFLClassifier", "HFLRegressor", "HFLWarning", "__version__"]
+__all__ = [
+    "HFLClassifier",
+    "HFLConvergenceWarning",
+    "HFLDataWarning",
+    "HFLRegressor",
+    "HFLWarning",
+    "__version__",
+]
 
 # Imported when first asked for: fits need none of them.
 _SUBPACKAGES = ("calibration", "metrics", "plotting")

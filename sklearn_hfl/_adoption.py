@@ -279,7 +279,7 @@ class ClassifierAdoption(Adoption):
         thousandth of it. ``prior_precision`` replaces this prior by a number for all
         weights and biases, or by the evidence's at these weights.
 
-        ``link`` is "none" unless given, for the probabilities of ``mlp``; "mc" and
+        ``link_approx`` is "none" unless given, for the probabilities of ``mlp``; "mc" and
         "probit" average over the posterior.
 
         Examples
@@ -300,7 +300,7 @@ class ClassifierAdoption(Adoption):
                 f"from_mlp needs one label a row, but mlp is multilabel, with {mlp.n_outputs_} "
                 "labels a row. Fit one MLPClassifier for each label."
             )
-        model = cls(**{"link": "none", **mlp_params(mlp, params)}, normalize_X=False)
+        model = cls(**{"link_approx": "none", **mlp_params(mlp, params)}, normalize_X=False)
         trained = trained_mlp(mlp, X, polish, params)
         model._adopt(X, y, sample_weight, trained)
         if trained.alpha is not None:
@@ -365,7 +365,7 @@ class ClassifierAdoption(Adoption):
         hidden units near unit scale. To say how the module was trained instead:
         ``weight_decay`` λ of mean cross entropy over N rows is ``prior_precision`` λ N.
 
-        ``link`` is "none" unless given, for the probabilities of ``module``; "mc" and
+        ``link_approx`` is "none" unless given, for the probabilities of ``module``; "mc" and
         "probit" average over the posterior. Two logits for two classes become their
         difference.
 
@@ -383,7 +383,7 @@ class ClassifierAdoption(Adoption):
         ((2, 3), (2, 3))
         """
         fixed = module_params(module, params)
-        model = cls(**{"link": "none", **fixed}, normalize_X=False)
+        model = cls(**{"link_approx": "none", **fixed}, normalize_X=False)
 
         def start(X: Tensor, n_outputs: int, generator: Generator) -> tuple[Network, Tensor]:
             if n_outputs > 1 or not gives_two(module, X):

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sklearn_hfl._members import Member
+from sklearn_hfl.exceptions import HFLConvergenceWarning, HFLDataWarning, HFLWarning
 from sklearn_hfl.optim.krylov import most_directions
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.perturbed_optima import rounding_error
 from sklearn_hfl.uncertainty.diagnostics import Diagnostics
 
 __all__ = ["of_fit", "of_missed_rows"]
-
-LIMIT = "a larger sklearn_hfl.posterior.log_posterior.MEMORY_LIMIT before fit"
 
 
 def _one_of(*advice: str) -> str:
@@ -22,7 +21,9 @@ def _one_of(*advice: str) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def of_fit(model: Any, members: Sequence[Member], best: Member) -> Iterator[str]:
+def of_fit(
+    model: Any, members: Sequence[Member], best: Member
+) -> Iterator[tuple[str, type[HFLWarning]]]:
     """What to know of a fit before its answers are trusted.
 
     Parameters
@@ -36,32 +37,36 @@ def of_fit(model: Any, members: Sequence[Member], best: Member) -> Iterator[str]
 
     Yields
     ------
-    str
+    message : str
         A few sentences on each shortcoming.
+    category : type
+        The warning that it is.
     """
     facts, lp = best.diagnostics, best.estimate.log_posterior
     most, n_weights = most_directions(lp), len(best.estimate.weights)
     if most < n_weights and any(m.diagnostics.rank >= most for m in members):
-        yield _of_directions(model, most, n_weights)
+        yield _of_directions(model, most, n_weights), HFLConvergenceWarning
     # A noise that is given says itself how closely rows are to be fitted.
     learned = isinstance(getattr(model, "noise_std", "evidence"), str)
     if facts.over_fitted and facts.stationary and learned:
-        yield _of_over_fitting(facts)
+        yield _of_over_fitting(facts), HFLDataWarning
     if not all(m.diagnostics.finished for m in members):
-        yield (
+        message = (
             f"The search for a network ended after max_iter={model.max_iter} steps, and the linear "
             "model that was found before is kept. Try a larger max_iter"
             + (" or solver='newton-cg'." if model.solver != "newton-cg" else ".")
         )
+        yield message, HFLConvergenceWarning
     if not all(m.diagnostics.stationary for m in members):
         worst = max(m.diagnostics.decrement for m in members)
         # Only weights that were trained elsewhere are left as they came.
         reached = f"reached after {model.n_iter_} steps" if model.n_iter_ else "given"
-        yield (
+        message = (
             f"The MAP is not stationary: it lies about {worst:.3g} posterior standard deviations "
             f"from the weights {reached} (‖∇L‖ = {facts.grad_norm:.3g}). Standard deviations are "
             f"those of the Laplace approximation at these weights. {_of_training(model, members)}"
         )
+        yield message, HFLConvergenceWarning
 
 
 def _of_training(model: Any, members: Sequence[Member]) -> str:
@@ -209,5 +214,5 @@ def _smaller(model: Any) -> str:
     return _one_of(
         "fewer hidden units" if model.module is None else "a smaller module",
         "dtype='float32'" if model.dtype == "float64" else "",
-        LIMIT,
+        "a larger memory_limit",
     )

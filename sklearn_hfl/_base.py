@@ -46,7 +46,7 @@ from sklearn_hfl._storage import packed, unpacked
 from sklearn_hfl._translation import Trained
 from sklearn_hfl._validation import Array, check_features, check_finite, to_tensor
 from sklearn_hfl.calibration.fingerprints import Fingerprints
-from sklearn_hfl.exceptions import warn
+from sklearn_hfl.exceptions import HFLConvergenceWarning, warn
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.initialization import initial_weights, scaled_precision
 from sklearn_hfl.posterior.likelihood import Likelihood
@@ -78,7 +78,7 @@ class HFLBase(BaseEstimator):
     _trained_rows: Fingerprints
     # Parameters that queries read; what the others decide is that of the fit.
     _query_params: ClassVar[tuple[str, ...]] = (
-        "variance", "std_rtol", "perturbation_scale", "n_jobs", "verbose"
+        "variance", "std_rtol", "perturbation_scale", "memory_limit", "n_jobs", "verbose"
     )  # fmt: skip
 
     _rules: ClassVar[dict[str, Rule]] = {
@@ -87,10 +87,11 @@ class HFLBase(BaseEstimator):
         "module": factory(),
         "prior_precision": any_of(one_of("evidence"), real(0)),
         "normalize_X": boolean(),
-        "variance": one_of("linearized", "network", "pretrained"),
+        "variance": one_of("linearized", "network", "amortized"),
         "std_rtol": real(0, 1),
         "perturbation_scale": any_of(one_of("auto"), real(0)),
         "solver": one_of("newton-cg", "lbfgs", "adam"),
+        "memory_limit": real(0),
         "max_iter": integer(1),
         "tol": real(0, or_equal=True),
         "batch_size": any_of(one_of("auto"), integer(1)),
@@ -193,7 +194,9 @@ class HFLBase(BaseEstimator):
                 else torch.full((len(names),), alpha)
             )
             prior = GaussianPrior(precision.to(inputs), labels.to(inputs.device), names)
-            log_posterior = LogPosterior(network, likelihood, prior, inputs, y, weight)
+            log_posterior = LogPosterior(
+                network, likelihood, prior, inputs, y, weight, float(self.memory_limit)
+            )
             if i < len(warm):
                 log_posterior, weights = warm_started(warm[i], log_posterior, weights)
             jobs.append((log_posterior, weights, generator))
@@ -267,7 +270,7 @@ class HFLBase(BaseEstimator):
         )
 
     def _warm_members(self) -> tuple[Member, ...]:
-        return getattr(self, "estimators_", ()) if self.warm_start else ()
+        return getattr(self, "members_", ()) if self.warm_start else ()
 
     def _record(
         self, members: tuple[Member, ...], units: tuple[Affine | None, Affine | None]
@@ -280,7 +283,7 @@ class HFLBase(BaseEstimator):
         best = _best(members)
         estimate, facts = best.estimate, best.diagnostics
         prior = estimate.log_posterior.prior
-        self.estimators_ = members
+        self.members_ = members
         self.module_ = rescaled_module(estimate.log_posterior.network, estimate.weights, *units)
         # Those of the last fit, which this one may not have.
         for name in ("coefs_", "intercepts_", "conformity_scores_", "_scored_with"):
@@ -304,8 +307,8 @@ class HFLBase(BaseEstimator):
                 {**asdict(m.diagnostics), "n_iter": len(m.loss_curve) - 1} for m in members
             ],
         }
-        for message in of_fit(self, members, best):
-            warn(message)
+        for message, category in of_fit(self, members, best):
+            warn(message, category)
 
     # ---------------------------------------------------------------- copies
 
@@ -321,14 +324,14 @@ class HFLBase(BaseEstimator):
         if hasattr(self, "coefs_"):
             layers = zip(self.coefs_, self.intercepts_, strict=True)
             tensors = [self._tensor(a) for W, b in layers for a in (W.T, b)]
-            network = self.estimators_[0].estimate.log_posterior.network
+            network = self.members_[0].estimate.log_posterior.network
             self.module_ = network.to_module(network.packing.pack(tensors))
 
     # ---------------------------------------------------------------- queries
 
     def _tensor(self, values: Array) -> Tensor:
         """Numbers as the fitted weights are, whatever dtype and device were set to since."""
-        weights = self.estimators_[0].estimate.weights
+        weights = self.members_[0].estimate.weights
         return to_tensor(values, weights.dtype, weights.device)
 
     def _queries(self, X: Any) -> Tensor:
@@ -340,7 +343,7 @@ class HFLBase(BaseEstimator):
         # What fit would refuse, set_params may have brought since.
         rules = {name: self._rules[name] for name in self._query_params}
         validate(type(self).__name__, self.get_params(deep=False), rules)
-        weights = self.estimators_[0].estimate.weights
+        weights = self.members_[0].estimate.weights
         return self._x_scaler.to_tensor(rows, weights.dtype, weights.device)
 
     def _route(self) -> Route:
@@ -349,11 +352,11 @@ class HFLBase(BaseEstimator):
     def _query_route(self) -> Route:
         """How to answer, where the fit has kept what that needs."""
         route = self._route()
-        pretrained = self.estimators_[0].estimate.ritz is not None
-        if pretrained == route.needs_data:
+        amortized = self.members_[0].estimate.ritz is not None
+        if amortized == route.needs_data:
             fitted, kept = (
-                ("'pretrained'", "has kept no data")
-                if pretrained
+                ("'amortized'", "has kept no data")
+                if amortized
                 else ("another value", "has built no subspace for queries without data")
             )
             raise ValueError(
@@ -366,7 +369,7 @@ class HFLBase(BaseEstimator):
     def _variances(self, X: Tensor, link: Link = IDENTITY) -> list[Variance]:
         """Variances of each member at X (Q, D), with a warning that counts the misses."""
         variances = member_variances(
-            self.estimators_, X, self._query_route(), self.n_jobs, bool(self.verbose), link
+            self.members_, X, self._query_route(), self.n_jobs, bool(self.verbose), link
         )
         self._warn_of_misses(variances)
         return variances
@@ -377,7 +380,10 @@ class HFLBase(BaseEstimator):
         if not missed.any():
             return
         count, total = int(missed.sum()), len(missed)
-        warn(f"{count} of {total} standard deviations {of_missed_rows(self, self.estimators_)}")
+        warn(
+            f"{count} of {total} standard deviations {of_missed_rows(self, self.members_)}",
+            HFLConvergenceWarning,
+        )
 
 
 def _best(members: Sequence[Member]) -> Member:

@@ -37,7 +37,7 @@ class ClassPosterior(HFLBase):
 
     classes_: NDArray[Any]
     _draw_seed: int
-    _query_params: ClassVar[tuple[str, ...]] = (*HFLBase._query_params, "link")
+    _query_params: ClassVar[tuple[str, ...]] = (*HFLBase._query_params, "link_approx")
 
     def predict(self, X: ArrayLike, return_std: bool | str = False) -> Any:
         """Predict the most probable class, and with it how sure its probability is.
@@ -94,7 +94,7 @@ class ClassPosterior(HFLBase):
         Returns
         -------
         proba : ndarray of shape (n, n_classes)
-            Rows sum to 1. Moderated as ``link`` says: less extreme than at the MAP
+            Rows sum to 1. Moderated as ``link_approx`` says: less extreme than at the MAP
             where the logits are uncertain.
         std : ndarray of shape (n, n_classes)
             Only with ``return_std``. Epistemic: what more data would remove. With True
@@ -115,7 +115,7 @@ class ClassPosterior(HFLBase):
         0.015 where they vary by 3, and by 0.02 and 0.06 there for a hundred classes, which
         have fewer draws.
 
-        ``link`` changes ``proba`` and not the posterior: with "probit" and "none" the std is
+        ``link_approx`` changes ``proba`` and not the posterior: with "probit" and "none" the std is
         still that around the posterior's own mean, but no more than sqrt(p (1 − p)) for
         the p returned, so that the two are moments of one distribution. With "none" a MAP
         that is too sure of itself therefore hides the std; the mutual information of
@@ -138,7 +138,7 @@ class ClassPosterior(HFLBase):
             queries = self._queries(X)
             log_proba, averages, _ = self._moderated(queries)
             if return_std == "delta":
-                at_map = member_means(self.estimators_, queries, SOFTMAX)
+                at_map = member_means(self.members_, queries, SOFTMAX)
                 moments = mixture(at_map, self._variances(queries, SOFTMAX), self._no_noise())
                 std = moments.epistemic.sqrt()
             else:
@@ -161,8 +161,8 @@ class ClassPosterior(HFLBase):
         check_is_fitted(self)
         with torch.inference_mode(False):
             queries = self._queries(X)
-            if self.link == "none":  # nothing of the posterior is needed
-                return to_numpy(_mean_log_softmax(member_means(self.estimators_, queries)))
+            if self.link_approx == "none":  # nothing of the posterior is needed
+                return to_numpy(_mean_log_softmax(member_means(self.members_, queries)))
             return to_numpy(self._moderated(queries)[0])
 
     def decision_function(self, X: ArrayLike) -> Array:
@@ -177,7 +177,7 @@ class ClassPosterior(HFLBase):
         -------
         ndarray of shape (n,) or (n, n_classes)
             Two classes: log odds of the second. More: log probabilities less their
-            mean. With link="none" and one member these are the MAP's logits; else
+            mean. With link_approx="none" and one member these are the MAP's logits; else
             they are moderated, so that both methods rank rows and classes alike.
         """
         log_proba = self.predict_log_proba(X)
@@ -208,7 +208,7 @@ class ClassPosterior(HFLBase):
         with torch.inference_mode(False):
             queries = self._queries(X)
             moments = mixture(
-                member_means(self.estimators_, queries), self._variances(queries), self._no_noise()
+                member_means(self.members_, queries), self._variances(queries), self._no_noise()
             )
             mean, var = to_numpy(moments.mean), to_numpy(moments.epistemic)
             return (mean[:, 0], var[:, 0]) if len(self.classes_) == 2 else (mean, var)
@@ -229,7 +229,7 @@ class ClassPosterior(HFLBase):
             ``entropy`` (n,): that of ``proba`` in nats, the whole uncertainty of the
             label; ``mutual_information`` (n,): its epistemic part in nats, what the
             label would tell about the weights, averaged over the logits whatever
-            ``link`` is; ``converged`` (n,): whether the stds of all of the row's logits,
+            ``link_approx`` is; ``converged`` (n,): whether the stds of all of the row's logits,
             less their mean, met ``std_rtol``; ``rel_error`` (n,): the largest bound of
             their relative errors (an estimate where variance="network"). What draws add
             to the error of ``proba`` and ``proba_std`` is said under ``predict_proba``.
@@ -290,7 +290,7 @@ class ClassPosterior(HFLBase):
         -------
         ndarray of shape (n, n_classes, n_samples)
             Probabilities that sum to 1 over the classes; each draw comes from one member of
-            the mixture. Their mean and std are those of ``predict_proba`` with link="mc".
+            the mixture. Their mean and std are those of ``predict_proba`` with link_approx="mc".
 
         Warns
         -----
@@ -311,31 +311,31 @@ class ClassPosterior(HFLBase):
         rng = check_random_state(random_state)
         with torch.inference_mode(False):
             drawn, variances = function_draws(
-                self.estimators_, self._queries(X), n_samples, self._query_route(), rng, CENTRED
+                self.members_, self._queries(X), n_samples, self._query_route(), rng, CENTRED
             )
             self._warn_of_misses(variances)
             logits = torch.cat(drawn, dim=2)[..., rng.permutation(n_samples)]
             return to_numpy(log_probabilities(logits.mT).exp()).swapaxes(1, 2)
 
     def _moderated(self, X: Tensor) -> tuple[Tensor, Moderation, list[Variance]]:
-        """Log probabilities (Q, C) at X (Q, D) as ``link`` says, averages, and flags.
+        """Log probabilities (Q, C) at X (Q, D) as ``link_approx`` says, averages, and flags.
 
         Averages are those over the posterior of the logits, flags those of each member's logits;
         a warning counts the misses.
         """
-        at_map = member_means(self.estimators_, X)  # which refuses rows that have none
+        at_map = member_means(self.members_, X)  # which refuses rows that have none
         draws = self._draws()
         parts, verdicts = member_moderations(
-            self.estimators_,
+            self.members_,
             X,
             self._query_route(),
             self.n_jobs,
             bool(self.verbose),
-            lambda logits: logits.averaged(draws, probit=self.link == "probit"),
+            lambda logits: logits.averaged(draws, probit=self.link_approx == "probit"),
         )
         self._warn_of_misses(verdicts)
         averages = mixed(parts)
-        if self.link == "none":
+        if self.link_approx == "none":
             return _mean_log_softmax(at_map), averages, verdicts
         return averages.log_proba, averages, verdicts
 
@@ -351,7 +351,7 @@ class ClassPosterior(HFLBase):
         return draws.to(self._tensor(np.empty(0)))
 
     def _no_noise(self) -> list[Tensor]:
-        return [self._tensor(np.zeros(1))] * len(self.estimators_)
+        return [self._tensor(np.zeros(1))] * len(self.members_)
 
 
 def _mean_log_softmax(logits: list[Tensor]) -> Tensor:
@@ -363,7 +363,7 @@ def _std(averages: Moderation, log_proba: Tensor) -> Tensor:
     """Std (Q, C) of the probabilities, no more than one of that mean can have.
 
     Averages over the posterior stay below sqrt(p (1 − p)) by themselves. The probabilities of
-    link="probit" and "none" are not quite that posterior's, or not at all.
+    link_approx="probit" and "none" are not quite that posterior's, or not at all.
     """
     p = log_proba.exp()
     most = p * (p.sum(1, keepdim=True) - p).clamp(min=0.0)

@@ -62,7 +62,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
     class_weight : dict, "balanced" or None, default=None
         Rows of class c count ``class_weight[c]`` times (1 where left out).
         "balanced" gives every class the same total weight.
-    link : {"mc", "probit", "none"}, default="mc"
+    link_approx : {"mc", "probit", "none"}, default="mc"
         How probabilities average over the posterior of the logits: by evenly spread
         draws, the same for all rows and calls after a fit (two classes: quadrature); in
         closed form, with the variance of each difference of logits [2]_, closer to even
@@ -75,21 +75,23 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
         Whether the network is in standardised units: ``module_``, ``coefs_``, a given
         ``prior_precision``, and the X that a ``module`` of yours receives. With
         prior_precision="evidence" probabilities are the same either way.
-    variance : {"linearized", "network", "pretrained"}, default="linearized"
+    variance : {"linearized", "network", "amortized"}, default="linearized"
         Whose perturbed optima are found: those of the network's linearisation at
         the MAP (curvature: generalised Gauss-Newton; always defined), or those of
         the network itself, as in the paper (curvature: exact Hessian; rows that
         do not settle fall back to "linearized" and are counted in a warning).
-        "pretrained" is "linearized" with all work done in ``fit``: queries then
+        "amortized" is "linearized" with all work done in ``fit``: queries then
         cost one matrix product, and the estimator keeps no training data.
     std_rtol : float, default=0.01
         Relative error to which each standard deviation is refined, or for
-        variance="pretrained" the error that ``fit`` prepares queries for.
+        variance="amortized" the error that ``fit`` prepares queries for.
     perturbation_scale : "auto" or float, default="auto"
         For variance="network": how far the optimum is moved, in posterior
         standard deviations. "auto" compares several scales row by row.
     solver : {"newton-cg", "lbfgs", "adam"}, default="newton-cg"
         Trainer. "adam" takes mini-batches, for data that outgrow full passes.
+    memory_limit : float, default=4e9
+        Bytes of work memory that fit and queries may use beside the data and the results.
     max_iter : int, default=2000
         Most steps ("adam": passes over the data), the evidence's rounds included.
     tol : float, default=0.01
@@ -134,7 +136,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
         Their names, where X had any.
     classes_ : ndarray of shape (n_classes,)
         The labels, sorted.
-    estimators_ : tuple of Member
+    members_ : tuple of Member
         Each member's MAP estimate, diagnostics and loss curve.
     module_ : torch.nn.Module
         Maps X, standardised unless ``normalize_X`` is False, to logits; the member with the
@@ -195,7 +197,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
     _rules: ClassVar[dict[str, Rule]] = {
         **HFLBase._rules,
         "class_weight": any_of(none(), one_of("balanced"), mapping(0)),
-        "link": one_of("mc", "probit", "none"),
+        "link_approx": one_of("mc", "probit", "none"),
     }
 
     def __init__(
@@ -205,13 +207,14 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
         activation: str = "tanh",
         module: Callable[[int, int], nn.Module] | None = None,
         class_weight: dict[Any, float] | str | None = None,
-        link: str = "mc",
+        link_approx: str = "mc",
         prior_precision: float | str = "evidence",
         normalize_X: bool = True,
         variance: str = "linearized",
         std_rtol: float = 0.01,
         perturbation_scale: float | str = "auto",
         solver: str = "newton-cg",
+        memory_limit: float = 4e9,
         max_iter: int = 2000,
         tol: float = 0.01,
         batch_size: int | str = "auto",
@@ -231,13 +234,14 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
         self.activation = activation
         self.module = module
         self.class_weight = class_weight
-        self.link = link
+        self.link_approx = link_approx
         self.prior_precision = prior_precision
         self.normalize_X = normalize_X
         self.variance = variance
         self.std_rtol = std_rtol
         self.perturbation_scale = perturbation_scale
         self.solver = solver
+        self.memory_limit = memory_limit
         self.max_iter = max_iter
         self.tol = tol
         self.batch_size = batch_size

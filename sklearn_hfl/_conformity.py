@@ -10,13 +10,13 @@ from torch import Tensor
 
 from sklearn_hfl._validation import Array, to_numpy
 from sklearn_hfl.calibration.fingerprints import Fingerprints
-from sklearn_hfl.exceptions import warn
+from sklearn_hfl.exceptions import HFLDataWarning, warn
 
 __all__ = ["check_scores", "fingerprints", "scored_with", "warn_of_trained_rows"]
 
 BLOCK_OF_ROWS = 4096
 # Parameters that may change after fit, and with them the scores of calibration rows.
-SCORED_PARAMS = ("variance", "perturbation_scale", "link")
+SCORED_PARAMS = ("variance", "perturbation_scale", "link_approx")
 
 
 def fingerprints(X: Tensor, y: Tensor) -> Fingerprints:
@@ -32,7 +32,8 @@ def warn_of_trained_rows(trained: Fingerprints, X: Tensor, y: Tensor) -> None:
         warn(
             f"{about}{count} of {len(X)} calibration rows were trained on, or are copies of "
             "rows that were. Their scores are too good, and coverage will fall short. Split "
-            "the data before fit, and give conformalize the part that fit has not seen."
+            "the data before fit, and give conformalize the part that fit has not seen.",
+            HFLDataWarning,
         )
 
 

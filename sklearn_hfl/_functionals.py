@@ -152,7 +152,7 @@ class PopulationFunctionals(PosteriorPredictive):
             in_units = link.value(outputs) * scale + mean
             return func(in_units[:, 0] if self._one_dimensional else in_units)
 
-        shapes = {_checked_shape(func, of_outputs, f) for f in member_means(self.estimators_, X)}
+        shapes = {_checked_shape(func, of_outputs, f) for f in member_means(self.members_, X)}
         if len(shapes) > 1:
             raise ValueError(
                 f"func must return as many numbers whatever the predictions are, but it returned "
@@ -176,9 +176,9 @@ class PopulationFunctionals(PosteriorPredictive):
     ) -> tuple[Array, Array | None]:
         """Values (G,), and variances (G,) or the covariance (G, G) if asked for."""
         if not (std or cov):
-            return to_numpy(functional_values(self.estimators_, functional).mean(0)), None
+            return to_numpy(functional_values(self.members_, functional).mean(0)), None
         mean, spread, verdicts = functional_moments(
-            self.estimators_, functional, self._query_route(), joint=cov
+            self.members_, functional, self._query_route(), joint=cov
         )
         self._warn_of_misses(verdicts)
         return to_numpy(mean), to_numpy(spread)

@@ -55,7 +55,7 @@ class PredictionIntervals(ProfileIntervals):
         -----
         HFLWarning
             If rows were trained on: their residuals are too small, and so are intervals
-            made from them. Not with variance="pretrained", which keeps nothing that
+            made from them. Not with variance="amortized", which keeps nothing that
             could recognise them.
 
         Notes
@@ -172,7 +172,7 @@ class PredictionIntervals(ProfileIntervals):
 
     def _profile(self, X: Tensor, levels: Array) -> tuple[Array, Array]:
         ends = [self._profile_interval(X, float(ndtri((1 + level) / 2)))[:2] for level in levels]
-        mean = torch.stack(member_means(self.estimators_, X, self._mean_link)).mean(0)
+        mean = torch.stack(member_means(self.members_, X, self._mean_link)).mean(0)
         interval = np.stack([np.stack(pair, axis=-1) for pair in ends], axis=-1)
         return self._y_scaler.inverse(to_numpy(mean)), interval
 

@@ -100,7 +100,7 @@ class Route:
 
     Attributes
     ----------
-    mode : {"linearized", "network", "pretrained"}
+    mode : {"linearized", "network", "amortized"}
         Whose optima, and from what.
     rtol : float
         Relative error asked for.
@@ -115,7 +115,7 @@ class Route:
     @property
     def needs_data(self) -> bool:
         """Whether queries may go back to the data."""
-        return self.mode != "pretrained"
+        return self.mode != "amortized"
 
     def optima(self, estimate: MapEstimate, functional: Functional) -> PerturbedOptima:
         """Perturbed optima of functionals, found this way."""

@@ -92,10 +92,10 @@ class PosteriorPredictive(HFLBase):
             if part in ("total", "epistemic"):
                 moments = self._moments(queries)
                 return self._in_units(moments.mean), self._shaped(self._stds(moments)[part])
-            means = member_means(self.estimators_, queries, self._mean_link)
+            means = member_means(self.members_, queries, self._mean_link)
             mean = self._in_units(torch.stack(means).mean(0))
             if part == "aleatoric":
-                noise = torch.stack(member_noise(self.estimators_, queries)).mean(0)
+                noise = torch.stack(member_noise(self.members_, queries)).mean(0)
                 return mean, self._shaped(to_numpy(noise.sqrt()) * self._y_scaler.scale)
             if return_cov:
                 return mean, self._shaped(self._covariance(queries))
@@ -193,11 +193,11 @@ class PosteriorPredictive(HFLBase):
         with torch.inference_mode(False):
             queries = self._queries(X)
             drawn, variances = function_draws(
-                self.estimators_, queries, n_samples, self._query_route(), rng, self._mean_link
+                self.members_, queries, n_samples, self._query_route(), rng, self._mean_link
             )
             self._warn_of_misses(variances)
             if noise:
-                stds = [each.sqrt()[..., None] for each in member_noise(self.estimators_, queries)]
+                stds = [each.sqrt()[..., None] for each in member_noise(self.members_, queries)]
                 drawn = [
                     values + std * self._tensor(rng.standard_normal(values.shape))
                     for values, std in zip(drawn, stds, strict=True)
@@ -208,9 +208,9 @@ class PosteriorPredictive(HFLBase):
 
     def _moments(self, X: Tensor) -> Predictive:
         return mixture(
-            member_means(self.estimators_, X, self._mean_link),
+            member_means(self.members_, X, self._mean_link),
             self._variances(X, self._mean_link),
-            member_noise(self.estimators_, X),
+            member_noise(self.members_, X),
         )
 
     def _stds(self, moments: Predictive) -> dict[str, Array]:
@@ -224,11 +224,9 @@ class PosteriorPredictive(HFLBase):
 
     def _covariance(self, X: Tensor) -> Array:
         """Joint covariance (n, n, K) of new y in squared units of y."""
-        total, variances = joint_covariance(
-            self.estimators_, X, self._query_route(), self._mean_link
-        )
+        total, variances = joint_covariance(self.members_, X, self._query_route(), self._mean_link)
         self._warn_of_misses(variances)
-        noise = torch.stack(member_noise(self.estimators_, X)).mean(0)
+        noise = torch.stack(member_noise(self.members_, X)).mean(0)
         total += torch.eye(len(X)).to(X)[..., None] * noise
         return to_numpy(total) * self._y_scaler.scale**2
 
@@ -242,7 +240,7 @@ class PosteriorPredictive(HFLBase):
 
     @property
     def _mean_link(self) -> Link:
-        likelihood = self.estimators_[0].estimate.log_posterior.likelihood
+        likelihood = self.members_[0].estimate.log_posterior.likelihood
         return cast(GaussianLikelihood, likelihood).mean_link
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from sklearn_hfl._members import member_means, member_noise, member_profiles
 from sklearn_hfl._posterior_predictive import PosteriorPredictive
 from sklearn_hfl._validation import Array, to_numpy
-from sklearn_hfl.exceptions import warn
+from sklearn_hfl.exceptions import HFLConvergenceWarning, warn
 
 __all__ = ["ProfileIntervals"]
 
@@ -32,15 +32,15 @@ class ProfileIntervals(PosteriorPredictive):
         if not route.needs_data:
             raise ValueError(
                 "kind='profile' refits the network to the training data, of which "
-                "variance='pretrained' keeps none. Fit with variance='linearized' or 'network'."
+                "variance='amortized' keeps none. Fit with variance='linearized' or 'network'."
             )
-        means = torch.stack(member_means(self.estimators_, X, link))
+        means = torch.stack(member_means(self.members_, X, link))
         profiles = member_profiles(
-            self.estimators_, X, z, route, self.n_jobs, bool(self.verbose), link
+            self.members_, X, z, route, self.n_jobs, bool(self.verbose), link
         )
         extra = means.var(0, correction=0)
         if noise:
-            extra = extra + torch.stack(member_noise(self.estimators_, X)).mean(0)
+            extra = extra + torch.stack(member_noise(self.members_, X)).mean(0)
         halves = []
         for ends in ([p.lower for p in profiles], [p.upper for p in profiles]):
             squares = (torch.stack(ends).reshape(means.shape) - means).square().mean(0)
@@ -52,7 +52,8 @@ class ProfileIntervals(PosteriorPredictive):
                 f"{int(missed.sum())} of {len(missed)} profile intervals have an end that was not "
                 "found, and stands at the linearized standard deviation instead: the refit of the "
                 "network did not converge. Try a larger prior_precision, or kind='gaussian'"
-                f"{'.' if self.converged_ else '; the MAP itself is not stationary, see fit.'}"
+                f"{'.' if self.converged_ else '; the MAP itself is not stationary, see fit.'}",
+                HFLConvergenceWarning,
             )
         center = self._y_scaler.inverse(to_numpy(means.mean(0)))
         verdict: Array = np.asarray(converged.cpu()).reshape(*center.shape, 2)

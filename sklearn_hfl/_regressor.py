@@ -20,7 +20,7 @@ from sklearn_hfl._members import member_noise
 from sklearn_hfl._params import Rule, any_of, boolean, named_as_public, one_of, real, reals
 from sklearn_hfl._translation import Trained
 from sklearn_hfl._validation import Array, check_training_data, to_numpy
-from sklearn_hfl.exceptions import warn
+from sklearn_hfl.exceptions import HFLDataWarning, warn
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.rescaling import Affine
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
@@ -72,21 +72,23 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         Whether the network is in standardised units: ``module_``, ``coefs_``, a given
         ``prior_precision``, and the X that a ``module`` of yours receives. Results are in
         y's units either way, and with prior_precision="evidence" the same either way.
-    variance : {"linearized", "network", "pretrained"}, default="linearized"
+    variance : {"linearized", "network", "amortized"}, default="linearized"
         Whose perturbed optima are found: those of the network's linearisation at
         the MAP (curvature: generalised Gauss-Newton; always defined), or those of
         the network itself, as in the paper (curvature: exact Hessian; rows that
         do not settle fall back to "linearized" and are counted in a warning).
-        "pretrained" is "linearized" with all work done in ``fit``: queries then
+        "amortized" is "linearized" with all work done in ``fit``: queries then
         cost one matrix product, and the estimator keeps no training data.
     std_rtol : float, default=0.01
         Relative error to which each epistemic standard deviation is refined, or for
-        variance="pretrained" the error that ``fit`` prepares queries for.
+        variance="amortized" the error that ``fit`` prepares queries for.
     perturbation_scale : "auto" or float, default="auto"
         For variance="network": how far the optimum is moved, in posterior
         standard deviations. "auto" compares several scales row by row.
     solver : {"newton-cg", "lbfgs", "adam"}, default="newton-cg"
         Trainer. "adam" takes mini-batches, for data that outgrow full passes.
+    memory_limit : float, default=4e9
+        Bytes of work memory that fit and queries may use beside the data and the results.
     max_iter : int, default=2000
         Most steps ("adam": passes over the data), the evidence's rounds included.
     tol : float, default=0.01
@@ -131,7 +133,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         Their names, where X had any.
     n_outputs_ : int
         Outputs.
-    estimators_ : tuple of Member
+    members_ : tuple of Member
         Each member's MAP estimate, diagnostics and loss curve.
     module_ : torch.nn.Module
         Maps X to the mean, both of them standardised unless ``normalize_X`` or
@@ -217,6 +219,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         std_rtol: float = 0.01,
         perturbation_scale: float | str = "auto",
         solver: str = "newton-cg",
+        memory_limit: float = 4e9,
         max_iter: int = 2000,
         tol: float = 0.01,
         batch_size: int | str = "auto",
@@ -244,6 +247,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         self.std_rtol = std_rtol
         self.perturbation_scale = perturbation_scale
         self.solver = solver
+        self.memory_limit = memory_limit
         self.max_iter = max_iter
         self.tol = tol
         self.batch_size = batch_size
@@ -355,7 +359,8 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
             warn(
                 f"Constant target: {which} has a single value, from which no scale of noise or "
                 "signal can be learned. Predictions are that constant; their standard deviations "
-                "only say what the prior allows. Check y."
+                "only say what the prior allows. Check y.",
+                HFLDataWarning,
             )
         self._record(members, (module_X, module_y))
         squares = torch.stack(member_noise(members, inputs)).mean(0)

@@ -51,7 +51,7 @@ class PredictionSets(ClassPosterior):
         -----
         HFLWarning
             If rows were trained on: their labels were learned, and sets made from them
-            are too small. Not with variance="pretrained", which keeps nothing that
+            are too small. Not with variance="amortized", which keeps nothing that
             could recognise them.
 
         Notes
@@ -60,7 +60,7 @@ class PredictionSets(ClassPosterior):
         ``predict_proba`` gives the row's own class (least ambiguous set-valued
         classifiers: M. Sadinle, J. Lei, L. Wasserman, arXiv:1609.00451). Coverage then
         holds for rows that are exchangeable with the calibration rows, on average over
-        draws of both and over classes. Other parameters of the estimator (``link``, for
+        draws of both and over classes. Other parameters of the estimator (``link_approx``, for
         example) need another calibration.
 
         Examples
@@ -106,7 +106,7 @@ class PredictionSets(ClassPosterior):
             Before ``fit``.
         ValueError
             If the level is not between 0 and 1, before ``conformalize``, after a change of
-            ``link`` or ``variance`` since, and where that had fewer than
+            ``link_approx`` or ``variance`` since, and where that had fewer than
             level / (1 − level) rows.
 
         Examples

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from sklearn_hfl._columns import numbers_expected
 from sklearn_hfl._weights import warn_of_scale
-from sklearn_hfl.posterior import log_posterior
 
 __all__ = [
     "check_calibration_data",
@@ -171,7 +170,7 @@ def validated(estimator: Any, X: Any, *y: Any, **options: Any) -> Any:
         checked = validate_data(estimator, X, *y, dtype=PRECISIONS, accept_sparse="csr", **options)
     rows = checked[0] if y else checked
     if issparse(rows):  # pandas has sparse columns too
-        _check_dense_size(rows.shape, getattr(estimator, "dtype", "float32"))
+        _check_dense_size(estimator, rows.shape)
     return checked
 
 
@@ -186,16 +185,19 @@ def _without_duplicates(X: Any) -> Any:
     return rows
 
 
-def _check_dense_size(shape: tuple[int, int], dtype: str) -> None:
+def _check_dense_size(estimator: Any, shape: tuple[int, int]) -> None:
     """Refuse a sparse array before anything is made dense that does not fit."""
+    # A perceptron of scikit-learn, whose rows are counted here, has neither.
+    dtype = getattr(estimator, "dtype", "float32")
+    limit = getattr(estimator, "memory_limit", np.inf)
     n_bytes = shape[0] * shape[1] * getattr(torch, dtype).itemsize
-    if n_bytes > log_posterior.MEMORY_LIMIT:
+    if n_bytes > limit:
         single = "set dtype='float32', " if dtype == "float64" else ""
         raise ValueError(
             f"Sparse X of shape {shape} is made dense for the network, which needs {n_bytes:.2e} "
-            f"bytes, more than the memory limit of {log_posterior.MEMORY_LIMIT:.2e}. Make fewer "
+            f"bytes, more than memory_limit={limit:.2e}. Make fewer "
             "columns (max_categories or min_frequency of OneHotEncoder, TruncatedSVD), pass fewer "
-            f"rows, {single}or set a larger sklearn_hfl.posterior.log_posterior.MEMORY_LIMIT."
+            f"rows, {single}or set a larger memory_limit."
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_hfl.exceptions import warn
+from sklearn_hfl.exceptions import HFLDataWarning, warn
 
 __all__ = ["warn_of_scale"]
 
@@ -37,7 +37,7 @@ def warn_of_scale(weight: NDArray[np.float64], name: str = "sample_weight") -> N
 
     Warns
     -----
-    HFLWarning
+    HFLDataWarning
         With their sum, and how to rescale them.
     """
     total, used = weight.sum(), np.count_nonzero(weight)
@@ -57,5 +57,6 @@ def warn_of_scale(weight: NDArray[np.float64], name: str = "sample_weight") -> N
         )
         warn(
             f"{name} says how many rows each row counts as, and {used} rows count as {total:.3g}: "
-            f"{effect}. Where the weights only say how rows compare, {advice}."
+            f"{effect}. Where the weights only say how rows compare, {advice}.",
+            HFLDataWarning,
         )

@@ -180,8 +180,8 @@ def without_subspace(estimate: MapEstimate) -> MapEstimate:
     return replace(estimate, subspace=Subspace.empty(estimate.curvature().excess_diagonal()))
 
 
-def pretrained(estimate: MapEstimate, rtol: float) -> MapEstimate:
-    """What a fit keeps of it with variance="pretrained" and std_rtol."""
+def amortized(estimate: MapEstimate, rtol: float) -> MapEstimate:
+    """What a fit keeps of it with variance="amortized" and std_rtol."""
     subspace = krylov_subspace(estimate.curvature(), generator(2), beyond=2 * rtol, block_size=3)
     return replace(estimate, subspace=subspace).without_data(rtol)
 

@@ -31,7 +31,7 @@ def halves(X, y):
 
 def dense_std(model, X, link, matrix=dense_ggn):
     """Std of the link's values from a dense matrix, (Q, C); NaN where it is negative."""
-    estimate = model.estimators_[0].estimate
+    estimate = model.members_[0].estimate
     lp, weights = estimate.log_posterior, estimate.weights
     gradient = Prediction(lp.network, model._queries(X), link).gradient(weights)
     variance = exact_covariance(matrix(lp, weights), gradient).diagonal().reshape(len(X), -1)

@@ -10,7 +10,6 @@ import pytest
 from sklearn.neural_network import MLPRegressor
 
 from sklearn_hfl import HFLClassifier, HFLRegressor, HFLWarning
-from sklearn_hfl.posterior import log_posterior
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(-1, 1, (60, 2))
@@ -19,11 +18,11 @@ KNOWN = {"hidden_layer_sizes": (5,), "prior_precision": 1.0, "random_state": 0}
 NOISE = {**KNOWN, "noise_std": 0.2}
 
 
-def texts(call):
+def texts(call, *args):
     """The warnings that a call raises."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        call()
+        call(*args)
     assert all(issubclass(w.category, HFLWarning) for w in caught)
     return [str(w.message) for w in caught]
 
@@ -86,19 +85,17 @@ TARGET = np.sin(3 * ROWS[:, 0]) * ROWS[:, 1] + ROWS[:, 2] ** 2
 PER_DIRECTION = 4 * 201 * 8  # bytes: basis and image, twice
 
 
-@pytest.mark.parametrize("variance", ["linearized", "pretrained"])
-def test_rows_that_the_memory_limit_cuts_off_are_told_so(monkeypatch, variance):
-    def answers():
-        model = HFLRegressor(**{**KNOWN, **WIDE}, variance=variance, max_iter=3)
+@pytest.mark.parametrize("variance", ["linearized", "amortized"])
+def test_rows_that_the_memory_limit_cuts_off_are_told_so(variance):
+    def answers(limit):
+        model = HFLRegressor(**{**KNOWN, **WIDE}, variance=variance, max_iter=3, memory_limit=limit)
         return model.fit(ROWS, TARGET).predict(ROWS[:30], return_std=True)
 
-    monkeypatch.setattr(log_posterior, "MEMORY_LIMIT", 64 * PER_DIRECTION)
-    text = texts(answers)[-1]  # after those of the fit, which was cut short
+    text = texts(answers, 64 * PER_DIRECTION)[-1]  # after those of the fit, which was cut short
     assert "missed std_rtol=0.0001: the memory limit allows 64 directions of 201." in text
-    assert "MEMORY_LIMIT before fit" in text
+    assert "a larger memory_limit" in text
     assert "rounding" not in text
-    monkeypatch.setattr(log_posterior, "MEMORY_LIMIT", 1e9)
-    assert not any("missed" in text for text in texts(answers))
+    assert not any("missed" in text for text in texts(answers, 1e9))
 
 
 @pytest.mark.parametrize("estimator", [HFLRegressor, HFLClassifier])

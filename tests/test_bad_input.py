@@ -50,7 +50,7 @@ BAD_PARAMETERS = [
     *[("normalize_X", v, TRUTH) for v in (1, "yes", None)],
     *[("normalize_y", v, TRUTH) for v in (0, "no", None)],
     *[
-        ("variance", v, r"one of 'linearized', 'network', 'pretrained'")
+        ("variance", v, r"one of 'linearized', 'network', 'amortized'")
         for v in ("exact", None, True)
     ],
     *[("std_rtol", v, NUMBER + " and < 1") for v in (0, 1, -0.1, np.nan, "auto", None)],
@@ -336,7 +336,7 @@ def test_a_split_without_rows_for_early_stopping_is_refused(
     expected = rf"would train on {trained} of {n} rows and hold out {held_out}, .* 2 rows or more"
     with pytest.raises(ValueError, match=expected):
         model.fit(np.arange(n)[:, None], np.arange(n) % 2)
-    assert not hasattr(model, "estimators_")
+    assert not hasattr(model, "members_")
 
 
 @pytest.mark.parametrize(("n", "fraction"), [(4, 0.5), (11, 0.1), (20, 0.9)])

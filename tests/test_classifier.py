@@ -43,8 +43,8 @@ def test_stds_equal_the_dense_laplace_approximation(name):
 def test_network_route_equals_the_dense_hessian(data):
     X, y = data(40)
     model = HFLClassifier(**SMALL, variance="network", std_rtol=1e-4).fit(X, y)
-    lp = model.estimators_[0].estimate.log_posterior
-    hessian = dense_hessian(lp, model.estimators_[0].estimate.weights)
+    lp = model.members_[0].estimate.log_posterior
+    hessian = dense_hessian(lp, model.members_[0].estimate.weights)
     assert torch.linalg.eigvalsh(hessian)[0] > 0
     _, std = model.predict_proba(X[:10], return_std="delta")
     exact = dense_std(model, X[:10], SOFTMAX, dense_hessian)
@@ -119,7 +119,7 @@ def test_without_hidden_layer_probabilities_average_over_the_posterior(data):
         jacobian = queries @ inverse.numpy()
         variance = (jacobian * queries).sum(1)
         by_probit = expit(queries @ mean / np.sqrt(1 + np.pi / 8 * variance))
-        model.set_params(link="probit")
+        model.set_params(link_approx="probit")
         assert_allclose(model.predict_proba(2 * X[:7])[:, 1], by_probit, rtol=1e-6)
 
 
@@ -130,7 +130,7 @@ def test_without_hidden_layer_probabilities_average_over_the_posterior(data):
 @pytest.mark.parametrize("data", [two_classes, three_classes])
 def test_probabilities_are_consistent(data, link):
     X, y = data()
-    model = HFLClassifier(**SMALL, link=link).fit(X, y)
+    model = HFLClassifier(**SMALL, link_approx=link).fit(X, y)
     proba, std = model.predict_proba(X, return_std=True)
     assert_allclose(proba.sum(1), 1.0, rtol=0, atol=1e-12)
     assert_allclose(model.predict_proba(X), proba, rtol=1e-13)
@@ -152,7 +152,7 @@ def test_probabilities_are_consistent(data, link):
 
 def test_link_none_is_the_softmax_of_the_module():
     X, y = three_classes()
-    model = HFLClassifier(**SMALL, link="none", normalize_X=False).fit(X, y)
+    model = HFLClassifier(**SMALL, link_approx="none", normalize_X=False).fit(X, y)
     outputs = model.module_(torch.as_tensor(X)).detach().numpy()
     assert_allclose(model.predict_proba(X), softmax(outputs, axis=1), rtol=1e-10)
 
@@ -172,10 +172,10 @@ def test_draws_depend_on_random_state_alone():
 
 
 @pytest.mark.parametrize("link", ["mc", "probit", "none"])
-@pytest.mark.parametrize("variance", ["linearized", "network", "pretrained"])
+@pytest.mark.parametrize("variance", ["linearized", "network", "amortized"])
 def test_predict_uncertainty_agrees_with_predict_proba(variance, link):
     X, y = three_classes(30)
-    model = HFLClassifier(**SMALL, variance=variance, link=link).fit(X, y)
+    model = HFLClassifier(**SMALL, variance=variance, link_approx=link).fit(X, y)
     result = model.predict_uncertainty(X[:6])
     assert set(result) == {
         "proba", "proba_std", "entropy", "mutual_information", "converged", "rel_error"
@@ -208,7 +208,7 @@ def test_saturated_probabilities_are_finite(data):
     X, y = data()
     model = HFLClassifier(**{**SMALL, "hidden_layer_sizes": ()}, normalize_X=False).fit(X, y)
     for link in ("probit", "mc", "none"):
-        result = model.set_params(link=link).predict_uncertainty(1e4 * X)
+        result = model.set_params(link_approx=link).predict_uncertainty(1e4 * X)
         for value in result.values():
             assert np.isfinite(value).all()
         assert (result.proba_std >= 0).all()
@@ -233,7 +233,7 @@ class Steep(nn.Module):
 @pytest.mark.parametrize("data", [two_classes, three_classes])
 def test_a_steep_module_gives_finite_numbers(data, link):
     X, y = data()
-    model = HFLClassifier(module=Steep, prior_precision=1.0, link=link, random_state=0)
+    model = HFLClassifier(module=Steep, prior_precision=1.0, link_approx=link, random_state=0)
     far = 1e3 * X
     model.fit(X, y)
     assert np.abs(model.latent_mean_and_variance(far)[0]).max() > 1e3

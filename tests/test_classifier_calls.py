@@ -48,8 +48,8 @@ BAD = {
     "factors in a list": ({"class_weight": [1, 2, 3]}, None, "dict of finite numbers > 0"),
     "negative factor": ({"class_weight": {0: -1.0}}, None, "dict of finite numbers > 0"),
     "wrong word": ({"class_weight": "even"}, None, "'balanced'"),
-    "unknown link": ({"link": "logit"}, None, "one of 'mc', 'probit', 'none'"),
-    "unknown variance": ({"variance": "exact"}, None, "'linearized', 'network', 'pretrained'"),
+    "unknown link": ({"link_approx": "logit"}, None, "one of 'mc', 'probit', 'none'"),
+    "unknown variance": ({"variance": "exact"}, None, "'linearized', 'network', 'amortized'"),
 }
 
 

@@ -25,7 +25,7 @@ from tests.classes import SMALL, dense_std, three_classes, two_classes
 )
 def test_answers_do_not_depend_on_the_other_rows(params, link):
     X, y = three_classes(40)
-    model = HFLClassifier(**{**SMALL, "tol": 0.0, **params}, link=link).fit(X, y)
+    model = HFLClassifier(**{**SMALL, "tol": 0.0, **params}, link_approx=link).fit(X, y)
     queries = X[:8]
     proba, std = model.predict_proba(queries, return_std=True)
     order = np.random.default_rng(0).permutation(8)[:5]
@@ -74,7 +74,7 @@ COPIES = {
 @pytest.mark.parametrize("copy", COPIES.values(), ids=list(COPIES))
 def test_copies_answer_alike(copy):
     X, y = three_classes()
-    model = HFLClassifier(**SMALL, link="mc").fit(X, y)
+    model = HFLClassifier(**SMALL, link_approx="mc").fit(X, y)
     twin = copy(model)
     assert_array_equal(twin.predict_proba(X), model.predict_proba(X))
     result, expected = twin.predict_uncertainty(X), model.predict_uncertainty(X)
@@ -88,9 +88,9 @@ def test_members_are_mixed_with_equal_weights():
     params = {**SMALL, "prior_precision": 0.01}
     model = HFLClassifier(**params, n_estimators=3).fit(X, y)
     singles = []
-    for member in model.estimators_:
+    for member in model.members_:
         single = deepcopy(model)
-        single.estimators_ = (member,)
+        single.members_ = (member,)
         singles.append(single)
     probas, stds = zip(*(m.predict_proba(X, return_std=True) for m in singles), strict=True)
     assert np.ptp(probas, axis=0).max() > 1e-3

@@ -71,11 +71,11 @@ def test_it_is_that_of_draws_from_the_posterior_of_the_logits(data):
 
 
 @pytest.mark.parametrize("link", LINKS)
-@pytest.mark.parametrize("params", [{}, {"n_estimators": 2}, {"variance": "pretrained"}])
+@pytest.mark.parametrize("params", [{}, {"n_estimators": 2}, {"variance": "amortized"}])
 @BOTH
 def test_it_is_never_above_what_a_probability_can_vary(data, params, link):
     X, y = data(40)
-    model = HFLClassifier(**SMALL, **params, link=link).fit(X, y)
+    model = HFLClassifier(**SMALL, **params, link_approx=link).fit(X, y)
     for far in (1.0, 10.0, 1e6):
         proba, std = model.predict_proba(far * X, return_std=True)
         assert (std <= np.sqrt(proba * (1 - proba)) + 1e-12).all()
@@ -90,7 +90,7 @@ def test_links_share_the_std_where_that_is_possible(data):
     model = HFLClassifier(**SMALL).fit(X, y)
     std = model.predict_proba(X, return_std=True)[1]
     for link in ("probit", "none"):
-        proba, own = model.set_params(link=link).predict_proba(X, return_std=True)
+        proba, own = model.set_params(link_approx=link).predict_proba(X, return_std=True)
         assert_allclose(own, np.minimum(std, np.sqrt(proba * (1 - proba))), rtol=1e-9, atol=1e-12)
 
 
@@ -120,13 +120,13 @@ def test_members_are_mixed_by_the_law_of_total_variance(data, return_std):
     # So weak a prior leaves several local optima: the members differ.
     model = HFLClassifier(**{**SMALL, "prior_precision": 0.01}, n_estimators=3).fit(X, y)
     means, stds, at_map = [], [], []
-    for member in model.estimators_:
+    for member in model.members_:
         single = deepcopy(model)
-        single.estimators_ = (member,)
+        single.members_ = (member,)
         proba, std = single.predict_proba(X, return_std=return_std)
         means.append(proba)
         stds.append(std)
-        at_map.append(single.set_params(link="none").predict_proba(X))
+        at_map.append(single.set_params(link_approx="none").predict_proba(X))
     assert np.ptp(means, axis=0).max() > 1e-3
     proba, std = model.predict_proba(X, return_std=return_std)
     assert_allclose(proba, np.mean(means, axis=0), rtol=1e-10)

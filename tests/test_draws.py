@@ -10,7 +10,6 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
 
-import sklearn_hfl.posterior.log_posterior as limits
 from sklearn_hfl import HFLClassifier, HFLRegressor
 from sklearn_hfl.uncertainty.exact import dense_ggn
 
@@ -27,7 +26,7 @@ KNOWN = {
 }
 KINDS = {
     "linearized": {},
-    "pretrained": {"variance": "pretrained"},
+    "amortized": {"variance": "amortized"},
     "network": {"variance": "network"},
     "members": {"n_estimators": 3},
     "heteroscedastic": {"likelihood": "heteroscedastic", "noise_std": "evidence"},
@@ -83,7 +82,7 @@ def test_draws_are_joint_over_outputs_and_rows(fitted, kind, contrast):
     assert_allclose(values.mean(), value, atol=5 * std / len(values) ** 0.5)
 
 
-@pytest.mark.parametrize("kind", ["linearized", "pretrained", "members"])
+@pytest.mark.parametrize("kind", ["linearized", "amortized", "members"])
 def test_chunks_of_rows_belong_to_the_same_draw(fitted, kind, monkeypatch):
     model = fitted(kind)
     grid = RNG.randn(50, 2)
@@ -93,11 +92,11 @@ def test_chunks_of_rows_belong_to_the_same_draw(fitted, kind, monkeypatch):
     assert_array_equal(together, again)
 
 
-def test_draws_within_a_small_memory_limit_have_the_same_moments(monkeypatch):
+def test_draws_within_a_small_memory_limit_have_the_same_moments():
     rows = RNG.randn(300, 2)
     std = HFLRegressor(**KNOWN).fit(X, F).predict(rows, return_std="epistemic")[1]
-    monkeypatch.setattr(limits, "MEMORY_LIMIT", 4e5)  # chunks of some rows and of some draws
-    draws = HFLRegressor(**KNOWN).fit(X, F).sample_y(rows, 4000, noise=False)
+    model = HFLRegressor(**KNOWN, memory_limit=4e5)  # chunks of some rows and of some draws
+    draws = model.fit(X, F).sample_y(rows, 4000, noise=False)
     assert_allclose(draws.std(1) / std, 1, atol=5 / 8000**0.5)
 
 
@@ -135,7 +134,7 @@ def test_no_variance_is_solved_where_none_is_asked_for(fitted, part, monkeypatch
 CLASSIFIERS = {
     "two classes": (2, {}),
     "three classes": (3, {}),
-    "pretrained": (3, {"variance": "pretrained"}),
+    "amortized": (3, {"variance": "amortized"}),
     "network": (3, {"variance": "network"}),
     "members": (3, {"n_estimators": 3}),
 }
@@ -160,7 +159,7 @@ def test_draws_of_probabilities_are_joint_over_rows_and_classes():
     y = np.digitize(F, np.quantile(F, [1 / 3, 2 / 3]))
     params = {"hidden_layer_sizes": (), "prior_precision": 1.0, "normalize_X": False, "tol": 0.0}
     model = HFLClassifier(**params, random_state=0).fit(X, y)
-    member = model.estimators_[0]
+    member = model.members_[0]
     weights = (member.estimate.weights + member.shift).numpy()
     cov = torch.linalg.inv(dense_ggn(member.estimate.log_posterior, member.estimate.weights))
     drawn = np.random.RandomState(1).multivariate_normal(weights, cov.numpy(), size=20_000)

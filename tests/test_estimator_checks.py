@@ -10,8 +10,8 @@ from sklearn_hfl import HFLClassifier, HFLRegressor
 ESTIMATORS = [
     HFLRegressor(),
     HFLClassifier(),
-    HFLRegressor(hidden_layer_sizes=(3,), variance="pretrained"),
-    HFLClassifier(hidden_layer_sizes=(3,), variance="pretrained"),
+    HFLRegressor(hidden_layer_sizes=(3,), variance="amortized"),
+    HFLClassifier(hidden_layer_sizes=(3,), variance="amortized"),
     HFLRegressor(hidden_layer_sizes=(3,), variance="network", prior_precision=1.0, noise_std=0.3),
     HFLClassifier(hidden_layer_sizes=(3,), variance="network", prior_precision=1.0),
     HFLRegressor(hidden_layer_sizes=(3,), likelihood="heteroscedastic", prior_precision=10.0),

@@ -48,7 +48,7 @@ def trained(kind, X, y, **params):
 
 
 def dense_std(model, X, link=IDENTITY):
-    estimate = model.estimators_[0].estimate
+    estimate = model.members_[0].estimate
     lp, weights = estimate.log_posterior, estimate.weights
     gradient = Prediction(lp.network, torch.tensor(X), link).gradient(weights)
     variance = exact_covariance(dense_ggn(lp, weights), gradient).diagonal()
@@ -57,7 +57,7 @@ def dense_std(model, X, link=IDENTITY):
 
 def gradients(model):
     """∇L for each group of weights by name, and the weights."""
-    estimate = model.estimators_[0].estimate
+    estimate = model.members_[0].estimate
     lp, weights = estimate.log_posterior, estimate.weights
     gradient = lp.value_and_gradient(weights[None])[1][0]
     bias = torch.tensor([name.endswith("biases") for name in lp.prior.names])[lp.prior.labels]
@@ -89,7 +89,7 @@ def test_a_classifier_keeps_its_probabilities_and_has_the_dense_stds(activation,
     assert_allclose(proba, mlp.predict_proba(X), rtol=1e-10, atol=1e-14)
     assert_array_equal(model.predict(X), mlp.predict(X))
     assert_allclose(std, dense_std(model, X, SOFTMAX), rtol=model.std_rtol, atol=1e-12)
-    moderated = HFLClassifier.from_mlp(mlp, X, y, link="mc").predict_proba(X)
+    moderated = HFLClassifier.from_mlp(mlp, X, y, link_approx="mc").predict_proba(X)
     assert_allclose(moderated.sum(1), 1)
 
 

@@ -41,7 +41,7 @@ def outputs(module):
 
 
 def dense_std(model, link=IDENTITY):
-    estimate = model.estimators_[0].estimate
+    estimate = model.members_[0].estimate
     lp, weights = estimate.log_posterior, estimate.weights
     gradient = Prediction(lp.network, torch.tensor(X), link).gradient(weights)
     variance = exact_covariance(dense_ggn(lp, weights), gradient).diagonal()
@@ -86,7 +86,7 @@ def test_a_classifier_keeps_its_probabilities(n_classes, n_outputs, params):
 def test_the_evidence_settles_at_the_weights():
     with pytest.warns(HFLWarning, match=r"weights given \(‖∇L‖ = "):
         model = HFLRegressor.from_torch(perceptron(), X, Y[:, 0])
-    lp, weights = model.estimators_[0].estimate.log_posterior, model.estimators_[0].estimate.weights
+    lp, weights = model.members_[0].estimate.log_posterior, model.members_[0].estimate.weights
     precision = lp.prior.precision
     inverse = torch.linalg.inv(dense_ggn(lp, weights))
     gamma = lp.prior.group_sum(1 - precision * inverse.diagonal())

@@ -62,7 +62,7 @@ def exact_moments(model, X, weights):
     queries = torch.tensor((X - model._x_scaler.mean) / model._x_scaler.scale)
     matrix = dense_hessian if model.variance == "network" else dense_ggn
     values, covariances = [], []
-    for estimate in (member.estimate for member in model.estimators_):
+    for estimate in (member.estimate for member in model.members_):
         log_posterior, theta = estimate.log_posterior, estimate.weights
         prediction = Prediction(log_posterior.network, queries)
         sigma = exact_covariance(matrix(log_posterior, theta), prediction.gradient(theta))
@@ -196,7 +196,7 @@ def test_a_function_has_the_std_of_the_delta_method(fitted, params, func):
 def member_predictions(model):
     """Means (n,) of each member, in units of y."""
     queries = torch.tensor((FEW - model._x_scaler.mean) / model._x_scaler.scale)
-    for estimate in (member.estimate for member in model.estimators_):
+    for estimate in (member.estimate for member in model.members_):
         outputs = estimate.log_posterior.network.forward(estimate.weights[None], queries)[0, :, 0]
         yield outputs.detach().numpy() * model._y_scaler.scale + model._y_scaler.mean
 
@@ -240,7 +240,7 @@ def test_the_memory_limit_changes_nothing(query):
     for params in ({}, {"variance": "network"}, {"module": module}):
         model = HFLRegressor(**{**KNOWN, **params}).fit(*data())
         expected = model.predict_functional(MANY[:500], **query)
-        for member in model.estimators_:
+        for member in model.members_:
             object.__setattr__(member.estimate.log_posterior, "memory_limit", 50_000.0)
         assert_allclose(model.predict_functional(MANY[:500], **query), expected, rtol=1e-6)
 

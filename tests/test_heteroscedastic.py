@@ -134,7 +134,7 @@ def test_members_are_mixed_by_the_law_of_total_variance():
 
 def alone(model, i):
     other = asking(model)
-    other.estimators_ = model.estimators_[i : i + 1]
+    other.members_ = model.members_[i : i + 1]
     return other
 
 
@@ -150,7 +150,7 @@ def asking(model, **params):
 
 def dense_stds(model, X, matrix):
     """Epistemic std (n, K) in units of y, by dense algebra at the MAP."""
-    estimate = model.estimators_[0].estimate
+    estimate = model.members_[0].estimate
     lp, weights = estimate.log_posterior, estimate.weights
     queries = torch.as_tensor(model._x_scaler.transform(X))
     gradient = Prediction(lp.network, queries, MEAN).gradient(weights)
@@ -177,8 +177,8 @@ def test_network_std_equals_the_dense_hessians():
 @pytest.mark.parametrize("n_outputs", [None, 2])
 def test_residuals_are_averaged_over_the_posterior_of_the_mean(n_outputs):
     """The variance that is added to squared residuals is that of the fit, to a few percent."""
-    lp = learned(n_outputs).estimators_[0].estimate.log_posterior
-    weights = learned(n_outputs).estimators_[0].estimate.weights
+    lp = learned(n_outputs).members_[0].estimate.log_posterior
+    weights = learned(n_outputs).members_[0].estimate.weights
     gradient = Prediction(lp.network, lp.X, MEAN).gradient(weights)
     variance = exact_covariance(dense_ggn(lp, weights), gradient).diagonal()
     # The last round of the evidence set it, at weights that were trained on since.

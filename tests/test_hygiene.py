@@ -41,7 +41,7 @@ def perceptron(n_features, n_outputs):
 MODELS = {
     "linearized": {},
     "network": {"variance": "network"},
-    "pretrained": {"variance": "pretrained"},
+    "amortized": {"variance": "amortized"},
     "evidence": {"prior_precision": "evidence", "noise_std": "evidence"},
     "module": {"module": perceptron},
     "adam": {"solver": "adam", "max_iter": 5},

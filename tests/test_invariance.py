@@ -26,7 +26,7 @@ MODELS = {
     "linearized, coarse": {"std_rtol": 0.2},
     "linearized, fine": {"std_rtol": 1e-6},
     "network": {"variance": "network"},
-    "pretrained": {"variance": "pretrained"},
+    "amortized": {"variance": "amortized"},
     "two members": {"n_estimators": 2},
 }
 

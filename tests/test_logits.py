@@ -39,14 +39,14 @@ def posteriors(model, X):
         return logits.averaged(model._draws())
 
     queries = model._queries(X)
-    _, (flags,) = member_moderations(model.estimators_, queries, model._route(), None, False, keep)
+    _, (flags,) = member_moderations(model.members_, queries, model._route(), None, False, keep)
     mean = torch.cat([each.mean for each in seen]).numpy()
     covariance = torch.cat([each.covariance for each in seen]).numpy()
     return mean, covariance, flags.rel_error.view(len(X), -1).numpy(), flags.converged
 
 
 def dense_covariance(model, X):
-    estimate = model.estimators_[0].estimate
+    estimate = model.members_[0].estimate
     lp, weights = estimate.log_posterior, estimate.weights
     gradient = Prediction(lp.network, model._queries(X), CENTRED).gradient(weights)
     k = lp.network.n_outputs
@@ -71,7 +71,7 @@ def check_bounds(model, X):
 
 
 @pytest.mark.parametrize("data", [two_classes, three_classes])
-@pytest.mark.parametrize("variance", ["linearized", "pretrained"])
+@pytest.mark.parametrize("variance", ["linearized", "amortized"])
 def test_covariances_equal_the_dense_ones(data, variance):
     X, y = data()
     kept = HFLClassifier(**SMALL).fit(X, y)
@@ -82,7 +82,7 @@ def test_covariances_equal_the_dense_ones(data, variance):
 
 
 def test_many_queries_are_certified_without_directions_of_their_own(digits, monkeypatch):
-    assert digits.estimators_[0].estimate.subspace.rank < 1000
+    assert digits.members_[0].estimate.subspace.rank < 1000
     passes = []
     monkeypatch.setattr(_logits, "_refined_logit_covariance", lambda *args: passes.append(args))
     check_bounds(digits, 2 * PIXELS[200:400, COLUMNS])
@@ -126,12 +126,12 @@ def test_memory_follows_the_limit_and_not_the_number_of_queries(digits, monkeypa
     held = []
     X = PIXELS[:500, COLUMNS]
     answer = digits.predict_proba(X)
-    estimate = digits.estimators_[0].estimate
+    estimate = digits.members_[0].estimate
     limit = 4 * 8 * 100 * (8 * 100 + estimate.log_posterior.network.linearization_width)
     log_posterior = replace(estimate.log_posterior, memory_limit=limit)
-    member = replace(digits.estimators_[0], estimate=replace(estimate, log_posterior=log_posterior))
+    member = replace(digits.members_[0], estimate=replace(estimate, log_posterior=log_posterior))
     small = copy(digits)
-    small.estimators_ = (member,)
+    small.members_ = (member,)
     real = _logits.output_covariance
 
     def watched(estimate, pairs, X):

@@ -11,7 +11,6 @@ from numpy.testing import assert_allclose
 
 from sklearn_hfl import HFLClassifier, HFLRegressor, HFLWarning, _members, _standardizer
 from sklearn_hfl._members import MOST_QUERIES, chunk_size
-from sklearn_hfl.posterior import log_posterior
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.functional import Prediction
 from sklearn_hfl.uncertainty.exact import dense_ggn, exact_covariance
@@ -29,12 +28,8 @@ Y = np.sin(X @ np.arange(1, 7))
 PER_DIRECTION = 4 * 8 * 201
 
 
-def limited(monkeypatch, n_bytes):
-    monkeypatch.setattr(log_posterior, "MEMORY_LIMIT", float(n_bytes))
-
-
 def exact_std(model, rows):
-    estimate = model.estimators_[0].estimate
+    estimate = model.members_[0].estimate
     gradient = Prediction(estimate.log_posterior.network, model._queries(rows)).gradient(
         estimate.weights
     )
@@ -43,15 +38,15 @@ def exact_std(model, rows):
 
 
 @pytest.mark.filterwarnings("ignore:The MAP is not stationary")
-@pytest.mark.parametrize("variance", ["linearized", "pretrained"])
-def test_where_the_limit_ends_the_search_bounds_still_hold(monkeypatch, variance):
+@pytest.mark.parametrize("variance", ["linearized", "amortized"])
+def test_where_the_limit_ends_the_search_bounds_still_hold(variance):
     full = HFLRegressor(**WIDE).fit(X, Y)
     assert full.diagnostics_["members"][0]["rank"] > 70
-    limited(monkeypatch, 70 * PER_DIRECTION)
 
     def fitted(variance):
+        model = HFLRegressor(**WIDE, variance=variance, memory_limit=70 * PER_DIRECTION)
         with pytest.warns(HFLWarning, match="memory limit ended the search .* at 70 of 201"):
-            return HFLRegressor(**WIDE, variance=variance).fit(X, Y)
+            return model.fit(X, Y)
 
     model = fitted(variance)
     # The preconditioner was limited too, so that only such a fit has the same weights.
@@ -64,23 +59,22 @@ def test_where_the_limit_ends_the_search_bounds_still_hold(monkeypatch, variance
     assert (error <= result.rel_error + 1e-11).all()
 
 
-def test_too_little_for_one_block_is_an_error_that_leaves_nothing(monkeypatch):
-    limited(monkeypatch, 60 * PER_DIRECTION)
-    model = HFLRegressor(**WIDE)
+def test_too_little_for_one_block_is_an_error_that_leaves_nothing():
+    model = HFLRegressor(**WIDE, memory_limit=60 * PER_DIRECTION)
     with pytest.raises(ValueError, match=r"curvature of 201 weights needs 4.1e\+05 bytes or more"):
         model.fit(X, Y)
-    assert not hasattr(model, "estimators_")
+    assert not hasattr(model, "members_")
 
 
 @pytest.mark.filterwarnings("ignore:The MAP is not stationary")
-def test_queries_are_cut_to_chunks_that_follow_the_limit(monkeypatch):
+def test_queries_are_cut_to_chunks_that_follow_the_limit():
     model = HFLRegressor(**WIDE).fit(X, Y)
-    estimate = model.estimators_[0].estimate.log_posterior
+    estimate = model.members_[0].estimate.log_posterior
     assert chunk_size(estimate, "linearized") == MOST_QUERIES
-    limited(monkeypatch, 300 * PER_DIRECTION)
-    small = HFLRegressor(**WIDE).fit(X, Y)
-    size = chunk_size(small.estimators_[0].estimate.log_posterior, "linearized")
-    assert size * 8 * 8 * 201 <= log_posterior.MEMORY_LIMIT / 4
+    limit = 300 * PER_DIRECTION
+    small = HFLRegressor(**WIDE, memory_limit=limit).fit(X, Y)
+    size = chunk_size(small.members_[0].estimate.log_posterior, "linearized")
+    assert size * 8 * 8 * 201 <= limit / 4
     for ours, theirs in zip(
         small.predict(X, return_std=True), model.predict(X, return_std=True), strict=True
     ):
@@ -100,7 +94,7 @@ def test_a_memory_mapped_array_is_not_copied_whole(estimator, tmp_path, monkeypa
     y = np.asarray(mapped[:, 0] > 0, dtype=float)
     model = estimator(
         hidden_layer_sizes=(2,), prior_precision=1.0, solver="adam", dtype="float32",
-        batch_size=4000, max_iter=1, random_state=0, variance="pretrained",
+        batch_size=4000, max_iter=1, random_state=0, variance="amortized",
     )  # fmt: skip
     tracemalloc.start()
     model.fit(mapped, y)
@@ -115,7 +109,7 @@ def test_single_precision_in_gives_the_fit_of_the_same_numbers(estimator):
     y = (Y > 0).astype(int)
     params = {"hidden_layer_sizes": (3,), "prior_precision": 1.0, "random_state": 0}
     ours, theirs = (estimator(**params).fit(rows, y) for rows in (single, single.astype(float)))
-    assert torch.equal(ours.estimators_[0].estimate.weights, theirs.estimators_[0].estimate.weights)
+    assert torch.equal(ours.members_[0].estimate.weights, theirs.members_[0].estimate.weights)
 
 
 def test_many_chunks_start_from_what_some_rows_have_found(monkeypatch):

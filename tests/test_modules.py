@@ -354,7 +354,7 @@ def test_what_cannot_work_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         model.fit(INDICES, Y)
     assert torch.equal(torch.get_rng_state(), state)
-    assert not hasattr(model, "estimators_")
+    assert not hasattr(model, "members_")
 
 
 def test_indices_must_not_be_standardised():
@@ -390,7 +390,7 @@ def test_without_second_derivatives_the_same_map_is_reached():
         )
         for f in (fused, near)
     )
-    networks = [m.estimators_[0].estimate.log_posterior.network for m in (once, twice)]
+    networks = [m.members_[0].estimate.log_posterior.network for m in (once, twice)]
     assert [network.twice_differentiable for network in networks] == [False, True]
     assert once.loss_curve_[0] == pytest.approx(twice.loss_curve_[0], rel=1e-10)
     assert once.converged_
@@ -433,7 +433,7 @@ def test_a_head_on_a_frozen_backbone_is_bayesian_linear_regression():
     assert_allclose(std, np.sqrt(np.einsum("ni,ij,nj->n", phi, covariance, phi)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("variance", ["linearized", "network", "pretrained"])
+@pytest.mark.parametrize("variance", ["linearized", "network", "amortized"])
 def test_a_frozen_backbone_gives_the_answers_of_its_features(variance):
     """The same as a network of the head alone, whatever is asked."""
     model = HFLRegressor(**PLAIN, module=backbone, variance=variance, tol=0.0).fit(X, Y)

@@ -24,7 +24,7 @@ QUERIES = np.random.default_rng(1).uniform(-2, 2, (90, 2))
 MODELS = {
     "linearized": (HFLRegressor(**SMALL, noise_std=0.2), Y),
     "network": (HFLRegressor(**SMALL, noise_std=0.2, variance="network"), Y),
-    "pretrained": (HFLRegressor(**SMALL, noise_std=0.2, variance="pretrained"), Y),
+    "amortized": (HFLRegressor(**SMALL, noise_std=0.2, variance="amortized"), Y),
     "classifier": (HFLClassifier(**SMALL), (Y > 0).astype(int)),
 }
 

@@ -15,7 +15,7 @@ from sklearn_hfl import HFLRegressor
 NAMES = (
     "hidden_layer_sizes", "activation", "module", "likelihood", "prior_precision", "noise_std",
     "normalize_X", "normalize_y", "variance", "std_rtol", "perturbation_scale", "solver",
-    "max_iter", "tol", "batch_size", "learning_rate_init", "early_stopping",
+    "memory_limit", "max_iter", "tol", "batch_size", "learning_rate_init", "early_stopping",
     "validation_fraction", "n_iter_no_change", "warm_start", "n_estimators", "random_state",
     "verbose", "n_jobs", "device", "dtype",
 )  # fmt: skip
@@ -37,10 +37,11 @@ ACCEPTED = {
     "noise_std": ["evidence", 1, 0.5, np.float64(0.5), [0.5], (0.5,), np.array([0.5])],
     "normalize_X": [True, False, np.True_],
     "normalize_y": [True, False, np.False_],
-    "variance": ["linearized", "network", "pretrained"],
+    "variance": ["linearized", "network", "amortized"],
     "std_rtol": [0.5, 1e-4, np.float64(0.1)],
     "perturbation_scale": ["auto", 0.1, 1],
     "solver": ["newton-cg", "lbfgs", "adam"],
+    "memory_limit": [4e9, 10**8, np.float64(1e9)],
     "max_iter": [1000, np.int64(1000)],
     "tol": [0, 0.0, 0.01, np.float64(0.01)],
     "batch_size": ["auto", 1, 10**6, np.int64(5)],

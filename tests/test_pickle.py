@@ -33,7 +33,7 @@ def perceptron(n_features, n_outputs):
 MODELS = {
     "linearized": {},
     "network": {"variance": "network"},
-    "pretrained": {"variance": "pretrained"},
+    "amortized": {"variance": "amortized"},
     "two members": {"n_estimators": 2},
     "module": {"module": perceptron},
     "float32": {"dtype": "float32", "std_rtol": 0.5},

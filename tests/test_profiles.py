@@ -58,9 +58,9 @@ def test_noise_is_added_in_squares_on_each_side():
 def test_members_are_mixed_by_squares():
     model = HFLRegressor(**KNOWN, n_estimators=2).fit(*data())
     mixed = profiles(model, QUERIES)
-    members, alone, means = model.estimators_, [], []
+    members, alone, means = model.members_, [], []
     for member in members:
-        model.estimators_ = (member,)
+        model.members_ = (member,)
         alone.append(profiles(model, QUERIES))
         means.append(model.predict(QUERIES)[:, None])
     for side in (0, 1):

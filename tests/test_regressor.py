@@ -70,7 +70,7 @@ def exact_stds(model, X, matrix=dense_ggn):
     """Epistemic std (n, K) of each member by dense algebra."""
     stds = []
     queries = torch.as_tensor(model._x_scaler.transform(X), dtype=torch.float64)
-    for member in model.estimators_:
+    for member in model.members_:
         estimate = member.estimate
         log_posterior, weights = estimate.log_posterior, estimate.weights
         gradient = Prediction(log_posterior.network, queries).gradient(weights)
@@ -165,7 +165,7 @@ def test_covariance_is_symmetric_and_positive_definite(fitted):
 
 def test_covariance_equals_that_of_the_dense_ggn():
     model = HFLRegressor(**RAW, std_rtol=1e-8).fit(*data())
-    estimate = model.estimators_[0].estimate
+    estimate = model.members_[0].estimate
     lp, weights = estimate.log_posterior, estimate.weights
     gradient = Prediction(lp.network, torch.tensor(QUERIES)).gradient(weights)
     exact = exact_covariance(dense_ggn(lp, weights), gradient).numpy()
@@ -236,7 +236,7 @@ ATTRIBUTES = {
     "n_features_in_": int,
     "n_outputs_": int,
     "module_": nn.Module,
-    "estimators_": tuple,
+    "members_": tuple,
     "coefs_": list,
     "intercepts_": list,
     "n_iter_": int,
@@ -260,7 +260,7 @@ def test_fitted_attribute_has_its_type(fitted, name, kind):
 
 def test_fitted_attributes_agree_with_each_other(fitted):
     model = fitted(3, n_estimators=2)
-    assert (model.n_features_in_, model.n_outputs_, len(model.estimators_)) == (2, 3, 2)
+    assert (model.n_features_in_, model.n_outputs_, len(model.members_)) == (2, 3, 2)
     assert model.n_iter_ == len(model.loss_curve_) - 1 <= model.max_iter
     assert model.loss_ == pytest.approx(model.loss_curve_[-1], rel=1e-10)
     assert all(type(value) is float for value in model.loss_curve_)
@@ -478,7 +478,7 @@ def test_a_fixed_perturbation_scale_is_taken_as_it_is():
 def test_two_members_are_mixed_by_the_law_of_total_variance():
     model = HFLRegressor(**RAW, n_estimators=2, std_rtol=1e-8).fit(*data())
     queries = torch.tensor(QUERIES)
-    estimates = [member.estimate for member in model.estimators_]
+    estimates = [member.estimate for member in model.members_]
     means = np.stack(
         [e.log_posterior.network.forward(e.weights[None], queries)[0, :, 0] for e in estimates]
     )
@@ -705,7 +705,7 @@ def test_early_stopping_ends_adam_and_keeps_the_held_out_rows_in_the_curvature()
     with pytest.warns(HFLWarning, match="not stationary"):
         model = HFLRegressor(**params, validation_fraction=0.25).fit(X, y)
     assert model.n_iter_ < model.max_iter
-    assert len(model.estimators_[0].estimate.log_posterior.X) == len(X)
+    assert len(model.members_[0].estimate.log_posterior.X) == len(X)
     std = model.predict(QUERIES, return_std="epistemic")[1]
     assert_allclose(std, exact_std(model, QUERIES), rtol=model.std_rtol)
 

@@ -86,8 +86,8 @@ def test_a_query_refuses_what_fit_would_refuse(fitted, estimator, query, param):
 
 @pytest.mark.parametrize("query", CLASSIFIER)
 def test_a_query_refuses_an_unknown_link(fitted, query):
-    model = fitted(HFLClassifier).set_params(link="probits")
-    with pytest.raises(ValueError, match="link must be one of 'mc', 'probit', 'none'"):
+    model = fitted(HFLClassifier).set_params(link_approx="probits")
+    with pytest.raises(ValueError, match="link_approx must be one of 'mc', 'probit', 'none'"):
         ask(model, query)
 
 
@@ -141,7 +141,7 @@ def test_module_is_kept_in_pickles_whatever_module_is_set_to(fitted):
 CALIBRATED = [
     (HFLRegressor, {"variance": "network"}, "conformal"),
     (HFLRegressor, {"perturbation_scale": 0.5}, "conformal"),
-    (HFLClassifier, {"link": "none"}, "predict_set"),
+    (HFLClassifier, {"link_approx": "none"}, "predict_set"),
     (HFLClassifier, {"variance": "network"}, "predict_set"),
 ]
 

@@ -81,7 +81,7 @@ def test_sets_cover_where_the_model_is_wrong(level):
     X, y = data(60)
     # Trained on labels of which every third is wrong: its probabilities are not those of y.
     wrong = np.where(np.arange(60) % 3 == 0, (y + 1) % 3, y)
-    model = HFLClassifier(**SMALL, link="none").fit(X, wrong).conformalize(*data(n, seed=3))
+    model = HFLClassifier(**SMALL, link_approx="none").fit(X, wrong).conformalize(*data(n, seed=3))
     X, y = data(m, seed=4)
     covered = model.predict_set(X, level)[np.arange(m), y].sum()
     rank = round(200 * level)

@@ -19,7 +19,6 @@ from torch import nn
 
 from sklearn_hfl import HFLClassifier, HFLRegressor, HFLWarning, _standardizer
 from sklearn_hfl.metrics import nlpd_scorer
-from sklearn_hfl.posterior import log_posterior
 
 SMALL = {"hidden_layer_sizes": (3,), "prior_precision": 1.0, "max_iter": 30, "random_state": 0}
 RNG = np.random.default_rng(0)
@@ -70,7 +69,7 @@ def test_every_format_gives_the_bits_of_its_dense_copy(estimator, form):
     ours, theirs = (fitted(estimator, X) for X in (form(DENSE), DENSE))
     assert_array_equal(ours._x_scaler.mean, theirs._x_scaler.mean)
     assert_array_equal(ours._x_scaler.scale, theirs._x_scaler.scale)
-    weights = (m.estimators_[0].estimate.weights for m in (ours, theirs))
+    weights = (m.members_[0].estimate.weights for m in (ours, theirs))
     assert torch.equal(*weights)
     assert_same(
         quietly(ours.predict_uncertainty, form(DENSE[QUERIES])),
@@ -306,17 +305,16 @@ def test_a_dense_copy_beyond_the_limit_is_refused_with_its_size(estimator, dtype
     n, d = 60, 10**8
     X = sp.csr_array((np.ones(n), np.arange(n), np.arange(n + 1)), shape=(n, d))
     model = estimator(**SMALL, dtype=dtype)
-    with pytest.raises(ValueError, match=r"max_categories.*MEMORY_LIMIT") as refusal:
+    with pytest.raises(ValueError, match=r"max_categories.*memory_limit") as refusal:
         model.fit(X, LABELS if estimator is HFLClassifier else Y)
     assert f"needs {n * d * size:.2e} bytes" in str(refusal.value)
-    assert f"limit of {log_posterior.MEMORY_LIMIT:.2e}" in str(refusal.value)
+    assert "memory_limit=4.00e+09" in str(refusal.value)
     assert ("dtype='float32'" in str(refusal.value)) == (dtype == "float64")
     assert not hasattr(model, "n_features_in_")
 
 
-def test_queries_and_calibration_rows_follow_the_limit_too(monkeypatch):
-    model = fitted(HFLRegressor, DENSE)
-    monkeypatch.setattr(log_posterior, "MEMORY_LIMIT", 8.0 * DENSE.size - 1)
+def test_queries_and_calibration_rows_follow_the_limit_too():
+    model = fitted(HFLRegressor, DENSE).set_params(memory_limit=8.0 * DENSE.size - 1)
     frame = pd.DataFrame.sparse.from_spmatrix(sp.csr_matrix(DENSE))
     for call in (
         lambda: model.predict(sp.csr_array(DENSE)),
@@ -338,7 +336,7 @@ def test_there_is_no_dense_copy_beside_the_tensor(estimator, monkeypatch):
     y = np.asarray(X[:, [0]].toarray()[:, 0] > 0, dtype=float)
     model = estimator(
         hidden_layer_sizes=(2,), prior_precision=1.0, solver="adam", dtype="float32",
-        batch_size=4000, max_iter=1, random_state=0, variance="pretrained",
+        batch_size=4000, max_iter=1, random_state=0, variance="amortized",
     )  # fmt: skip
     quietly(model.fit, X[:100], np.arange(100) % 2)  # modules that are imported when needed
     tracemalloc.start()

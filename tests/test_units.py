@@ -35,7 +35,7 @@ KINDS = {
     "lbfgs": {"solver": "lbfgs"},
     "adam": {"solver": "adam", "learning_rate_init": 0.02},
     "members": {"n_estimators": 2},
-    "amortized": {"variance": "pretrained"},
+    "amortized": {"variance": "amortized"},
     "linear": {"hidden_layer_sizes": ()},
     "known noise": {"noise_std": 0.1},
 }

@@ -21,7 +21,7 @@ X = np.random.default_rng(0).uniform(-1, 1, (12, 2))
 PARAMS = {"hidden_layer_sizes": (2,), "max_iter": 10, "random_state": 0}
 MODELS = {
     "linearized": HFLRegressor(**PARAMS),
-    "pretrained": HFLRegressor(**PARAMS, variance="pretrained"),
+    "amortized": HFLRegressor(**PARAMS, variance="amortized"),
     "classifier": HFLClassifier(**PARAMS),
 }
 

@@ -36,7 +36,7 @@ def _ask(
     weights = {}
     for i, (W, b) in enumerate(zip(model.coefs_, model.intercepts_, strict=True)):
         weights |= {f"W{i}": W.T, f"b{i}": b}
-    X = model.estimators_[0].estimate.log_posterior.X
+    X = model.members_[0].estimate.log_posterior.X
     with TemporaryDirectory() as folder:
         question, answer = Path(folder, "job.npz"), Path(folder, "answer.npz")
         np.savez(

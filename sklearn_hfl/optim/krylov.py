@@ -48,7 +48,7 @@ def most_directions(log_posterior: LogPosterior) -> int:
         raise ValueError(
             f"The curvature of {n} weights needs {BLOCK_SIZE * per_direction:.2g} bytes or more, "
             f"but the memory limit is {limit:.2g} bytes. Use a smaller network, or raise "
-            "sklearn_hfl.posterior.log_posterior.MEMORY_LIMIT before fit."
+            "memory_limit."
         )
     return most
 

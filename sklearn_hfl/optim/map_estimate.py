@@ -62,7 +62,7 @@ class MapEstimate:
         Returns
         -------
         MapEstimate
-            Good for ``pretrained_response`` alone.
+            Good for ``amortized_response`` alone.
         """
         ritz = RitzPairs.from_subspace(self.subspace, rtol)
         nothing = Subspace.empty(torch.zeros_like(self.weights))

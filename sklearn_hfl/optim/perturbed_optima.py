@@ -167,7 +167,7 @@ def perturbed_optima(
         θ̂, L and the subspace.
     functional : Functional
         G functionals.
-    mode : {"linearized", "network", "pretrained"}
+    mode : {"linearized", "network", "amortized"}
         Whether the network is replaced by its linearisation at θ̂, and then whether the
         data may be asked, or the pairs that the fit has left must do.
     rtol : float
@@ -182,8 +182,8 @@ def perturbed_optima(
     PerturbedOptima
     """
     gradient = estimate.scale[:, None] * functional.gradient(estimate.weights)
-    if mode == "pretrained":
-        return PerturbedOptima(pretrained_response(estimate, gradient), None)
+    if mode == "amortized":
+        return PerturbedOptima(amortized_response(estimate, gradient), None)
     linear = linear_response(estimate, gradient, rtol)
     if mode == "linearized":
         return PerturbedOptima(linear, None)
@@ -253,7 +253,7 @@ def scouted(estimate: MapEstimate, functional: Functional, rtol: float) -> MapEs
     return replace(estimate, subspace=galerkin.subspace)
 
 
-def pretrained_response(estimate: MapEstimate, gradient: Tensor) -> LinearResponse:
+def amortized_response(estimate: MapEstimate, gradient: Tensor) -> LinearResponse:
     """Solve A Δ = gradient within the Ritz pairs alone: no pass over the data, ever.
 
     Parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,10 +12,8 @@ from sklearn_hfl.posterior.likelihood import Likelihood
 from sklearn_hfl.posterior.network import Network
 from sklearn_hfl.posterior.prior import GaussianPrior
 
-__all__ = ["MEMORY_LIMIT", "LogPosterior"]
+__all__ = ["LogPosterior"]
 
-# Bytes that a fit and a query may use beside the data and their own results (docs/cost.md).
-MEMORY_LIMIT = 4e9
 # What the graph of a gradient keeps for each row, in multiples of the network's width; and
 # numbers for a product by the Hessian to take at a time: with all rows in one block it left
 # the processor's cache, and took two to four times as long.
@@ -54,7 +52,7 @@ class LogPosterior:
     X: Tensor
     y: Tensor
     sample_weight: Tensor
-    memory_limit: float = field(default_factory=lambda: MEMORY_LIMIT)
+    memory_limit: float = 4e9
     spread: Tensor | None = None
 
     @property

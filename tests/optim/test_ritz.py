@@ -12,7 +12,7 @@ from sklearn_hfl.optim.ritz import RitzPairs
 from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.functional import Prediction
 from sklearn_hfl.uncertainty.exact import dense_ggn, exact_covariance
-from tests.cases import F64, PROBLEMS, TASKS, generator, map_estimate, pretrained, problem, randn
+from tests.cases import F64, PROBLEMS, TASKS, amortized, generator, map_estimate, problem, randn
 
 RANKS = [0, 1, 7, 20, 24]
 
@@ -83,9 +83,7 @@ def test_all_directions_leave_nothing_outside():
 def test_every_query_is_certified_wherever_it_lies(name, stretch, rtol):
     estimate, case = map_estimate(name), problem(name)
     functional = Prediction(case.log_posterior.network, stretch * case.queries)
-    linear = perturbed_optima(
-        pretrained(estimate, rtol), functional, "pretrained", rtol=rtol
-    ).linear
+    linear = perturbed_optima(amortized(estimate, rtol), functional, "amortized", rtol=rtol).linear
     dense_matrix = dense_ggn(estimate.log_posterior, estimate.weights)
     exact = exact_covariance(dense_matrix, functional.gradient(estimate.weights)).diagonal()
     assert (linear.rel_error <= rtol).all()
@@ -96,7 +94,7 @@ def test_queries_that_the_pairs_do_not_resolve_are_not_certified():
     estimate, case = map_estimate("sine with gap"), problem("sine with gap")
     few = krylov_subspace(estimate.curvature(), generator(0), trace_rtol=1.0, block_size=3)
     asked = replace(estimate, subspace=few).without_data(1e-2)
-    linear = perturbed_optima(asked, case.prediction, "pretrained", rtol=1e-2).linear
+    linear = perturbed_optima(asked, case.prediction, "amortized", rtol=1e-2).linear
     dense_matrix = dense_ggn(estimate.log_posterior, estimate.weights)
     gradient = case.prediction.gradient(estimate.weights)
     exact = exact_covariance(dense_matrix, gradient).diagonal().sqrt()
@@ -105,7 +103,7 @@ def test_queries_that_the_pairs_do_not_resolve_are_not_certified():
 
 
 def test_no_data_are_left():
-    estimate = pretrained(map_estimate("two outputs"), 1e-2)
+    estimate = amortized(map_estimate("two outputs"), 1e-2)
     lp = estimate.log_posterior
     assert lp.X.shape == (0, 2)
     assert lp.y.shape == (0, 2)

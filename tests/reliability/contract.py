@@ -71,7 +71,7 @@ def refusal_of_overflow():
 def check_refused(model, error):
     """A refusal has a cause in words, and leaves nothing half-fitted."""
     check_explained(error)
-    assert not hasattr(model, "estimators_")
+    assert not hasattr(model, "members_")
 
 
 def check_explained(error):

@@ -94,7 +94,7 @@ def parameters(draw):
             st.sampled_from(["tanh", "relu", "silu", "gelu", "logistic", "identity"])
         ),
         # Refits take a hundred times as long as the rest.
-        "variance": draw(st.sampled_from([*2 * ["linearized", "pretrained"], "network"])),
+        "variance": draw(st.sampled_from([*2 * ["linearized", "amortized"], "network"])),
         "solver": draw(st.sampled_from(["newton-cg", "newton-cg", "lbfgs", "adam"])),
         "prior_precision": draw(st.just("evidence") | st.floats(1e-3, 1e3)),
         "std_rtol": draw(st.sampled_from([0.5, 0.01, 1e-4])),

@@ -69,7 +69,7 @@ class OutOfTimeError(Exception):
 
 
 ERRORS = (KeyboardInterrupt(), OutOfTimeError(), MemoryError())
-ROUTES = ("linearized", "network", "pretrained")
+ROUTES = ("linearized", "network", "amortized")
 
 
 # ------------------------------------------------------------ interruptions
@@ -268,7 +268,7 @@ def test_a_module_that_gives_nan_is_refused(estimator, variance):
     model = estimator(**params, module=lambda d, k: Holed(d, k, 1.0))
     with pytest.raises(ValueError, match="nan"):
         fitted(model, X, y)
-    assert not hasattr(model, "estimators_")
+    assert not hasattr(model, "members_")
     model = fitted(estimator(**params, module=lambda d, k: Holed(d, k, 5.0)), X, y)
     far = np.vstack([X[:3], [[100.0, 0.0]]])
     with pytest.raises(ValueError, match=r"1 of 4 .*not finite"):

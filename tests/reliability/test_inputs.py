@@ -30,7 +30,7 @@ PLAIN = {"hidden_layer_sizes": (3,), "max_iter": 10, "random_state": 0}
 RNG = np.random.default_rng(0)
 X = RNG.integers(-4, 5, (24, 3)).astype(float)
 Y = X[:, 0] - X[:, 1] * X[:, 2]
-ROUTES = ("linearized", "network", "pretrained")
+ROUTES = ("linearized", "network", "amortized")
 
 
 @battery
@@ -65,7 +65,7 @@ def test_any_classes_are_fitted_and_answered(data):
     labels = data.draw(
         st.lists(st.sampled_from(list(names)), min_size=len(rows), max_size=len(rows))
     )
-    model = HFLClassifier(**data.draw(parameters()), link=data.draw(st.sampled_from(LINKS)))
+    model = HFLClassifier(**data.draw(parameters()), link_approx=data.draw(st.sampled_from(LINKS)))
     if len(set(labels)) < 2:
         with pytest.raises(ValueError, match="class") as refusal:
             fitted(model, rows, labels)
@@ -87,8 +87,8 @@ def fits(model, *args, **kwargs):
         fitted(model, *args, **kwargs)
     # Noise in another unit than an output's may overflow single precision.
     given = model.dtype == "float32" and not isinstance(getattr(model, "noise_std", ""), str)
-    assert hasattr(model, "estimators_") or not model.normalize_X or given or few
-    return hasattr(model, "estimators_")
+    assert hasattr(model, "members_") or not model.normalize_X or given or few
+    return hasattr(model, "members_")
 
 
 @battery
@@ -201,7 +201,7 @@ def test_any_order_of_calls_keeps_the_contract(data):
             except (ValueError, TypeError) as error:  # NotFittedError is a ValueError
                 check_explained(error)
         model = pickle.loads(pickle.dumps(model))
-    if hasattr(model, "estimators_"):
+    if hasattr(model, "members_"):
         model.set_params(**PLAIN, variance="linearized", noise_std="evidence")
         fitted(model, X, Y)
         check_regressor(model, X)

@@ -24,7 +24,7 @@ def load(path):
     return skops.io.load(path, trusted=types)
 
 
-@pytest.mark.parametrize("name", ["linearized", "pretrained", "classifier"])
+@pytest.mark.parametrize("name", ["linearized", "amortized", "classifier"])
 @pytest.mark.parametrize("form", ["pickle", "skops"])
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_file_of_each_release_answers_as_it_did(release, form, name):

@@ -17,7 +17,7 @@ from sklearn_hfl import HFLClassifier, HFLRegressor, HFLWarning
 from .contract import battery, fitted
 from .data import parameters, scales, seeds
 
-ROUTES = ("linearized", "pretrained", "network")
+ROUTES = ("linearized", "amortized", "network")
 WEIGHTS = {
     "none": lambda rng, n: None,
     "counts": lambda rng, n: rng.integers(0, 4, n) + (np.arange(n) < 2),
@@ -159,7 +159,7 @@ def test_classes_are_told_the_same_by_every_method(data):
     params = data.draw(parameters()) | {"dtype": "float64"}
     link = data.draw(st.sampled_from(["mc", "probit", "none"]))
     weight = WEIGHTS[data.draw(st.sampled_from(sorted(WEIGHTS)))](rng, len(X))
-    model = fitted(HFLClassifier(**params, link=link), X, labels, sample_weight=weight)
+    model = fitted(HFLClassifier(**params, link_approx=link), X, labels, sample_weight=weight)
     Q = rng.uniform(-2, 2, (6, X.shape[1]))
     proba = quietly(model.predict_proba, Q)
     again, std = quietly(model.predict_proba, Q, return_std=True)

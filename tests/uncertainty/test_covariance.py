@@ -9,9 +9,9 @@ from sklearn_hfl.posterior.functional import Prediction, PredictionFunction
 from sklearn_hfl.uncertainty.covariance import block_covariance, covariance
 from sklearn_hfl.uncertainty.exact import dense_ggn, dense_hessian, exact_covariance
 from sklearn_hfl.uncertainty.variance import variance
-from tests.cases import CURVED, PROBLEMS, map_estimate, pretrained, problem, without_subspace
+from tests.cases import CURVED, PROBLEMS, amortized, map_estimate, problem, without_subspace
 
-ORACLES = {"linearized": dense_ggn, "network": dense_hessian, "pretrained": dense_ggn}
+ORACLES = {"linearized": dense_ggn, "network": dense_hessian, "amortized": dense_ggn}
 
 
 @pytest.fixture(params=ORACLES)
@@ -27,8 +27,8 @@ def rtol(request):
 def asked(name, mode):
     """The MAP with as little as the mode needs."""
     estimate = map_estimate(name)
-    if mode == "pretrained":
-        return pretrained(estimate, 1e-6)
+    if mode == "amortized":
+        return amortized(estimate, 1e-6)
     return without_subspace(estimate) if mode == "linearized" else estimate
 
 

@@ -39,7 +39,7 @@ def test_draws_agree_with_the_covariance_of_a_poor_subspace(amortized, n_directi
     known = replace(known, subspace=small)
     mode = "linearized"
     if amortized:
-        known, mode = known.without_data(1e-9), "pretrained"
+        known, mode = known.without_data(1e-9), "amortized"
     optima = perturbed_optima(known, prediction, mode, rtol=1e9)
     expected = covariance(prediction, optima, 1e9)
     values = prediction.gradient(known.weights).mT @ root_of(known)

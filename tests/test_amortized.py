@@ -1,4 +1,4 @@
-"""variance="pretrained": certified error bars, near and far, from an estimator without data."""
+"""variance="amortized": certified error bars, near and far, from an estimator without data."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ QUERIES = np.vstack([NEAR, 3 * NEAR, 30 * NEAR])
 
 
 def pair(estimator, *data):
-    """The same fit, pretrained and with its data."""
+    """The same fit, amortized and with its data."""
     return estimator.fit(*data), clone(estimator).set_params(variance="linearized").fit(*data)
 
 
 def exact_stds(model, rows, link=None):
     """Dense std of each output or link value, (n, values), standardised."""
-    estimate = model.estimators_[0].estimate
+    estimate = model.members_[0].estimate
     network = estimate.log_posterior.network
     functional = Prediction(network, model._queries(rows), *([link] if link else []))
     matrix = dense_ggn(estimate.log_posterior, estimate.weights)
@@ -45,7 +45,7 @@ def exact_stds(model, rows, link=None):
 @pytest.mark.parametrize("std_rtol", [0.1, 0.01, 1e-5])
 @pytest.mark.parametrize("params", [{}, {"hidden_layer_sizes": (10,), "activation": "silu"}])
 def test_every_std_is_certified_near_and_far_from_the_data(params, std_rtol):
-    base = HFLRegressor(**{**NOISE, **params}, variance="pretrained", std_rtol=std_rtol)
+    base = HFLRegressor(**{**NOISE, **params}, variance="amortized", std_rtol=std_rtol)
     model, with_data = pair(base, X, Y)
     result = model.predict_uncertainty(QUERIES)
     exact = exact_stds(with_data, QUERIES) * model._y_scaler.scale
@@ -58,7 +58,7 @@ def test_every_std_is_certified_near_and_far_from_the_data(params, std_rtol):
 
 
 def test_covariance_and_draws_agree_with_the_std():
-    model, with_data = pair(HFLRegressor(**NOISE, variance="pretrained", std_rtol=1e-4), X, Y)
+    model, with_data = pair(HFLRegressor(**NOISE, variance="amortized", std_rtol=1e-4), X, Y)
     _, cov = model.predict(QUERIES, return_cov=True)
     _, std = model.predict(QUERIES, return_std=True)
     assert_allclose(np.sqrt(np.diagonal(cov)).T, std, rtol=1e-9)
@@ -70,7 +70,7 @@ def test_covariance_and_draws_agree_with_the_std():
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_probabilities_and_their_std_are_those_with_data(n_classes):
     labels = LABELS % n_classes
-    model, with_data = pair(HFLClassifier(**KNOWN, variance="pretrained"), X, labels)
+    model, with_data = pair(HFLClassifier(**KNOWN, variance="amortized"), X, labels)
     result, expected = (m.predict_uncertainty(QUERIES) for m in (model, with_data))
     assert result.converged.all()
     assert_allclose(result.proba, expected.proba, atol=5e-3)
@@ -86,8 +86,8 @@ def test_probabilities_and_their_std_are_those_with_data(n_classes):
 # ---------------------------------------------------------- without the data
 
 BOTH = [
-    (HFLRegressor(**NOISE, variance="pretrained"), Y),
-    (HFLClassifier(**KNOWN, variance="pretrained"), LABELS),
+    (HFLRegressor(**NOISE, variance="amortized"), Y),
+    (HFLClassifier(**KNOWN, variance="amortized"), LABELS),
 ]
 each = pytest.mark.parametrize(("estimator", "y"), BOTH, ids=["regressor", "classifier"])
 
@@ -121,7 +121,7 @@ def test_no_training_row_is_kept(estimator, y, n_estimators):
 def test_the_pickle_does_not_grow_with_the_data():
     def size(n):
         rows = np.random.default_rng(2).uniform(-1, 1, (n, 2))
-        model = HFLRegressor(**{**NOISE, "hidden_layer_sizes": (3,)}, variance="pretrained")
+        model = HFLRegressor(**{**NOISE, "hidden_layer_sizes": (3,)}, variance="amortized")
         return len(pickle.dumps(model.set_params(max_iter=20).fit(rows, np.sin(rows[:, 0]))))
 
     # Beyond some thousand rows, whose fingerprints take 32 kB.
@@ -145,19 +145,19 @@ def test_a_copy_answers_alike(estimator, y):
 @pytest.mark.parametrize("variance", ["linearized", "network"])
 def test_another_variance_needs_another_fit(estimator, y, variance):
     model = clone(estimator).fit(X, y).set_params(variance=variance)
-    expected = f"variance is '{variance}', but the estimator was fitted with 'pretrained', and has"
+    expected = f"variance is '{variance}', but the estimator was fitted with 'amortized', and has"
     with pytest.raises(ValueError, match=expected):
         model.predict(NEAR, return_std=True)
     with pytest.raises(ValueError, match="Call fit again"):
         model.predict_uncertainty(NEAR)
-    model.set_params(variance="pretrained").predict(NEAR, return_std=True)
+    model.set_params(variance="amortized").predict(NEAR, return_std=True)
 
 
 @each
-def test_a_fit_with_data_is_not_pretrained(estimator, y):
+def test_a_fit_with_data_is_not_amortized(estimator, y):
     model = clone(estimator).set_params(variance="linearized").fit(X, y)
     with pytest.raises(ValueError, match="built no subspace for queries without data"):
-        model.set_params(variance="pretrained").predict(NEAR, return_std=True)
+        model.set_params(variance="amortized").predict(NEAR, return_std=True)
     model.fit(X, y).predict(NEAR, return_std=True)
 
 
@@ -165,7 +165,7 @@ def test_a_smaller_tolerance_after_fit_is_reported_not_met():
     # Data that determine more directions than the first block has.
     rows = np.random.default_rng(3).uniform(-1, 1, (300, 6))
     wide = {**KNOWN, "hidden_layer_sizes": (30,), "noise_std": 0.01}
-    model = HFLRegressor(**wide, variance="pretrained", std_rtol=0.3, max_iter=5)
+    model = HFLRegressor(**wide, variance="amortized", std_rtol=0.3, max_iter=5)
     with pytest.warns(HFLWarning, match="The MAP is not stationary"):
         model.fit(rows, rows[:, 0] ** 2)
     model.set_params(std_rtol=1e-9)
@@ -176,7 +176,7 @@ def test_a_smaller_tolerance_after_fit_is_reported_not_met():
 
 
 def test_warm_start_goes_on_without_the_old_data():
-    model = HFLRegressor(**NOISE, variance="pretrained", warm_start=True).fit(X, Y)
+    model = HFLRegressor(**NOISE, variance="amortized", warm_start=True).fit(X, Y)
     loss = model.loss_
     assert model.fit(X, Y).loss_ == pytest.approx(loss, abs=0.1)
     assert model.n_iter_ <= 15
@@ -184,8 +184,8 @@ def test_warm_start_goes_on_without_the_old_data():
 
 @pytest.mark.parametrize("params", [{}, {"dtype": "float32", "std_rtol": 0.5}])
 def test_conformalize_does_not_know_which_rows_were_trained_on(params):
-    model = HFLRegressor(**NOISE, variance="pretrained", **params).fit(X, Y[:, 0])
-    labels = HFLClassifier(**KNOWN, variance="pretrained").fit(X, LABELS)
+    model = HFLRegressor(**NOISE, variance="amortized", **params).fit(X, Y[:, 0])
+    labels = HFLClassifier(**KNOWN, variance="amortized").fit(X, LABELS)
     assert len(model._trained_rows.hashes) == len(labels._trained_rows.hashes) == 0
     # Rows of fit calibrate without a warning, which the docstrings say.
     with warnings.catch_warnings():
@@ -196,9 +196,9 @@ def test_conformalize_does_not_know_which_rows_were_trained_on(params):
     assert interval.shape == (60, 2)
 
 
-def test_an_adopted_network_can_be_pretrained():
+def test_an_adopted_network_can_be_amortized():
     module = torch.nn.Linear(2, 1)
-    model = HFLRegressor.from_torch(module, X, Y[:, 0], polish=True, variance="pretrained")
+    model = HFLRegressor.from_torch(module, X, Y[:, 0], polish=True, variance="amortized")
     with_data = HFLRegressor.from_torch(module, X, Y[:, 0], polish=True)
     ours, theirs = (m.predict(QUERIES, return_std=True)[1] for m in (model, with_data))
     assert_allclose(ours, theirs, rtol=0.01)
@@ -207,7 +207,7 @@ def test_an_adopted_network_can_be_pretrained():
 @pytest.mark.parametrize("likelihood", ["gaussian", "heteroscedastic"])
 def test_functionals_need_no_data_either(likelihood):
     params = {"hidden_layer_sizes": (5,), "likelihood": likelihood, "std_rtol": 1e-4}
-    base = HFLRegressor(**params, prior_precision=1.0, random_state=0, variance="pretrained")
+    base = HFLRegressor(**params, prior_precision=1.0, random_state=0, variance="amortized")
     model, with_data = pair(base, X, Y[:, 0])
     w = np.linspace(-1, 1, len(QUERIES))
     assert_allclose(
@@ -218,7 +218,7 @@ def test_functionals_need_no_data_either(likelihood):
 
 
 def test_profile_intervals_need_data():
-    model = HFLRegressor(**NOISE, variance="pretrained").fit(X, Y)
+    model = HFLRegressor(**NOISE, variance="amortized").fit(X, Y)
     with pytest.raises(ValueError, match="refits the network to the training data, of which"):
         model.predict_interval(NEAR, kind="profile")
 
@@ -226,7 +226,7 @@ def test_profile_intervals_need_data():
 # ------------------------------------------------------- nothing that grows with the rows
 
 # Rows 53 and 503 are no other size of these models: features 2, weights 13 to 32.
-TINY = {"hidden_layer_sizes": (3,), "random_state": 0, "variance": "pretrained", "max_iter": 3}
+TINY = {"hidden_layer_sizes": (3,), "random_state": 0, "variance": "amortized", "max_iter": 3}
 FAMILIES = {
     "gaussian": (HFLRegressor, {}, "y"),
     "two outputs, two members": (HFLRegressor, {"n_estimators": 2}, "Y"),
@@ -287,7 +287,7 @@ def test_nothing_that_is_kept_grows_with_the_rows(family):
         assert not [
             path for path, v in parts(state) if isinstance(v, (list, tuple)) and len(v) == n
         ]
-        for member in model.estimators_:
+        for member in model.members_:
             object.__setattr__(member, "loss_curve", ())
         del model.loss_curve_
         sizes.append(len(pickle.dumps(model)))
