@@ -25,7 +25,9 @@ import torch
 from reporting import heading, machine, peak_above, save
 from scale import drawn
 
-from sklearn_hfl._members import Member, Route, member_variances
+from sklearn_hfl._ensemble.ensemble import Ensemble
+from sklearn_hfl._ensemble.member import Member
+from sklearn_hfl._ensemble.route import Route
 from sklearn_hfl.optim.krylov import krylov_subspace
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.subspace import Subspace
@@ -118,7 +120,7 @@ def measured(n: int, units: int, n_queries: int) -> dict[str, float]:
         estimate = MapEstimate(log_posterior, weights, subspace)
         member = Member(estimate, diagnose(estimate), ())
         asked = time.perf_counter()
-        (answer,) = member_variances([member], Q, Route("linearized", RTOL, "auto"), None, False)
+        (answer,) = Ensemble((member,), Route("linearized", RTOL, "auto")).variances(Q)
         answered = time.perf_counter()
     assert answer.converged.all()
     P, m = len(weights), subspace.rank

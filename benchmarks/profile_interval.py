@@ -22,6 +22,7 @@ import sklearn
 import torch
 
 from sklearn_hfl import HFLRegressor, HFLWarning
+from sklearn_hfl.uncertainty.predictive import profile_mixture
 
 Z = 1.96
 QUERIES = np.arange(-2, 2, 0.05)
@@ -86,10 +87,11 @@ def gaussian(model: HFLRegressor) -> tuple[np.ndarray, np.ndarray, float]:
 
 def profile(model: HFLRegressor) -> tuple[np.ndarray, np.ndarray, float]:
     """Ends of the mean function's interval; predict_interval would add the noise."""
-    lower, upper, converged = model._profile_interval(
-        model._queries(QUERIES[:, None]), Z, noise=False
-    )
-    return lower[:, 0], upper[:, 0], float(converged.mean())
+    ensemble, queries = model._mean_ensemble(), model._queries(QUERIES[:, None])
+    means, found = ensemble.means(queries), ensemble.profiles(queries, Z)
+    ends = profile_mixture(means, found, torch.zeros_like(means), Z).numpy()
+    lower, upper = model._y_scaler.inverse(ends)[..., 0]
+    return lower, upper, float(torch.stack([p.converged for p in found]).double().mean())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from torch import Generator, Tensor, nn
 
 from sklearn_hfl._base import HFLBase
-from sklearn_hfl._modules import module_start
 from sklearn_hfl._translation import (
     FreshCopies,
     LogitDifference,
@@ -23,6 +22,7 @@ from sklearn_hfl._translation import (
     module_params,
     trained_mlp,
 )
+from sklearn_hfl.posterior.module import module_start
 from sklearn_hfl.posterior.network import Network
 
 __all__ = ["ClassifierAdoption", "RegressorAdoption"]

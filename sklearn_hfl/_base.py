@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from math import ceil
 from numbers import Integral
@@ -17,18 +17,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 from torch import Tensor
 
-from sklearn_hfl._advice import of_fit, of_missed_rows
-from sklearn_hfl._conformity import fingerprints
-from sklearn_hfl._members import (
-    Member,
-    Route,
-    fit_member,
-    member_variances,
-    warm_started,
-    with_data,
-)
-from sklearn_hfl._modules import module_start, seeded
-from sklearn_hfl._params import (
+from sklearn_hfl._data.conformity import fingerprints
+from sklearn_hfl._data.params import (
     Rule,
     any_of,
     boolean,
@@ -41,10 +31,14 @@ from sklearn_hfl._params import (
     real,
     validate,
 )
-from sklearn_hfl._standardizer import Standardizer
-from sklearn_hfl._storage import packed, unpacked
+from sklearn_hfl._data.standardizer import Standardizer
+from sklearn_hfl._data.storage import packed, unpacked
+from sklearn_hfl._data.validation import Array, check_features, check_finite, to_tensor
+from sklearn_hfl._ensemble.advice import of_fit, of_missed_rows
+from sklearn_hfl._ensemble.ensemble import Ensemble
+from sklearn_hfl._ensemble.member import Member, fit_member
+from sklearn_hfl._ensemble.route import Route
 from sklearn_hfl._translation import Trained
-from sklearn_hfl._validation import Array, check_features, check_finite, to_tensor
 from sklearn_hfl.calibration.fingerprints import Fingerprints
 from sklearn_hfl.exceptions import HFLConvergenceWarning, warn
 from sklearn_hfl.optim.training import Trainer
@@ -52,6 +46,7 @@ from sklearn_hfl.posterior.initialization import initial_weights, scaled_precisi
 from sklearn_hfl.posterior.likelihood import Likelihood
 from sklearn_hfl.posterior.link import IDENTITY, Link
 from sklearn_hfl.posterior.log_posterior import LogPosterior
+from sklearn_hfl.posterior.module import module_start, seeded
 from sklearn_hfl.posterior.network import ACTIVATIONS, MLP, Network
 from sklearn_hfl.posterior.prior import GaussianPrior
 from sklearn_hfl.posterior.rescaling import Affine, rescaled_module, rescaled_weights
@@ -198,7 +193,7 @@ class HFLBase(BaseEstimator):
                 network, likelihood, prior, inputs, y, weight, float(self.memory_limit)
             )
             if i < len(warm):
-                log_posterior, weights = warm_started(warm[i], log_posterior, weights)
+                weights = warm[i].starts(log_posterior, weights)
             jobs.append((log_posterior, weights, generator))
         trainer = self._trainer(jobs[0][2], inputs)
         if trained is not None:
@@ -214,10 +209,7 @@ class HFLBase(BaseEstimator):
         if not route.needs_data:
             return tuple(results)
         # Members share the data, also when other processes trained them.
-        return tuple(
-            replace(member, estimate=with_data(member.estimate, inputs, y, weight))
-            for member in results
-        )
+        return tuple(member.with_data(inputs, y, weight) for member in results)
 
     @property
     def _learns_prior(self) -> bool:
@@ -349,30 +341,10 @@ class HFLBase(BaseEstimator):
     def _route(self) -> Route:
         return Route(self.variance, self.std_rtol, self.perturbation_scale)
 
-    def _query_route(self) -> Route:
-        """How to answer, where the fit has kept what that needs."""
-        route = self._route()
-        amortized = self.members_[0].estimate.ritz is not None
-        if amortized == route.needs_data:
-            fitted, kept = (
-                ("'amortized'", "has kept no data")
-                if amortized
-                else ("another value", "has built no subspace for queries without data")
-            )
-            raise ValueError(
-                f"{type(self).__name__}: variance is {self.variance!r}, but the estimator was "
-                f"fitted with {fitted}, and {kept}. Call fit again after "
-                "set_params(variance=...)."
-            )
-        return route
-
-    def _variances(self, X: Tensor, link: Link = IDENTITY) -> list[Variance]:
-        """Variances of each member at X (Q, D), with a warning that counts the misses."""
-        variances = member_variances(
-            self.members_, X, self._query_route(), self.n_jobs, bool(self.verbose), link
-        )
-        self._warn_of_misses(variances)
-        return variances
+    def _ensemble(self, link: Link = IDENTITY) -> Ensemble:
+        """Members of this fit, to be asked for what ``link`` reads off the outputs."""
+        members = tuple(member.within(float(self.memory_limit)) for member in self.members_)
+        return Ensemble(members, self._route(), self.n_jobs, bool(self.verbose), link)
 
     def _warn_of_misses(self, variances: list[Variance]) -> None:
         check_finite([v.value for v in variances], "variances")

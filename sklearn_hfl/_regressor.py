@@ -13,13 +13,12 @@ from torch import nn
 
 from sklearn_hfl._adoption import RegressorAdoption
 from sklearn_hfl._base import HFLBase
-from sklearn_hfl._columns import numbers_expected
-from sklearn_hfl._functionals import PopulationFunctionals
-from sklearn_hfl._intervals import PredictionIntervals
-from sklearn_hfl._members import member_noise
-from sklearn_hfl._params import Rule, any_of, boolean, named_as_public, one_of, real, reals
+from sklearn_hfl._data.columns import numbers_expected
+from sklearn_hfl._data.params import Rule, any_of, boolean, named_as_public, one_of, real, reals
+from sklearn_hfl._data.validation import Array, check_training_data, to_numpy
+from sklearn_hfl._queries.functionals import PopulationFunctionals
+from sklearn_hfl._queries.intervals import PredictionIntervals
 from sklearn_hfl._translation import Trained
-from sklearn_hfl._validation import Array, check_training_data, to_numpy
 from sklearn_hfl.exceptions import HFLDataWarning, warn
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.rescaling import Affine
@@ -363,7 +362,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
                 HFLDataWarning,
             )
         self._record(members, (module_X, module_y))
-        squares = torch.stack(member_noise(members, inputs)).mean(0)
+        squares = self._mean_ensemble().noise(inputs).mean(0)
         # The mean over the rows, exact where they all have the same noise.
         mean = squares[0] + self._tensor(weight / weight.sum()) @ (squares - squares[0])
         noise_std = to_numpy(mean.sqrt()) * y_scaler.scale

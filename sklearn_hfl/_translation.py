@@ -13,14 +13,14 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Generator, Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from sklearn_hfl._modules import copied, seeded
-from sklearn_hfl._params import boolean
-from sklearn_hfl._validation import check_features
+from sklearn_hfl._data.params import boolean
+from sklearn_hfl._data.validation import check_features
 from sklearn_hfl.optim.krylov import krylov_subspace
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
+from sklearn_hfl.posterior.module import copied, seeded
 from sklearn_hfl.posterior.network import MLP, Network
 from sklearn_hfl.posterior.traced import FAILURES, trainable
 from sklearn_hfl.uncertainty.evidence import effective_parameters

@@ -323,8 +323,8 @@ def test_an_array_whose_mask_hides_nothing_is_data():
 
 def test_an_array_of_numbers_is_not_looked_through(monkeypatch):
     """A check of the type, however large it is: nothing is made an array anew."""
-    from sklearn_hfl import _columns
+    from sklearn_hfl._data import columns
 
-    monkeypatch.setattr(_columns, "_array", None)  # not callable
-    with _columns.numbers_expected(X=X, y=Y, w=np.ones(N, bool), f=np.float32(X)):
+    monkeypatch.setattr(columns, "_array", None)  # not callable
+    with columns.numbers_expected(X=X, y=Y, w=np.ones(N, bool), f=np.float32(X)):
         pass

@@ -122,7 +122,7 @@ def test_no_variance_is_solved_where_none_is_asked_for(fitted, part, monkeypatch
     def refused(*args, **kwargs):
         raise AssertionError("a perturbed optimum was solved")
 
-    monkeypatch.setattr("sklearn_hfl._members.perturbed_optima", refused)
+    monkeypatch.setattr("sklearn_hfl._ensemble.route.perturbed_optima", refused)
     answer = model.predict(QUERIES, return_std=part)
     mean, std = answer if part else (answer, expected.aleatoric_std)
     assert_array_equal(mean, expected.mean)

@@ -240,8 +240,7 @@ def test_the_memory_limit_changes_nothing(query):
     for params in ({}, {"variance": "network"}, {"module": module}):
         model = HFLRegressor(**{**KNOWN, **params}).fit(*data())
         expected = model.predict_functional(MANY[:500], **query)
-        for member in model.members_:
-            object.__setattr__(member.estimate.log_posterior, "memory_limit", 50_000.0)
+        model.set_params(memory_limit=50_000.0)
         assert_allclose(model.predict_functional(MANY[:500], **query), expected, rtol=1e-6)
 
 

@@ -11,8 +11,8 @@ import torch
 from numpy.testing import assert_allclose
 from sklearn.datasets import load_digits
 
-from sklearn_hfl import HFLClassifier, _logits, _members
-from sklearn_hfl._logits import member_moderations
+from sklearn_hfl import HFLClassifier
+from sklearn_hfl._ensemble import chunks, logits
 from sklearn_hfl.optim import output_covariance
 from sklearn_hfl.posterior.functional import Prediction
 from sklearn_hfl.posterior.link import CENTRED
@@ -39,7 +39,7 @@ def posteriors(model, X):
         return logits.averaged(model._draws())
 
     queries = model._queries(X)
-    _, (flags,) = member_moderations(model.members_, queries, model._route(), None, False, keep)
+    _, (flags,) = model._ensemble().logits(queries, keep)
     mean = torch.cat([each.mean for each in seen]).numpy()
     covariance = torch.cat([each.covariance for each in seen]).numpy()
     return mean, covariance, flags.rel_error.view(len(X), -1).numpy(), flags.converged
@@ -84,7 +84,7 @@ def test_covariances_equal_the_dense_ones(data, variance):
 def test_many_queries_are_certified_without_directions_of_their_own(digits, monkeypatch):
     assert digits.members_[0].estimate.subspace.rank < 1000
     passes = []
-    monkeypatch.setattr(_logits, "_refined_logit_covariance", lambda *args: passes.append(args))
+    monkeypatch.setattr(logits, "_refined_logit_covariance", lambda *args: passes.append(args))
     check_bounds(digits, 2 * PIXELS[200:400, COLUMNS])
     assert not passes
 
@@ -104,10 +104,10 @@ def test_rows_and_chunks_do_not_matter(digits, monkeypatch, method):
     by_gradients = ask(X)
     apart = np.concatenate([ask(rows) for rows in np.array_split(X, 7)])
     assert_allclose(apart, by_gradients, atol=1e-7)
-    monkeypatch.setattr(_logits, "PAIRS_FROM", 0)
+    monkeypatch.setattr(logits, "PAIRS_FROM", 0)
     by_products = ask(X)
     assert_allclose(by_products, by_gradients, atol=1e-7)
-    monkeypatch.setattr(_members, "MOST_QUERIES", 7)
+    monkeypatch.setattr(chunks, "MAX_QUERIES", 7)
     monkeypatch.setattr(output_covariance, "LEAST_ROWS", 2)
     monkeypatch.setattr(output_covariance, "CACHED_NUMBERS", 1)
     assert_allclose(ask(X), by_products, atol=1e-9)
@@ -128,17 +128,14 @@ def test_memory_follows_the_limit_and_not_the_number_of_queries(digits, monkeypa
     answer = digits.predict_proba(X)
     estimate = digits.members_[0].estimate
     limit = 4 * 8 * 100 * (8 * 100 + estimate.log_posterior.network.linearization_width)
-    log_posterior = replace(estimate.log_posterior, memory_limit=limit)
-    member = replace(digits.members_[0], estimate=replace(estimate, log_posterior=log_posterior))
-    small = copy(digits)
-    small.members_ = (member,)
-    real = _logits.output_covariance
+    small = copy(digits).set_params(memory_limit=limit)
+    real = logits.output_covariance
 
     def watched(estimate, pairs, X):
         held.append(len(X))
         return real(estimate, pairs, X)
 
-    monkeypatch.setattr(_logits, "output_covariance", watched)
+    monkeypatch.setattr(logits, "output_covariance", watched)
     assert_allclose(small.predict_proba(X), answer, atol=1e-9)
     assert max(held) == 100
     assert sum(held) == len(X)

@@ -9,8 +9,10 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from sklearn_hfl import HFLClassifier, HFLRegressor, HFLWarning, _members, _standardizer
-from sklearn_hfl._members import MOST_QUERIES, chunk_size
+from sklearn_hfl import HFLClassifier, HFLRegressor, HFLWarning
+from sklearn_hfl._data import standardizer
+from sklearn_hfl._ensemble import chunks
+from sklearn_hfl._ensemble.chunks import MAX_QUERIES, chunk_size
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.functional import Prediction
 from sklearn_hfl.uncertainty.exact import dense_ggn, exact_covariance
@@ -70,7 +72,7 @@ def test_too_little_for_one_block_is_an_error_that_leaves_nothing():
 def test_queries_are_cut_to_chunks_that_follow_the_limit():
     model = HFLRegressor(**WIDE).fit(X, Y)
     estimate = model.members_[0].estimate.log_posterior
-    assert chunk_size(estimate, "linearized") == MOST_QUERIES
+    assert chunk_size(estimate, "linearized") == MAX_QUERIES
     limit = 300 * PER_DIRECTION
     small = HFLRegressor(**WIDE, memory_limit=limit).fit(X, Y)
     size = chunk_size(small.members_[0].estimate.log_posterior, "linearized")
@@ -87,7 +89,7 @@ def test_queries_are_cut_to_chunks_that_follow_the_limit():
 @pytest.mark.filterwarnings("ignore:The MAP is not stationary")
 @pytest.mark.parametrize("estimator", [HFLRegressor, HFLClassifier])
 def test_a_memory_mapped_array_is_not_copied_whole(estimator, tmp_path, monkeypatch):
-    monkeypatch.setattr(_standardizer, "MOST_NUMBERS", 10**5)
+    monkeypatch.setattr(standardizer, "MOST_NUMBERS", 10**5)
     n, d = 100_000, 40
     mapped = np.memmap(tmp_path / "X", dtype=np.float32, mode="w+", shape=(n, d))
     mapped[:] = np.random.default_rng(0).standard_normal((n, d), dtype=np.float32)
@@ -125,7 +127,7 @@ def test_many_chunks_start_from_what_some_rows_have_found(monkeypatch):
     passes, product, counts = [], GaussNewton.product, {}
     monkeypatch.setattr(GaussNewton, "product", lambda *args: passes.append(1) or product(*args))
     for most in (2000, 200):
-        monkeypatch.setattr(_members, "MOST_QUERIES", most)
+        monkeypatch.setattr(chunks, "MAX_QUERIES", most)
         passes.clear()
         result = model.predict_uncertainty(queries)
         counts[most] = len(passes)

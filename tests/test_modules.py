@@ -536,7 +536,7 @@ class Plain:
 
 @pytest.mark.parametrize("backend", ["loky", "threading"])
 def test_members_and_queries_on_every_backend_are_those_of_one_thread(monkeypatch, backend):
-    monkeypatch.setattr("sklearn_hfl._members.MOST_QUERIES", 5)
+    monkeypatch.setattr("sklearn_hfl._ensemble.chunks.MAX_QUERIES", 5)
     params = {**PLAIN, "module": lambda d, k: Tied(), "n_estimators": 2}
     alone = HFLRegressor(**params).fit(X, Y)
     with parallel_config(backend=backend):

@@ -13,7 +13,8 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.parallel import Parallel, delayed
 
-from sklearn_hfl import HFLClassifier, HFLRegressor, _members
+from sklearn_hfl import HFLClassifier, HFLRegressor
+from sklearn_hfl._ensemble import chunks, route
 
 distributed = pytest.importorskip("distributed")
 
@@ -51,7 +52,7 @@ def cluster():
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr(_members, "MOST_QUERIES", 20)
+    monkeypatch.setattr(chunks, "MAX_QUERIES", 20)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -111,7 +112,7 @@ def test_an_interrupted_query_leaves_the_estimator_usable(monkeypatch, n_jobs):
     model = HFLRegressor(**SMALL, noise_std=0.2).fit(X, Y)
     expected = model.predict(QUERIES, return_std=True)
     names, calls = set(vars(model)), []
-    optima = _members.perturbed_optima
+    optima = route.perturbed_optima
 
     def interrupted(*args, **kwargs):
         calls.append(1)
@@ -121,7 +122,7 @@ def test_an_interrupted_query_leaves_the_estimator_usable(monkeypatch, n_jobs):
 
     model.set_params(n_jobs=n_jobs)
     with monkeypatch.context() as patch, parallel_config(backend="threading"):
-        patch.setattr(_members, "perturbed_optima", interrupted)
+        patch.setattr(route, "perturbed_optima", interrupted)
         with pytest.raises(KeyboardInterrupt):
             model.predict(QUERIES, return_std=True)
     assert len(calls) >= 3

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from scipy.special import ndtr
 
 from sklearn_hfl import HFLRegressor, HFLWarning
+from sklearn_hfl.uncertainty.predictive import profile_mixture
 
 KNOWN = {
     "hidden_layer_sizes": (5,),
@@ -27,9 +29,15 @@ def data(n_outputs=None):
     return X, 3 + 2 * (y if n_outputs else y[:, 0])
 
 
-def profiles(model, X, z=0.5, **options):
-    with torch.inference_mode(False):
-        return model._profile_interval(model._queries(X), z, **options)
+def profiles(model, X, z=0.5, noise=True):
+    """Ends (n, K) in units of y, and whether each was found."""
+    ensemble, queries = model._mean_ensemble(), model._queries(X)
+    means, variances = ensemble.means(queries), ensemble.noise(queries)
+    found = ensemble.profiles(queries, z)
+    ends = profile_mixture(means, found, variances * noise, z).numpy()
+    lower, upper = model._y_scaler.inverse(ends)
+    converged = torch.stack([p.converged for p in found]).all(0)
+    return lower, upper, converged.reshape(*lower.shape, 2).numpy()
 
 
 @pytest.mark.parametrize("n_outputs", [None, 2])
@@ -83,7 +91,8 @@ def test_ends_that_were_not_found_are_counted():
     with pytest.warns(HFLWarning, match="not stationary"):
         model = HFLRegressor(**{**KNOWN, "max_iter": 2}).fit(*data())
     with pytest.warns(HFLWarning, match="of 5 profile intervals have an end"):
-        lower, upper, converged = profiles(model, 30 * QUERIES, 3.0, noise=False)
+        model.predict_interval(30 * QUERIES, 2 * ndtr(3.0) - 1, kind="profile")
+    lower, upper, converged = profiles(model, 30 * QUERIES, 3.0, noise=False)
     assert not converged.all()
     mean, std = model.predict(30 * QUERIES, return_std="epistemic")
     missed = ~converged[:, 0]

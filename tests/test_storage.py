@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sklearn_hfl._storage import StoredTensor, restored, stored
+from sklearn_hfl._data.storage import StoredTensor, restored, stored
 
 
 @dataclass(frozen=True)

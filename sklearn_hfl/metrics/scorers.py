@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtri
 from sklearn.utils.metadata_routing import MetadataRequest
 
-from sklearn_hfl._moments import Array, check_level, predict_moments
+from sklearn_hfl._data.moments import Array, check_level, predict_moments
 from sklearn_hfl.metrics.scores import (
     column_means,
     crps_gaussian,

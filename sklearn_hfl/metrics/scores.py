@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike
 from scipy.special import erf
 from sklearn.utils import check_array
 
-from sklearn_hfl._columns import numbers_expected
-from sklearn_hfl._moments import Array, check_level, check_std, check_values
+from sklearn_hfl._data.columns import numbers_expected
+from sklearn_hfl._data.moments import Array, check_level, check_std, check_values
 
 __all__ = [
     "column_means",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sklearn_hfl._moments import Array
+from sklearn_hfl._data.moments import Array
 
 __all__ = ["axes_for", "name_of", "single_output", "style"]
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.special import erf
 from scipy.stats import binom
 
-from sklearn_hfl._moments import Array, check_std, check_values, predict_moments
+from sklearn_hfl._data.moments import Array, check_std, check_values, predict_moments
 from sklearn_hfl.plotting.canvas import axes_for, name_of, single_output, style
 
 __all__ = ["CoverageDisplay"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sklearn_hfl._moments import (
+from sklearn_hfl._data.moments import (
     Array,
     check_std,
     check_values,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
-from sklearn_hfl._moments import (
+from sklearn_hfl._data.moments import (
     Array,
     check_level,
     check_std,
@@ -16,7 +16,7 @@ from sklearn_hfl._moments import (
     predict_epistemic_std,
     predict_moments,
 )
-from sklearn_hfl._params import integer
+from sklearn_hfl._data.params import integer
 from sklearn_hfl.plotting.canvas import axes_for, single_output, style
 
 __all__ = ["PredictionIntervalDisplay"]

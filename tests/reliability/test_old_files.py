@@ -10,7 +10,8 @@ import pytest
 import skops.io
 from numpy.testing import assert_allclose
 
-from sklearn_hfl import HFLRegressor, _storage
+from sklearn_hfl import HFLRegressor
+from sklearn_hfl._data import storage
 
 FILES = Path(__file__).parent / "files"
 RELEASES = sorted(folder.name for folder in FILES.iterdir())
@@ -37,7 +38,7 @@ def test_a_file_of_each_release_answers_as_it_did(release, form, name):
 @pytest.mark.parametrize("found", [0, 999])
 def test_another_format_is_refused_with_its_writer(monkeypatch, found):
     with monkeypatch.context() as patch:
-        patch.setattr(_storage, "FORMAT", found)
+        patch.setattr(storage, "FORMAT", found)
         written = pickle.dumps(HFLRegressor())
     with pytest.raises(ValueError, match=r"written by sklearn_hfl .* in format") as refusal:
         pickle.loads(written)

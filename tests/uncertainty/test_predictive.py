@@ -11,13 +11,13 @@ Q, K = 5, 2
 
 
 def members(n):
-    """Means (Q, K), variances of Q·K predictions and noise (K,) of n members."""
-    means = list(randn(n, Q, K))
+    """Means (n, Q, K), variances of Q·K predictions and constant noise (n, Q, K) of n members."""
     variances = [
         Variance(v, e, e < 1)
         for v, e in zip(randn(n, Q * K, seed=1) ** 2, randn(n, Q * K, seed=2).abs(), strict=True)
     ]
-    return means, variances, list(randn(n, K, seed=3) ** 2)
+    noise = (randn(n, 1, K, seed=3) ** 2).expand(n, Q, K)
+    return randn(n, Q, K), variances, noise
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
@@ -25,7 +25,7 @@ def test_moments_are_those_of_the_mixture(n):
     means, variances, noise = members(n)
     result = mixture(means, variances, noise)
     # E[f] and E[f²] − E[f]² of an equal mixture of Gaussians.
-    mean = np.mean(means, axis=0)
+    mean = np.mean(means.numpy(), axis=0)
     second = np.mean(
         [
             v.value.reshape(Q, K).numpy() + m.numpy() ** 2
@@ -35,12 +35,12 @@ def test_moments_are_those_of_the_mixture(n):
     )
     np.testing.assert_allclose(result.mean, mean)
     np.testing.assert_allclose(result.epistemic, second - mean**2, atol=1e-12)
-    np.testing.assert_allclose(result.aleatoric, np.tile(np.mean(noise, axis=0), (Q, 1)))
+    np.testing.assert_allclose(result.aleatoric, np.mean(noise.numpy(), axis=0))
 
 
 def test_noise_may_depend_on_the_query():
     means, variances, _ = members(2)
-    noise = list(randn(2, Q, K, seed=4) ** 2)
+    noise = randn(2, Q, K, seed=4) ** 2
     assert_close(mixture(means, variances, noise).aleatoric, (noise[0] + noise[1]) / 2)
 
 
@@ -52,7 +52,7 @@ def test_one_member_is_itself():
     assert_close(result.rel_error, variances[0].rel_error.reshape(Q, K))
 
 
-def test_verdicts_are_those_of_the_worst_member():
+def test_flags_and_bounds_are_those_of_the_worst_member():
     means, variances, noise = members(4)
     result = mixture(means, variances, noise)
     errors = torch.stack([v.rel_error.reshape(Q, K) for v in variances])
@@ -62,6 +62,6 @@ def test_verdicts_are_those_of_the_worst_member():
 
 def test_members_that_disagree_add_to_the_epistemic_part():
     means, variances, noise = members(2)
-    apart = mixture([means[0], means[0] + 2], [variances[0]] * 2, noise)
-    alone = mixture([means[0]], [variances[0]], noise[:1])
+    apart = mixture(torch.stack([means[0], means[0] + 2]), [variances[0]] * 2, noise)
+    alone = mixture(means[:1], [variances[0]], noise[:1])
     assert_close(apart.epistemic, alone.epistemic + 1)

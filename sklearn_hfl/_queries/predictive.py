@@ -12,13 +12,11 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_hfl._base import HFLBase
-from sklearn_hfl._draws import function_draws
-from sklearn_hfl._members import joint_covariance, member_means, member_noise
-from sklearn_hfl._params import boolean, integer, validate_arguments
-from sklearn_hfl._standardizer import Standardizer
-from sklearn_hfl._validation import Array, to_numpy
+from sklearn_hfl._data.params import boolean, integer, validate_arguments
+from sklearn_hfl._data.standardizer import Standardizer
+from sklearn_hfl._data.validation import Array, to_numpy
+from sklearn_hfl._ensemble.ensemble import Ensemble
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
-from sklearn_hfl.posterior.link import Link
 from sklearn_hfl.uncertainty.predictive import Predictive, mixture
 
 __all__ = ["PosteriorPredictive"]
@@ -92,10 +90,10 @@ class PosteriorPredictive(HFLBase):
             if part in ("total", "epistemic"):
                 moments = self._moments(queries)
                 return self._in_units(moments.mean), self._shaped(self._stds(moments)[part])
-            means = member_means(self.members_, queries, self._mean_link)
-            mean = self._in_units(torch.stack(means).mean(0))
+            ensemble = self._mean_ensemble()
+            mean = self._in_units(ensemble.means(queries).mean(0))
             if part == "aleatoric":
-                noise = torch.stack(member_noise(self.members_, queries)).mean(0)
+                noise = ensemble.noise(queries).mean(0)
                 return mean, self._shaped(to_numpy(noise.sqrt()) * self._y_scaler.scale)
             if return_cov:
                 return mean, self._shaped(self._covariance(queries))
@@ -192,12 +190,11 @@ class PosteriorPredictive(HFLBase):
         rng = check_random_state(random_state)
         with torch.inference_mode(False):
             queries = self._queries(X)
-            drawn, variances = function_draws(
-                self.members_, queries, n_samples, self._query_route(), rng, self._mean_link
-            )
+            ensemble = self._mean_ensemble()
+            drawn, variances = ensemble.draws(queries, n_samples, rng)
             self._warn_of_misses(variances)
             if noise:
-                stds = [each.sqrt()[..., None] for each in member_noise(self.members_, queries)]
+                stds = ensemble.noise(queries).sqrt()[..., None]
                 drawn = [
                     values + std * self._tensor(rng.standard_normal(values.shape))
                     for values, std in zip(drawn, stds, strict=True)
@@ -207,11 +204,11 @@ class PosteriorPredictive(HFLBase):
             return in_units if self._one_dimensional else in_units.swapaxes(1, 2)
 
     def _moments(self, X: Tensor) -> Predictive:
-        return mixture(
-            member_means(self.members_, X, self._mean_link),
-            self._variances(X, self._mean_link),
-            member_noise(self.members_, X),
-        )
+        """Moments of the predictive distribution, with a warning that counts missed stds."""
+        ensemble = self._mean_ensemble()
+        means, variances = ensemble.means(X), ensemble.variances(X)
+        self._warn_of_misses(variances)
+        return mixture(means, variances, ensemble.noise(X))
 
     def _stds(self, moments: Predictive) -> dict[str, Array]:
         variances = {
@@ -224,9 +221,10 @@ class PosteriorPredictive(HFLBase):
 
     def _covariance(self, X: Tensor) -> Array:
         """Joint covariance (n, n, K) of new y in squared units of y."""
-        total, variances = joint_covariance(self.members_, X, self._query_route(), self._mean_link)
+        ensemble = self._mean_ensemble()
+        total, variances = ensemble.covariance(X)
         self._warn_of_misses(variances)
-        noise = torch.stack(member_noise(self.members_, X)).mean(0)
+        noise = ensemble.noise(X).mean(0)
         total += torch.eye(len(X)).to(X)[..., None] * noise
         return to_numpy(total) * self._y_scaler.scale**2
 
@@ -238,10 +236,10 @@ class PosteriorPredictive(HFLBase):
         """Drop the last axis where y had one dimension."""
         return values[..., 0] if self._one_dimensional else values
 
-    @property
-    def _mean_link(self) -> Link:
+    def _mean_ensemble(self) -> Ensemble:
+        """Members of this fit, to be asked for the mean of y."""
         likelihood = self.members_[0].estimate.log_posterior.likelihood
-        return cast(GaussianLikelihood, likelihood).mean_link
+        return self._ensemble(cast(GaussianLikelihood, likelihood).mean_link)
 
 
 def _which_part(return_std: Any) -> str:

@@ -2,49 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sklearn_hfl._members import Member, Route, chunk_size, concatenated
-from sklearn_hfl._validation import check_finite
+from sklearn_hfl._ensemble.chunks import chunk_size, concatenated
+from sklearn_hfl._ensemble.member import Member
+from sklearn_hfl._ensemble.route import Route
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.subspace import Galerkin
 from sklearn_hfl.posterior.functional import Prediction
-from sklearn_hfl.posterior.link import IDENTITY, Link
+from sklearn_hfl.posterior.link import Link
 from sklearn_hfl.uncertainty.covariance import covariance
 from sklearn_hfl.uncertainty.draws import n_normals, weight_draws
 from sklearn_hfl.uncertainty.variance import Variance, variance
 
-__all__ = ["function_draws"]
+__all__ = ["member_draws"]
 
 
-def function_draws(
-    members: Sequence[Member],
-    X: Tensor,
-    n_draws: int,
-    route: Route,
-    rng: np.random.RandomState,
-    link: Link = IDENTITY,
-) -> tuple[list[Tensor], list[Variance]]:
-    """Draw functions from the mixture of the members' posteriors.
+def member_draws(
+    member: Member, X: Tensor, n_draws: int, route: Route, rng: np.random.RandomState, link: Link
+) -> tuple[Tensor, Variance]:
+    """Draw functions from the posterior of a member.
 
-    Each is one draw of the weights, seen through the linearisation at its member's MAP, so
-    that rows and outputs are joint, and the cost is linear in the number of rows. With
-    mode "network", whose variances are those of single queries, it is a draw from their joint
-    covariance instead, cubic in the number of rows.
+    Each is one draw of the weights, seen through the linearisation at the MAP, so that rows
+    and outputs are joint, and the cost is linear in the number of rows. With mode "network",
+    whose variances are those of single queries, it is a draw from their joint covariance
+    instead, cubic in the number of rows.
 
     Parameters
     ----------
-    members : sequence of Member
-        The fit.
+    member : Member
+        Fitted.
     X : Tensor of shape (Q, D)
         Queries.
     n_draws : int
-        S, of all members together.
+        S.
     route : Route
         How variances are found.
     rng : RandomState
@@ -54,23 +49,13 @@ def function_draws(
 
     Returns
     -------
-    draws : list of Tensor of shape (Q, C, S_m)
-        Of each member; their numbers S_m, which may be 0, add up to S.
-    variances : list of Variance
-        Those of the Q·C values, of each member that was drawn from.
+    draws : Tensor of shape (Q, C, S)
+        Values.
+    variances : Variance
+        Those of the Q·C values.
     """
-    counts = rng.multinomial(n_draws, np.full(len(members), 1 / len(members)))
-    draws, variances = [], []
-    for member, count in zip(members, counts, strict=True):
-        if count == 0:
-            draws.append(X.new_empty(len(X), link.n_values(member.n_outputs), 0))
-            continue
-        of_member = _of_optima if route.mode == "network" else _of_weights
-        values, of_values = of_member(member, X, int(count), route, rng, link)
-        check_finite([values], "draws")
-        draws.append(values)
-        variances.append(of_values)
-    return draws, variances
+    of_member = _of_optima if route.mode == "network" else _of_weights
+    return of_member(member, X, n_draws, route, rng, link)
 
 
 def _of_optima(

@@ -12,18 +12,20 @@ from scipy.special import ndtri
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from sklearn_hfl._conformity import check_scores, scored_with, warn_of_trained_rows
-from sklearn_hfl._members import member_means
-from sklearn_hfl._moments import check_levels
-from sklearn_hfl._params import one_of, validate_arguments
-from sklearn_hfl._profiles import ProfileIntervals
-from sklearn_hfl._validation import Array, check_calibration_data, to_numpy
+from sklearn_hfl._data.conformity import check_scores, scored_with, warn_of_trained_rows
+from sklearn_hfl._data.moments import check_levels
+from sklearn_hfl._data.params import one_of, validate_arguments
+from sklearn_hfl._data.validation import Array, check_calibration_data, to_numpy
+from sklearn_hfl._queries.predictive import PosteriorPredictive
 from sklearn_hfl.calibration.conformal import conformal_quantile, normalized_residuals
+from sklearn_hfl.exceptions import HFLConvergenceWarning, warn
+from sklearn_hfl.uncertainty.predictive import profile_mixture
+from sklearn_hfl.uncertainty.profile import ProfileInterval
 
 __all__ = ["PredictionIntervals"]
 
 
-class PredictionIntervals(ProfileIntervals):
+class PredictionIntervals(PosteriorPredictive):
     """Intervals of a regressor, in units of y."""
 
     conformity_scores_: Array
@@ -171,10 +173,31 @@ class PredictionIntervals(ProfileIntervals):
         return self._symmetric(X, np.stack(quantiles, axis=-1))
 
     def _profile(self, X: Tensor, levels: Array) -> tuple[Array, Array]:
-        ends = [self._profile_interval(X, float(ndtri((1 + level) / 2)))[:2] for level in levels]
-        mean = torch.stack(member_means(self.members_, X, self._mean_link)).mean(0)
-        interval = np.stack([np.stack(pair, axis=-1) for pair in ends], axis=-1)
-        return self._y_scaler.inverse(to_numpy(mean)), interval
+        ensemble = self._mean_ensemble()
+        if not ensemble.route.needs_data:
+            raise ValueError(
+                "kind='profile' refits the network to the training data, of which "
+                "variance='amortized' keeps none. Fit with variance='linearized' or 'network'."
+            )
+        means, noise = ensemble.means(X), ensemble.noise(X)
+        ends = []
+        for z in ndtri((1 + levels) / 2).tolist():
+            profiles = ensemble.profiles(X, z)
+            self._warn_of_missed_ends(profiles)
+            ends.append(profile_mixture(means, profiles, noise, z))
+        interval = self._y_scaler.inverse(to_numpy(torch.stack(ends))).transpose(2, 3, 1, 0)
+        return self._y_scaler.inverse(to_numpy(means.mean(0))), interval
+
+    def _warn_of_missed_ends(self, profiles: list[ProfileInterval]) -> None:
+        missed = ~torch.stack([p.converged for p in profiles]).all(0).all(1)
+        if missed.any():
+            warn(
+                f"{int(missed.sum())} of {len(missed)} profile intervals have an end that was not "
+                "found, and stands at the linearized standard deviation instead: the refit of the "
+                "network did not converge. Try a larger prior_precision, or kind='gaussian'"
+                f"{'.' if self.converged_ else '; the MAP itself is not stationary, see fit.'}",
+                HFLConvergenceWarning,
+            )
 
     def _symmetric(self, X: Tensor, factor: Array) -> tuple[Array, Array]:
         """Mean ± factor std, for factors (L,) or (K, L)."""

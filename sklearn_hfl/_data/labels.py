@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.multiclass import check_classification_targets
 
-from sklearn_hfl._columns import check_labels
-from sklearn_hfl._validation import (
+from sklearn_hfl._data.columns import check_labels
+from sklearn_hfl._data.sample_weight import warn_of_scale
+from sklearn_hfl._data.validation import (
     Array,
     check_sample_weight,
     used_rows,
     validated,
 )
-from sklearn_hfl._weights import warn_of_scale
 
 __all__ = ["check_known_labels", "check_labelled_data", "class_weighted"]
 

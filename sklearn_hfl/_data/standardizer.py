@@ -12,7 +12,7 @@ from scipy.sparse import issparse
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from sklearn_hfl._validation import Array
+from sklearn_hfl._data.validation import Array
 
 __all__ = ["Standardizer"]
 

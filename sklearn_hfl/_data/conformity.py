@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sklearn_hfl._validation import Array, to_numpy
+from sklearn_hfl._data.validation import Array, to_numpy
 from sklearn_hfl.calibration.fingerprints import Fingerprints
 from sklearn_hfl.exceptions import HFLDataWarning, warn
 

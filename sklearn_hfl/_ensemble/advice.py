@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sklearn_hfl._members import Member
+from sklearn_hfl._ensemble.member import Member
 from sklearn_hfl.exceptions import HFLConvergenceWarning, HFLDataWarning, HFLWarning
 from sklearn_hfl.optim.krylov import most_directions
 from sklearn_hfl.optim.map_estimate import MapEstimate

@@ -12,11 +12,10 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from sklearn_hfl._columns import numbers_expected
-from sklearn_hfl._members import functional_moments, functional_values, member_means
-from sklearn_hfl._params import boolean, validate_arguments
-from sklearn_hfl._posterior_predictive import PosteriorPredictive
-from sklearn_hfl._validation import Array, check_finite, to_numpy
+from sklearn_hfl._data.columns import numbers_expected
+from sklearn_hfl._data.params import boolean, validate_arguments
+from sklearn_hfl._data.validation import Array, check_finite, to_numpy
+from sklearn_hfl._queries.predictive import PosteriorPredictive
 from sklearn_hfl.posterior.functional import Functional, PredictionFunction, WeightedSum
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
@@ -121,10 +120,10 @@ class PopulationFunctionals(PosteriorPredictive):
         W, k = np.atleast_2d(weights), self.n_outputs_
         tensor = self._tensor(W)
 
+        link = self._mean_ensemble().link
+
         def functional(log_posterior: LogPosterior) -> WeightedSum:
-            return WeightedSum(
-                log_posterior.network, X, tensor, self._mean_link, log_posterior.memory_limit
-            )
+            return WeightedSum(log_posterior.network, X, tensor, link, log_posterior.memory_limit)
 
         def shaped(values: Array) -> Any:
             values = self._shaped(values)
@@ -146,13 +145,13 @@ class PopulationFunctionals(PosteriorPredictive):
         self, X: Tensor, func: Callable[[Tensor], Tensor], std: bool, cov: bool
     ) -> Any:
         scale, mean = self._tensor(self._y_scaler.scale), self._tensor(self._y_scaler.mean)
-        link = self._mean_link
+        ensemble = self._mean_ensemble()
 
         def of_outputs(outputs: Tensor) -> Tensor:
-            in_units = link.value(outputs) * scale + mean
+            in_units = ensemble.link.value(outputs) * scale + mean
             return func(in_units[:, 0] if self._one_dimensional else in_units)
 
-        shapes = {_checked_shape(func, of_outputs, f) for f in member_means(self.members_, X)}
+        shapes = {_checked_shape(func, of_outputs, f) for f in self._ensemble().means(X)}
         if len(shapes) > 1:
             raise ValueError(
                 f"func must return as many numbers whatever the predictions are, but it returned "
@@ -176,12 +175,10 @@ class PopulationFunctionals(PosteriorPredictive):
     ) -> tuple[Array, Array | None]:
         """Values (G,), and variances (G,) or the covariance (G, G) if asked for."""
         if not (std or cov):
-            return to_numpy(functional_values(self.members_, functional).mean(0)), None
-        mean, spread, verdicts = functional_moments(
-            self.members_, functional, self._query_route(), joint=cov
-        )
-        self._warn_of_misses(verdicts)
-        return to_numpy(mean), to_numpy(spread)
+            return to_numpy(self._ensemble().values(functional).mean(0)), None
+        mean, variance, of_members = self._ensemble().functionals(functional, joint=cov)
+        self._warn_of_misses(of_members)
+        return to_numpy(mean), to_numpy(variance)
 
 
 def _plain(values: Array) -> Any:

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_hfl._class_posterior import ClassPosterior
-from sklearn_hfl._conformity import check_scores, scored_with, warn_of_trained_rows
-from sklearn_hfl._labels import check_known_labels
-from sklearn_hfl._moments import check_level
-from sklearn_hfl._validation import Array
+from sklearn_hfl._data.conformity import check_scores, scored_with, warn_of_trained_rows
+from sklearn_hfl._data.labels import check_known_labels
+from sklearn_hfl._data.moments import check_level
+from sklearn_hfl._data.validation import Array
+from sklearn_hfl._queries.classes import ClassPosterior
 from sklearn_hfl.calibration.conformal import conformal_quantile, label_scores, label_sets
 
 __all__ = ["PredictionSets"]

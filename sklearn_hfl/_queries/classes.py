@@ -12,11 +12,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_hfl._base import HFLBase
-from sklearn_hfl._draws import function_draws
-from sklearn_hfl._logits import member_moderations
-from sklearn_hfl._members import member_means
-from sklearn_hfl._params import boolean, integer, validate_arguments
-from sklearn_hfl._validation import Array, to_numpy
+from sklearn_hfl._data.params import boolean, integer, validate_arguments
+from sklearn_hfl._data.validation import Array, to_numpy
+from sklearn_hfl._ensemble.ensemble import Ensemble
 from sklearn_hfl.posterior.link import CENTRED, SOFTMAX, log_probabilities
 from sklearn_hfl.uncertainty.moderation import (
     Moderation,
@@ -26,7 +24,7 @@ from sklearn_hfl.uncertainty.moderation import (
     n_draws,
     normal_draws,
 )
-from sklearn_hfl.uncertainty.predictive import mixture
+from sklearn_hfl.uncertainty.predictive import Predictive, mixture
 from sklearn_hfl.uncertainty.variance import Variance
 
 __all__ = ["ClassPosterior"]
@@ -138,9 +136,7 @@ class ClassPosterior(HFLBase):
             queries = self._queries(X)
             log_proba, averages, _ = self._moderated(queries)
             if return_std == "delta":
-                at_map = member_means(self.members_, queries, SOFTMAX)
-                moments = mixture(at_map, self._variances(queries, SOFTMAX), self._no_noise())
-                std = moments.epistemic.sqrt()
+                std = self._moments(self._ensemble(SOFTMAX), queries).epistemic.sqrt()
             else:
                 std = _std(averages, log_proba)
             return to_numpy(log_proba.exp()), to_numpy(std)
@@ -162,7 +158,7 @@ class ClassPosterior(HFLBase):
         with torch.inference_mode(False):
             queries = self._queries(X)
             if self.link_approx == "none":  # nothing of the posterior is needed
-                return to_numpy(_mean_log_softmax(member_means(self.members_, queries)))
+                return to_numpy(_mean_log_softmax(self._ensemble().means(queries)))
             return to_numpy(self._moderated(queries)[0])
 
     def decision_function(self, X: ArrayLike) -> Array:
@@ -206,10 +202,7 @@ class ClassPosterior(HFLBase):
         """
         check_is_fitted(self)
         with torch.inference_mode(False):
-            queries = self._queries(X)
-            moments = mixture(
-                member_means(self.members_, queries), self._variances(queries), self._no_noise()
-            )
+            moments = self._moments(self._ensemble(), self._queries(X))
             mean, var = to_numpy(moments.mean), to_numpy(moments.epistemic)
             return (mean[:, 0], var[:, 0]) if len(self.classes_) == 2 else (mean, var)
 
@@ -310,9 +303,7 @@ class ClassPosterior(HFLBase):
         validate_arguments("sample_proba", {"n_samples": n_samples}, {"n_samples": integer(1)})
         rng = check_random_state(random_state)
         with torch.inference_mode(False):
-            drawn, variances = function_draws(
-                self.members_, self._queries(X), n_samples, self._query_route(), rng, CENTRED
-            )
+            drawn, variances = self._ensemble(CENTRED).draws(self._queries(X), n_samples, rng)
             self._warn_of_misses(variances)
             logits = torch.cat(drawn, dim=2)[..., rng.permutation(n_samples)]
             return to_numpy(log_probabilities(logits.mT).exp()).swapaxes(1, 2)
@@ -323,16 +314,10 @@ class ClassPosterior(HFLBase):
         Averages are those over the posterior of the logits, flags those of each member's logits;
         a warning counts the misses.
         """
-        at_map = member_means(self.members_, X)  # which refuses rows that have none
-        draws = self._draws()
-        parts, verdicts = member_moderations(
-            self.members_,
-            X,
-            self._query_route(),
-            self.n_jobs,
-            bool(self.verbose),
-            lambda logits: logits.averaged(draws, probit=self.link_approx == "probit"),
-        )
+        ensemble = self._ensemble()
+        at_map = ensemble.means(X)  # which raises where they are not finite
+        draws, probit = self._draws(), self.link_approx == "probit"
+        parts, verdicts = ensemble.logits(X, lambda logits: logits.averaged(draws, probit=probit))
         self._warn_of_misses(verdicts)
         averages = mixed(parts)
         if self.link_approx == "none":
@@ -350,11 +335,14 @@ class ClassPosterior(HFLBase):
         draws = normal_draws(n_draws(n_classes), n_classes, self._draw_seed)
         return draws.to(self._tensor(np.empty(0)))
 
-    def _no_noise(self) -> list[Tensor]:
-        return [self._tensor(np.zeros(1))] * len(self.members_)
+    def _moments(self, ensemble: Ensemble, X: Tensor) -> Predictive:
+        """Moments of the mixture, with a warning that counts missed stds."""
+        means, variances = ensemble.means(X), ensemble.variances(X)
+        self._warn_of_misses(variances)
+        return mixture(means, variances, torch.zeros_like(means))
 
 
-def _mean_log_softmax(logits: list[Tensor]) -> Tensor:
+def _mean_log_softmax(logits: Tensor) -> Tensor:
     """Log of the mean probabilities (Q, C) of members with these logits."""
     return mean_log([log_probabilities(each) for each in logits])
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from sklearn_hfl._validation import Array
+from sklearn_hfl._data.validation import Array
 from sklearn_hfl._version import __version__
 
 __all__ = ["StoredTensor", "packed", "restored", "stored", "unpacked"]

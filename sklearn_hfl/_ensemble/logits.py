@@ -2,65 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
 
-from sklearn_hfl._members import Member, Route, chunk_size, concatenated, for_chunks
+from sklearn_hfl._ensemble.chunks import chunk_size
+from sklearn_hfl._ensemble.member import Member
+from sklearn_hfl._ensemble.route import Route
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.output_covariance import output_covariance
 from sklearn_hfl.optim.ritz import RitzPairs
 from sklearn_hfl.posterior.functional import Prediction
 from sklearn_hfl.posterior.link import CENTRED
 from sklearn_hfl.uncertainty.covariance import block_covariance
-from sklearn_hfl.uncertainty.moderation import LogitPosterior, Moderation
+from sklearn_hfl.uncertainty.moderation import LogitPosterior
 from sklearn_hfl.uncertainty.variance import Variance, variance
 
-__all__ = ["member_moderations"]
+__all__ = ["chunk_of_pairs", "logit_posterior", "with_pairs"]
 
 # Logits for each direction of a subspace from which turning it to Ritz pairs pays.
 PAIRS_FROM = 3
 
 
-def member_moderations(
-    members: Sequence[Member],
-    X: Tensor,
-    route: Route,
-    n_jobs: int | None,
-    verbose: bool,
-    moderate: Callable[[LogitPosterior], Moderation],
-) -> tuple[list[Moderation], list[Variance]]:
-    """What ``moderate`` makes of the logits at queries (Q, D), and their flags, for each member.
-
-    Chunk by chunk, so that no more than a chunk's covariances are held. The mean of the
-    logits is that of the posterior, not the MAP.
-    """
-    members = _with_pairs(members, len(X), route)
-
-    def answer(member: Member, chunk: Tensor) -> tuple[Moderation, Variance]:
-        covariance, verdict = _logit_covariance(member.estimate, chunk, route)
-        return moderate(LogitPosterior(_logit_mean(member, chunk), covariance)), verdict
-
-    size = None if members[0].estimate.ritz is None else _chunk_of_pairs(members[0].estimate)
-    parts = for_chunks(answer, members, X, route, n_jobs, verbose, size)
-    moderations, verdicts = [], []
-    for of_member in parts:
-        moderated, variances = zip(*of_member, strict=True)
-        moderations.append(concatenated(moderated))
-        verdicts.append(concatenated(variances))
-    return moderations, verdicts
-
-
-def _chunk_of_pairs(estimate: MapEstimate) -> int:
+def chunk_of_pairs(estimate: MapEstimate) -> int:
     """Queries that a chunk may hold, where no gradient is formed."""
     lp = estimate.log_posterior
     numbers = 8 * lp.network.n_outputs**2 + lp.network.linearization_width
     return max(1, int(lp.memory_limit / (4 * numbers * lp.X.element_size())))
 
 
-def _with_pairs(members: Sequence[Member], n_queries: int, route: Route) -> Sequence[Member]:
+def with_pairs(members: tuple[Member, ...], n_queries: int, route: Route) -> tuple[Member, ...]:
     """Turn all subspaces to Ritz pairs, where there are enough queries to pay for it.
 
     Turning costs some products of the basis with as many columns as it has, a gradient two
@@ -74,14 +46,15 @@ def _with_pairs(members: Sequence[Member], n_queries: int, route: Route) -> Sequ
     for member in members:
         pairs = RitzPairs.from_subspace(member.estimate.subspace, route.rtol)
         turned.append(replace(member, estimate=replace(member.estimate, ritz=pairs)))
-    return turned
+    return tuple(turned)
 
 
-def _logit_mean(member: Member, X: Tensor) -> Tensor:
-    """Posterior mean (Q, K) of the centred logits at X (Q, D)."""
+def logit_posterior(member: Member, X: Tensor, route: Route) -> tuple[LogitPosterior, Variance]:
+    """Posterior of the centred logits at X (Q, D), and the variances of its Q·K logits."""
     estimate = member.estimate
-    linear = estimate.log_posterior.network.linearize(estimate.weights, X)
-    return CENTRED.value(member.mean_outputs(linear))
+    linear = member.network.linearize(estimate.weights, X)
+    covariance, own = _logit_covariance(estimate, X, route)
+    return LogitPosterior(CENTRED.value(member.mean_outputs(linear)), covariance), own
 
 
 def _logit_covariance(estimate: MapEstimate, X: Tensor, route: Route) -> tuple[Tensor, Variance]:

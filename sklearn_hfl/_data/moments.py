@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.utils import check_array
 
-from sklearn_hfl._columns import numbers_expected
-from sklearn_hfl._params import real
+from sklearn_hfl._data.columns import numbers_expected
+from sklearn_hfl._data.params import real
 
 __all__ = [
     "check_level",

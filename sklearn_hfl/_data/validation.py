@@ -13,8 +13,8 @@ from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
-from sklearn_hfl._columns import numbers_expected
-from sklearn_hfl._weights import warn_of_scale
+from sklearn_hfl._data.columns import numbers_expected
+from sklearn_hfl._data.sample_weight import warn_of_scale
 
 __all__ = [
     "check_calibration_data",

@@ -1,0 +1,1 @@
+"""What users pass: parameters, arrays, labels and weights, checked and standardised."""

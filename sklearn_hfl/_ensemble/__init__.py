@@ -1,0 +1,1 @@
+"""The members of one fit, and what they answer together."""

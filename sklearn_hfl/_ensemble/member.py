@@ -1,0 +1,155 @@
+"""Member: one MAP estimate of a fit with its Laplace posterior, and how it is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sklearn_hfl._ensemble.route import Route
+from sklearn_hfl.optim.krylov import krylov_subspace
+from sklearn_hfl.optim.map_estimate import MapEstimate
+from sklearn_hfl.optim.training import Trainer
+from sklearn_hfl.posterior.curvature import GaussNewton
+from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
+from sklearn_hfl.posterior.linearization import Linearization
+from sklearn_hfl.posterior.log_posterior import LogPosterior
+from sklearn_hfl.posterior.network import Network
+from sklearn_hfl.uncertainty.diagnostics import Diagnostics, diagnose
+from sklearn_hfl.uncertainty.posterior_mean import posterior_mean_shift
+from sklearn_hfl.uncertainty.precisions import EvidenceOptions
+from sklearn_hfl.uncertainty.search import maximize_evidence
+
+__all__ = ["Member", "fit_member"]
+
+# A classifier's fit goes on until the logits of any query at all are known to this relative
+# error of their std, four of which ε of ``Subspace.beyond`` may be: many classes are many
+# logits, and none of them then needs directions of its own.
+LOGIT_RTOL = 0.01
+
+
+@dataclass(frozen=True)
+class Member:
+    """One MAP with its own Laplace posterior.
+
+    Attributes
+    ----------
+    estimate : MapEstimate
+        Weights, log posterior and subspace.
+    diagnostics : Diagnostics
+        Facts of the fit.
+    loss_curve : tuple of float
+        L on the way, in nats.
+    shift : Tensor of shape (P,) or None
+        From the MAP to the posterior mean, where the likelihood makes them differ.
+    """
+
+    estimate: MapEstimate
+    diagnostics: Diagnostics
+    loss_curve: tuple[float, ...]
+    shift: Tensor | None = None
+
+    @property
+    def network(self) -> Network:
+        """Of the MAP."""
+        return self.estimate.log_posterior.network
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs of the network."""
+        return self.network.n_outputs
+
+    def mean_outputs(self, linear: Linearization) -> Tensor:
+        """Outputs (Q, K) at the posterior mean, which is not the MAP where there is a shift."""
+        if self.shift is None:
+            return linear.outputs
+        return linear.outputs + linear.forward(self.shift[:, None])[:, 0]
+
+    def with_data(self, X: Tensor, y: Tensor, weight: Tensor) -> Member:
+        """Share training rows that are held already."""
+        return self._with(X=X, y=y, sample_weight=weight)
+
+    def within(self, memory_limit: float) -> Member:
+        """Answer queries within so many bytes."""
+        same = memory_limit == self.estimate.log_posterior.memory_limit
+        return self if same else self._with(memory_limit=memory_limit)
+
+    def starts(self, log_posterior: LogPosterior, weights: Tensor) -> Tensor:
+        """Weights (P,) to start a fit of ``log_posterior`` from: these if they fit, else those."""
+        old = self.estimate
+        fits = (
+            old.weights.shape == weights.shape
+            and old.log_posterior.prior.names == log_posterior.prior.names
+        )
+        return old.weights.to(weights) if fits else weights
+
+    def _with(self, **changes: Any) -> Member:
+        log_posterior = replace(self.estimate.log_posterior, **changes)
+        return replace(self, estimate=replace(self.estimate, log_posterior=log_posterior))
+
+
+def fit_member(
+    log_posterior: LogPosterior,
+    weights: Tensor,
+    generator: torch.Generator,
+    trainer: Trainer,
+    options: EvidenceOptions,
+    route: Route,
+    verbose: bool,
+) -> Member:
+    """Train one MAP, at precisions that are learned from the evidence or given."""
+    start = float(log_posterior.value(weights[None])[0])
+    if not np.isfinite(start):
+        raise ValueError(
+            f"The loss at the starting weights is {start}: the data overflow "
+            f"{log_posterior.X.dtype}, or a module of yours is undefined for some rows. Without "
+            "normalize_X=True, and normalize_y=True of a regressor, rescale the data."
+        )
+    curve: tuple[float, ...] = (start,)
+    finished = True
+    with tqdm(total=trainer.max_iter, desc="fit", unit="step", disable=not verbose) as bar:
+        callback = _progress(bar)
+        if options.prior or options.noise:
+            log_posterior, weights, steps, finished = maximize_evidence(
+                log_posterior, weights, trainer, options, generator, callback
+            )
+            curve += steps
+        else:
+            trajectory = trainer.train(log_posterior, weights, generator, callback)
+            weights = trajectory.weights
+            curve += trajectory.curve[1:]
+    classes = isinstance(log_posterior.likelihood, CategoricalLikelihood)
+    curvature = GaussNewton(log_posterior, weights)
+    subspace = krylov_subspace(curvature, generator, beyond=_beyond(route, classes))
+    estimate = MapEstimate(log_posterior, weights, subspace)
+    shift = posterior_mean_shift(estimate, generator) if classes else None
+    facts = replace(diagnose(estimate), finished=finished)
+    if not route.needs_data:
+        estimate = estimate.without_data(route.rtol)
+    return Member(estimate, facts, curve, shift)
+
+
+def _beyond(route: Route, classes: bool) -> float:
+    """ε of ``Subspace.beyond`` that a fit has to reach.
+
+    Beyond the basis the variance of a query is known to a factor of 1 + ε, and the middle is
+    off by ε / 4 in the standard deviation.
+    """
+    if not route.needs_data:
+        return 2 * route.rtol  # half of what it may be, for any query at all
+    if classes and route.mode == "linearized":
+        return 4 * max(route.rtol, LOGIT_RTOL)
+    return np.inf
+
+
+def _progress(bar: Any) -> Callable[[float], None]:
+    def callback(loss: float) -> None:
+        bar.update()
+        bar.set_postfix(loss=f"{loss:.6g}", refresh=False)
+
+    return callback

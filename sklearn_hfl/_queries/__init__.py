@@ -1,0 +1,1 @@
+"""What a fitted estimator answers: the pages of its public methods."""
