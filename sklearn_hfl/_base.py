@@ -71,7 +71,7 @@ class HFLBase(BaseEstimator):
 
     _x_scaler: Standardizer
     _trained_rows: Fingerprints
-    # Parameters that queries read; what the others decide is that of the fit.
+    # Parameters that queries read, and set_params may change after fit.
     _query_params: ClassVar[tuple[str, ...]] = (
         "variance", "std_rtol", "perturbation_scale", "memory_limit", "n_jobs", "verbose"
     )  # fmt: skip
@@ -125,30 +125,30 @@ class HFLBase(BaseEstimator):
     # ---------------------------------------------------------------- fitting
 
     def _fit_tensor(self, values: Array) -> Tensor:
-        """Numbers as this fit takes them; those of queries are as the last fit took them."""
+        """Numbers in the dtype and on the device of this fit."""
         return to_tensor(values, self.dtype, self.device)
 
     def _learns_units(self, trained: Trained | None) -> bool:
-        """Whether the fit is the same in any units: a prior that is given has units of its own."""
+        """Whether the fit does not depend on units; a given prior has units of its own."""
         return self._learns_prior and trained is None
 
     def _scaled(
-        self, values: Array, weight: Array, asked: bool, free: bool
+        self, values: Array, weight: Array, standardize: bool, free: bool
     ) -> tuple[Standardizer, Affine | None, Affine | None]:
-        """Standardise where that is ``asked`` for, and where the answer is ``free`` of units.
+        """Standardise if asked to, or if the fit is ``free`` of units, where it changes nothing.
 
-        Also returns the units that the starting weights take on, and those that ``module_``
-        does: of values that are not standardised, and of those that are unasked.
+        Also returns the units of the initial weights, where values are not standardised, and
+        those of ``module_``, where they are standardised for numerical reasons alone.
         """
         standard = Standardizer.from_data(values, weight)
-        if asked:
+        if standardize:
             return standard, None, None
         units = Affine(self._fit_tensor(standard.scale), self._fit_tensor(standard.mean))
         return (standard, None, units) if free else (standard.identity(), units, None)
 
     @contextmanager
     def _unchanged_on_failure(self) -> Iterator[None]:
-        """Put every attribute back if fitting fails or is interrupted."""
+        """Restore every attribute if fitting fails or is interrupted."""
         before = self.__dict__.copy()
         try:
             yield
@@ -169,8 +169,8 @@ class HFLBase(BaseEstimator):
     ) -> tuple[Member, ...]:
         """Train ``n_estimators`` MAPs from seeds drawn before anything else.
 
-        A network that is ``trained`` elsewhere takes the place of a random start, which else
-        is drawn for standardised values, and takes on the ``units`` of inputs and targets.
+        Initial weights are drawn for standardised values and rescaled to the ``units`` of inputs
+        and targets, or come from a network that was ``trained`` elsewhere.
         """
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=self.n_estimators)
         weight = self._fit_tensor(sample_weight)
@@ -200,7 +200,7 @@ class HFLBase(BaseEstimator):
             jobs = [(trained.settled(*job, options), *job[1:]) for job in jobs]
             trainer, options = trained.trainer(trainer), EvidenceOptions(False, False)
         route = self._route()
-        # A model that keeps no data keeps nothing that could tell who was among them either.
+        # A model that keeps no data keeps no hashes of its rows either.
         kept = slice(None if route.needs_data else 0)
         self._trained_rows = fingerprints(inputs[kept], y[kept])
         results = Parallel(n_jobs=self.n_jobs)(
@@ -277,7 +277,7 @@ class HFLBase(BaseEstimator):
         prior = estimate.log_posterior.prior
         self.members_ = members
         self.module_ = rescaled_module(estimate.log_posterior.network, estimate.weights, *units)
-        # Those of the last fit, which this one may not have.
+        # Attributes of the previous fit that this one may not set.
         for name in ("coefs_", "intercepts_", "conformity_scores_", "_scored_with"):
             self.__dict__.pop(name, None)
         if self.module is None:
@@ -305,7 +305,7 @@ class HFLBase(BaseEstimator):
     # ---------------------------------------------------------------- copies
 
     def __getstate__(self) -> dict[str, Any]:
-        """Arrays in place of tensors: skops writes them, and reads them without running code."""
+        """State with arrays instead of tensors, which skops loads without running code."""
         state = dict(super().__getstate__())
         if "coefs_" in state:
             state.pop("module_", None)
@@ -322,7 +322,7 @@ class HFLBase(BaseEstimator):
     # ---------------------------------------------------------------- queries
 
     def _tensor(self, values: Array) -> Tensor:
-        """Numbers as the fitted weights are, whatever dtype and device were set to since."""
+        """Numbers in the dtype and on the device of the fitted weights."""
         weights = self.members_[0].estimate.weights
         return to_tensor(values, weights.dtype, weights.device)
 
@@ -331,8 +331,8 @@ class HFLBase(BaseEstimator):
         return self._standardized(check_features(self, X))
 
     def _standardized(self, rows: Array) -> Tensor:
-        """Rows (n, D) as the members take them: those of every query pass through here."""
-        # What fit would refuse, set_params may have brought since.
+        """Rows (n, D) as the members take them; every query passes through here."""
+        # set_params may have changed them since fit.
         rules = {name: self._rules[name] for name in self._query_params}
         validate(type(self).__name__, self.get_params(deep=False), rules)
         weights = self.members_[0].estimate.weights
@@ -342,7 +342,7 @@ class HFLBase(BaseEstimator):
         return Route(self.variance, self.std_rtol, self.perturbation_scale)
 
     def _ensemble(self, link: Link = IDENTITY) -> Ensemble:
-        """Members of this fit, to be asked for what ``link`` reads off the outputs."""
+        """Members of this fit, with the ``link`` that turns their outputs into answers."""
         members = tuple(member.within(float(self.memory_limit)) for member in self.members_)
         return Ensemble(members, self._route(), self.n_jobs, bool(self.verbose), link)
 

@@ -27,10 +27,10 @@ __all__ = ["HFLClassifier"]
 # The evidence of separable classes has no maximum: it grows as the prior widens and the
 # weights follow. A hundredth of the fan-in allows logits of some tens
 # (benchmarks/classifier.py, docs/design/classifier.md).
-LEAST_PRIOR = 0.01
-# From a wide prior, in multiples of the fan-in, and from stronger ones. From the first, labels that
-# no linear boundary tells apart are learned (moons, circles); from the others, noisy ones end at
-# more evidence. The evidence at the MAPs chooses (docs/design/reliable_fits.md).
+MIN_PRIOR = 0.01
+# Initial prior precisions, in multiples of the fan-in. From the wide one, classes that no linear
+# boundary separates are learned (moons, circles); from the stronger ones, noisy labels reach more
+# evidence. The evidence at the MAPs decides (docs/design/reliable_fits.md).
 STARTS = ((0.1, 1.0), (1.0, 1.0), (10.0, 1.0))
 
 
@@ -48,19 +48,19 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
     ----------
     hidden_layer_sizes : int or sequence of int, default=(50,)
         Widths of the hidden layers; () is logistic regression, which is also what a fit
-        returns where the prior is learned and neither the evidence nor the rows left out one
-        at a time speak for a network.
+        returns where the prior is learned, unless both the evidence and the leave-one-out
+        log density favour a network.
     activation : {"tanh", "relu", "silu", "gelu", "logistic", "identity"}, default="tanh"
         Activation of the hidden layers.
     module : callable, default=None
-        (n_features, n_outputs) -> torch.nn.Module, in place of the perceptron.
+        (n_features, n_outputs) -> torch.nn.Module, used instead of the perceptron.
         The module maps (n, n_features) to logits (n, n_outputs), each row by
         itself; n_outputs is the number of classes, but 1 for two classes. Its frozen
         parameters (``requires_grad=False``) and buffers are constants; a parameter in
         several places is one. torch's global generator is seeded for the factory, and
         put back.
     class_weight : dict, "balanced" or None, default=None
-        Rows of class c count ``class_weight[c]`` times (1 where left out).
+        Rows of class c count ``class_weight[c]`` times (once for classes not listed).
         "balanced" gives every class the same total weight.
     link_approx : {"mc", "probit", "none"}, default="mc"
         How probabilities average over the posterior of the logits: by evenly spread
@@ -78,8 +78,8 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
     variance : {"linearized", "network", "amortized"}, default="linearized"
         Whose perturbed optima are found: those of the network's linearisation at
         the MAP (curvature: generalised Gauss-Newton; always defined), or those of
-        the network itself, as in the paper (curvature: exact Hessian; rows that
-        do not settle fall back to "linearized" and are counted in a warning).
+        the network itself, as in the paper (curvature: exact Hessian; rows whose
+        refit does not converge fall back to "linearized" and are counted in a warning).
         "amortized" is "linearized" with all work done in ``fit``: queries then
         cost one matrix product, and the estimator keeps no training data.
     std_rtol : float, default=0.01
@@ -89,11 +89,11 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
         For variance="network": how far the optimum is moved, in posterior
         standard deviations. "auto" compares several scales row by row.
     solver : {"newton-cg", "lbfgs", "adam"}, default="newton-cg"
-        Trainer. "adam" takes mini-batches, for data that outgrow full passes.
+        Optimiser. "adam" takes mini-batches, for data that are too large for full passes.
     memory_limit : float, default=4e9
         Bytes of work memory that fit and queries may use beside the data and the results.
     max_iter : int, default=2000
-        Most steps ("adam": passes over the data), the evidence's rounds included.
+        Maximum number of steps ("adam": passes over the data), the evidence's rounds included.
     tol : float, default=0.01
         Training ends when the loss, summed over the data, fell by less than ``tol``
         sqrt(γ) nats a step over ``n_iter_no_change`` steps: draws from the posterior of γ
@@ -114,10 +114,10 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
     warm_start : bool, default=False
         Start from the weights of the last fit, where their number still fits.
     n_estimators : int, default=1
-        MAPs from so many random starts, each with its own Laplace posterior,
-        mixed with equal weights.
+        Number of members: MAPs from different random starts, each with its own Laplace
+        posterior, mixed with equal weights.
     random_state : int, RandomState instance or None, default=None
-        Source of starting weights, shuffles, probes and draws.
+        Source of initial weights, shuffles, probes and draws.
     verbose : bool, default=False
         Show progress bars.
     n_jobs : int or None, default=None
@@ -155,16 +155,17 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
     n_effective_parameters_ : float
         Number of weights that the data determine, γ.
     log_marginal_likelihood_ : float
-        Laplace's log evidence of the labels, in nats, over all modes that are the same
-        function: hidden units can swap places.
+        Laplace approximation of the log evidence, in nats. Counts all modes that are the
+        same function, since hidden units can be permuted.
     converged_ : bool
-        Whether every member's MAP is stationary, closer to the optimum than a tenth of the
-        posterior's radius, and ``max_iter`` did not end its search at the linear model.
+        Whether every member's MAP is stationary, which means closer to the optimum than a
+        tenth of the posterior's radius, and no member kept its linear model only because
+        ``max_iter`` was reached.
     grad_norm_ : float
         Norm of the loss's gradient.
     diagnostics_ : dict
-        The numbers behind these, for each member: among them the mean log density of the
-        training rows, fitted and left out one at a time.
+        The numbers behind these for each member, with the mean log density of the training
+        rows and its leave-one-out estimate.
     conformity_scores_ : ndarray of shape (n_calibration_rows,)
         Only after ``conformalize``: 1 − p(own class) of its rows, ascending.
 
@@ -269,8 +270,8 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
         y : array-like of shape (n_samples,)
             Labels of any type, two classes or more.
         sample_weight : array-like of shape (n_samples,), default=None
-            How many rows each row counts as; rows of weight 0 are left out. Weights
-            that only say how rows compare should sum to n_samples.
+            Number of rows that each row counts as; rows of weight 0 are ignored. Relative
+            weights should be scaled to sum to n_samples.
 
         Returns
         -------
@@ -332,9 +333,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
             self._fit_tensor(self._encoded(classes, index)),
             weight,
             CategoricalLikelihood(),
-            EvidenceOptions(
-                self._learns_prior, noise=False, least_prior=LEAST_PRIOR, starts=STARTS
-            ),
+            EvidenceOptions(self._learns_prior, noise=False, least_prior=MIN_PRIOR, starts=STARTS),
             trained,
             (start_X, None),
         )

@@ -26,8 +26,8 @@ from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 
 __all__ = ["HFLRegressor"]
 
-# Noise in SDs of y from which the evidence starts where the prior is given.
-START_NOISE_STD = 1.0
+# Initial noise std, in SDs of y, where the prior is given: at first all of y is noise.
+INITIAL_NOISE_STD = 1.0
 LIKELIHOODS = {"gaussian": GaussianLikelihood, "heteroscedastic": HeteroscedasticLikelihood}
 
 
@@ -43,13 +43,13 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
     Parameters
     ----------
     hidden_layer_sizes : int or sequence of int, default=(50,)
-        Widths of the hidden layers; () is linear regression, which is also what a fit
-        returns where the prior is learned and neither the evidence nor the rows left out one
-        at a time speak for a network.
+        Widths of the hidden layers; () is Bayesian linear regression. Where the prior is
+        learned, ``fit`` also returns the linear model unless both the evidence and the
+        leave-one-out log density favour a network.
     activation : {"tanh", "relu", "silu", "gelu", "logistic", "identity"}, default="tanh"
         Activation of the hidden layers.
     module : callable, default=None
-        (n_features, n_outputs) -> torch.nn.Module, in place of the perceptron; called
+        (n_features, n_outputs) -> torch.nn.Module, used instead of the perceptron; called
         with twice the columns of y if heteroscedastic.
         The module maps (n, n_features) to (n, n_outputs), each row by itself. Its
         frozen parameters (``requires_grad=False``) and buffers are constants; a
@@ -68,14 +68,15 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         each. "evidence" learns it; it is then at least a thousandth of y's. Only
         "evidence" if heteroscedastic.
     normalize_X, normalize_y : bool, default=True
-        Whether the network is in standardised units: ``module_``, ``coefs_``, a given
-        ``prior_precision``, and the X that a ``module`` of yours receives. Results are in
-        y's units either way, and with prior_precision="evidence" the same either way.
+        Whether X and y are standardised inside. ``module_``, ``coefs_``, a given
+        ``prior_precision`` and the X that a ``module`` receives are then in standardised
+        units. Results are in units of y either way, and do not depend on this choice if
+        prior_precision="evidence".
     variance : {"linearized", "network", "amortized"}, default="linearized"
         Whose perturbed optima are found: those of the network's linearisation at
         the MAP (curvature: generalised Gauss-Newton; always defined), or those of
-        the network itself, as in the paper (curvature: exact Hessian; rows that
-        do not settle fall back to "linearized" and are counted in a warning).
+        the network itself, as in the paper (curvature: exact Hessian; rows whose refit
+        does not converge fall back to "linearized" and are counted in a warning).
         "amortized" is "linearized" with all work done in ``fit``: queries then
         cost one matrix product, and the estimator keeps no training data.
     std_rtol : float, default=0.01
@@ -85,11 +86,12 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         For variance="network": how far the optimum is moved, in posterior
         standard deviations. "auto" compares several scales row by row.
     solver : {"newton-cg", "lbfgs", "adam"}, default="newton-cg"
-        Trainer. "adam" takes mini-batches, for data that outgrow full passes.
+        Optimiser. "adam" takes mini-batches, for data that are too large for full passes.
     memory_limit : float, default=4e9
         Bytes of work memory that fit and queries may use beside the data and the results.
     max_iter : int, default=2000
-        Most steps ("adam": passes over the data), the evidence's rounds included.
+        Maximum number of steps ("adam": of passes over the data), including those between
+        updates of the precisions.
     tol : float, default=0.01
         Training ends when the loss, summed over the data, fell by less than ``tol``
         sqrt(γ) nats a step over ``n_iter_no_change`` steps: draws from the posterior of γ
@@ -110,10 +112,10 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
     warm_start : bool, default=False
         Start from the weights of the last fit, where their number still fits.
     n_estimators : int, default=1
-        MAPs from so many random starts, each with its own Laplace posterior,
-        mixed with equal weights.
+        Number of members: MAPs from different random starts, each with its own Laplace
+        posterior, mixed with equal weights.
     random_state : int, RandomState instance or None, default=None
-        Source of starting weights, shuffles and probes.
+        Source of initial weights, mini-batches and random probes.
     verbose : bool, default=False
         Show progress bars.
     n_jobs : int or None, default=None
@@ -135,13 +137,12 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
     members_ : tuple of Member
         Each member's MAP estimate, diagnostics and loss curve.
     module_ : torch.nn.Module
-        Maps X to the mean, both of them standardised unless ``normalize_X`` or
-        ``normalize_y`` is False; the member with the largest evidence, as in all
-        attributes below. If heteroscedastic, the logs of noise std follow the means, each
-        up to a constant.
+        Maps X to the mean, both standardised unless ``normalize_X`` or ``normalize_y`` is
+        False. Here and below, of the member with the largest evidence. If heteroscedastic,
+        the outputs after the means are the logs of the noise std, each up to a constant.
     coefs_, intercepts_ : list of ndarray
-        Weights (n_in, n_out) and biases (n_out,) of each layer, of which there is one where
-        the linear model is more probable; not with ``module``.
+        Weights (n_in, n_out) and biases (n_out,) of each layer; a single layer where ``fit``
+        has chosen the linear model. Not with ``module``.
     n_iter_ : int
         Training steps.
     loss_ : float
@@ -158,16 +159,18 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
     n_effective_parameters_ : float
         Number of weights that the data determine, γ.
     log_marginal_likelihood_ : float
-        Laplace's log evidence of the targets, standardised as for ``loss_``, in nats, over all
-        modes that are the same function: hidden units can swap places.
+        Laplace approximation of the log evidence, in nats, of targets standardised as for
+        ``loss_``. Counts all modes that are the same function, since hidden units can be
+        permuted.
     converged_ : bool
-        Whether every member's MAP is stationary, closer to the optimum than a tenth of the
-        posterior's radius, and ``max_iter`` did not end its search at the linear model.
+        Whether every member's MAP is stationary, which means closer to the optimum than a
+        tenth of the posterior's radius, and no member kept its linear model only because
+        ``max_iter`` was reached.
     grad_norm_ : float
         Norm of the loss's gradient.
     diagnostics_ : dict
-        The numbers behind these, for each member: among them the mean log density of the
-        training rows, fitted and left out one at a time.
+        The numbers behind these for each member, with the mean log density of the training
+        rows and its leave-one-out estimate.
     conformity_scores_ : ndarray of shape (n_calibration_rows,) or (n_calibration_rows, n_outputs)
         Only after ``conformalize``: ``|y − mean|`` / std of its rows, ascending in each
         column.
@@ -280,8 +283,8 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
         sample_weight : array-like of shape (n_samples,), default=None
-            How many rows each row counts as; rows of weight 0 are left out. Weights
-            that only say how rows compare should sum to n_samples.
+            Number of rows that each row counts as; rows of weight 0 are ignored. Relative
+            weights should be scaled to sum to n_samples.
 
         Returns
         -------
@@ -357,13 +360,13 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
             which = "y" if n_outputs == 1 else f"{constant.sum()} of {n_outputs} columns of y"
             warn(
                 f"Constant target: {which} has a single value, from which no scale of noise or "
-                "signal can be learned. Predictions are that constant; their standard deviations "
-                "only say what the prior allows. Check y.",
+                "signal can be learned. Predictions are that constant, and their standard "
+                "deviations reflect the prior alone. Check y.",
                 HFLDataWarning,
             )
         self._record(members, (module_X, module_y))
         squares = self._mean_ensemble().noise(inputs).mean(0)
-        # The mean over the rows, exact where they all have the same noise.
+        # Weighted mean over the rows, exact where the noise is constant.
         mean = squares[0] + self._tensor(weight / weight.sum()) @ (squares - squares[0])
         noise_std = to_numpy(mean.sqrt()) * y_scaler.scale
         self.noise_std_ = float(noise_std[0]) if self._one_dimensional else noise_std
@@ -378,11 +381,11 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
             )
 
     def _start_noise(self, scale: Array, units: Affine | None) -> Array:
-        """Noise (K,) at the start, in units of ``scale``; y has SD 1 in these, or ``units``."""
+        """Initial noise std (K,) in units of ``scale``; the SD of y is 1 in these, or ``units``."""
         n_outputs = len(scale)
         if isinstance(self.noise_std, str):
             sd = np.ones(n_outputs) if units is None else to_numpy(units.scale)
-            return START_NOISE_STD * sd
+            return INITIAL_NOISE_STD * sd
         noise = np.asarray(self.noise_std, dtype=float)
         if noise.ndim and noise.shape != (n_outputs,):
             raise ValueError(

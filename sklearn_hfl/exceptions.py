@@ -9,7 +9,7 @@ __all__ = ["HFLConvergenceWarning", "HFLDataWarning", "HFLWarning", "warn"]
 
 
 class HFLWarning(UserWarning):
-    """A result is returned, but it is less reliable than was asked for.
+    """A result is returned, but it is less reliable than requested.
 
     The base class of all warnings of the package. The text says how many rows are
     concerned and what to try.

@@ -36,7 +36,7 @@ LEAVE_OUT = " Leave these rows out."
 
 @contextmanager
 def numbers_expected(**arrays: Any) -> Iterator[None]:
-    """Say which columns hold no numbers, and what to do about them.
+    """Name the columns that hold no numbers in errors, and say what to do about them.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def check_labels(name: str, labels: Any) -> None:
     ValueError
         With their number where some are masked or missing.
     TypeError
-        If they are dates or durations, of which scikit-learn knows no kind of target.
+        If they are dates or durations, which are not a type of target in scikit-learn.
     """
     _refuse_masked(name, labels)
     if isinstance(labels, list | tuple):
@@ -157,7 +157,7 @@ Columns = list[tuple[Any, NDArray[Any]]]
 
 
 def _holds_times(column: NDArray[Any]) -> bool:
-    # Dates of every library know strftime: datetime's, and the timestamps and periods of pandas.
+    # Dates of every library have strftime: datetime's, and the timestamps and periods of pandas.
     return column.dtype.kind in TIMES or any(
         hasattr(kind, "strftime") or issubclass(kind, timedelta | np.datetime64 | np.timedelta64)
         for kind in set(map(type, column.flat))
@@ -195,7 +195,7 @@ def _refuse_masked(name: str, values: Any) -> None:
     count = sum(int(np.ma.getmaskarray(field).sum()) for field in fields)
     if count:
         raise ValueError(
-            f"Masked values ({count}) in {name}: what lies under a mask is no observation."
+            f"Masked values ({count}) in {name}: a masked value is not an observation."
             f"{UNMASK.get(name, LEAVE_OUT)}"
         )
 

@@ -1,4 +1,4 @@
-"""Conformity: calibration rows of an estimator, and what their scores are good for."""
+"""Conformity: calibration rows of an estimator, and the validity of their scores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def warn_of_trained_rows(trained: Fingerprints, X: Tensor, y: Tensor) -> None:
         about = "" if trained.complete else "About "
         warn(
             f"{about}{count} of {len(X)} calibration rows were trained on, or are copies of "
-            "rows that were. Their scores are too good, and coverage will fall short. Split "
+            "rows that were. Their scores are too small, and coverage will be too low. Split "
             "the data before fit, and give conformalize the part that fit has not seen.",
             HFLDataWarning,
         )
@@ -44,7 +44,7 @@ def scored_with(estimator: Any) -> dict[str, Any]:
 
 
 def check_scores(estimator: Any, owner: str) -> None:
-    """Refuse scores that were never made, or are those of other parameters than now."""
+    """Raise an error where there are no scores, or they are those of other parameters."""
     if not hasattr(estimator, "conformity_scores_"):
         raise ValueError(
             f"{owner} needs calibration rows. Call conformalize(X, y) first, with rows that "

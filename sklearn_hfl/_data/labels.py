@@ -72,7 +72,7 @@ def check_known_labels(estimator: Any, X: Any, y: Any) -> tuple[Array, NDArray[n
     Parameters
     ----------
     estimator : estimator
-        Knows the features and ``classes_`` seen in fit.
+        Fitted, with the features and ``classes_`` of fit.
     X : {array-like, sparse array} of shape (n, n_features)
         Inputs.
     y : array-like of shape (n,)
@@ -106,12 +106,12 @@ def check_known_labels(estimator: Any, X: Any, y: Any) -> tuple[Array, NDArray[n
 def class_weighted(
     class_weight: Any, classes: NDArray[Any], index: NDArray[np.intp], sample_weight: Array
 ) -> Array:
-    """Weights of rows that count their class as often as asked.
+    """Sample weights times the weight of each row's class.
 
     Parameters
     ----------
     class_weight : dict, "balanced" or None
-        Factor of each class, 1 where left out; "balanced" gives every class the
+        Factor of each class, 1 for those not listed; "balanced" gives every class the
         same total.
     classes : ndarray of shape (n_classes,)
         Labels.

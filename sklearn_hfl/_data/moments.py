@@ -1,4 +1,4 @@
-"""Moments: means and standard deviations, asked of any estimator and checked."""
+"""Moments: means and standard deviations predicted by any estimator, validated."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Array = NDArray[np.float64]
 
 
 def predict_moments(estimator: Any, X: Any) -> tuple[Any, Any]:
-    """Ask a fitted estimator for means and standard deviations.
+    """Predict means and standard deviations with any fitted estimator.
 
     Parameters
     ----------
     estimator : estimator
-        Its ``predict`` knows ``return_std=True``.
+        Its ``predict`` accepts ``return_std=True``.
     X : array-like of shape (n, n_features)
         Queries.
 
@@ -42,10 +42,10 @@ def predict_moments(estimator: Any, X: Any) -> tuple[Any, Any]:
     Raises
     ------
     TypeError
-        If it is a classifier, does not know ``return_std``, or returns something other than
+        If it is a classifier, does not accept ``return_std``, or returns something other than
         a pair.
     """
-    # Of what does not inherit scikit-learn's tags nothing is known.
+    # Without scikit-learn's tags the kind of estimator is unknown.
     if isinstance(estimator, BaseEstimator) and is_classifier(estimator):
         raise TypeError(
             f"Expected a regressor, whose predict(X, return_std=True) returns (mean, std), but "
@@ -72,7 +72,7 @@ def predict_moments(estimator: Any, X: Any) -> tuple[Any, Any]:
 
 
 def predict_epistemic_std(estimator: Any, X: Any, std: Array) -> Any:
-    """Ask for the epistemic part of standard deviations that are known already.
+    """Predict the epistemic part of standard deviations.
 
     Parameters
     ----------
@@ -86,13 +86,13 @@ def predict_epistemic_std(estimator: Any, X: Any, std: Array) -> Any:
     Returns
     -------
     array-like of the shape of std, or None
-        None where the estimator does not tell its parts apart.
+        None where the estimator does not separate the parts.
     """
     try:
         answer = estimator.predict(X, return_std="epistemic")
     except (TypeError, ValueError):  # return_std=True has just worked
         return None
-    # To estimators that test its truth alone, "epistemic" is True: the total comes back.
+    # Estimators that only test its truth value return the total for "epistemic".
     return None if np.array_equal(np.asarray(answer[1]), std) else answer[1]
 
 
@@ -171,7 +171,7 @@ def check_level(owner: str, confidence_level: Any) -> float:
     Parameters
     ----------
     owner : str
-        Who asks, for the message.
+        Name of the caller, for the message.
     confidence_level : float
         The level.
 
@@ -199,7 +199,7 @@ def check_levels(owner: str, confidence_level: Any) -> Array:
     Parameters
     ----------
     owner : str
-        Who asks, for the message.
+        Name of the caller, for the message.
     confidence_level : float or sequence of float
         The levels.
 

@@ -1,4 +1,4 @@
-"""Constructor parameters: what each may be, and an error that says so."""
+"""Parameters: the values that each may have, and errors that name them."""
 
 from __future__ import annotations
 
@@ -323,5 +323,5 @@ def _all_of(each: Rule) -> Callable[[Any], bool]:
 
 
 def _is(value: Any, kind: type) -> bool:
-    """Tell whether a number is of a kind; truth values are not numbers here."""
+    """Whether a number is of a kind; booleans are not numbers here."""
     return isinstance(value, kind) and not isinstance(value, (bool, np.bool_))

@@ -45,9 +45,9 @@ def warn_of_scale(weight: NDArray[np.float64], name: str = "sample_weight") -> N
     many = total > BAND * used and bool((weight != np.round(weight)).any())
     if few or many:
         effect = (
-            "so few data leave the prior almost unchanged, and the fit close to a constant"
+            "so few data leave the posterior close to the prior, and the fit close to a constant"
             if few
-            else "each row is then as certain as so many independent ones, and is over-fitted"
+            else "each row then counts as many independent ones, and is over-fitted"
         )
         advice = (
             "pass sample_weight * len(sample_weight) / sample_weight.sum(); for meta-estimators "
@@ -56,7 +56,7 @@ def warn_of_scale(weight: NDArray[np.float64], name: str = "sample_weight") -> N
             else "class_weight='balanced' keeps the sum of the weights"
         )
         warn(
-            f"{name} says how many rows each row counts as, and {used} rows count as {total:.3g}: "
-            f"{effect}. Where the weights only say how rows compare, {advice}.",
+            f"{name} is the number of rows that each row counts as, and {used} rows count as "
+            f"{total:.3g}: {effect}. If the weights are relative, {advice}.",
             HFLDataWarning,
         )

@@ -17,12 +17,12 @@ from sklearn_hfl._data.validation import Array
 __all__ = ["Standardizer"]
 
 # Numbers of a block of rows that is standardised at a time.
-MOST_NUMBERS = 10**6
+MAX_NUMBERS = 10**6
 
 
 def _blocks(values: Array) -> Iterator[slice]:
     n, d = values.shape
-    size = max(1, MOST_NUMBERS // max(1, d))
+    size = max(1, MAX_NUMBERS // max(1, d))
     for start in range(0, n, size):
         yield slice(start, start + size)
 

@@ -85,8 +85,8 @@ def stored(value: Any, seen: dict[int, StoredTensor] | None = None) -> Any:
     Parameters
     ----------
     value : object
-        What is not a tensor, a container or a dataclass comes back as it is. Values that
-        a dataclass has cached are left out.
+        What is not a tensor, a container or a dataclass comes back as it is. Values cached
+        by a dataclass are not stored.
     seen : dict of int to StoredTensor
         Tensors stored already: what shares a tensor will share an array.
 

@@ -41,7 +41,7 @@ def check_features(estimator: Any, X: Any) -> Array:
     Parameters
     ----------
     estimator : estimator
-        Knows the features seen in fit.
+        Fitted, with the features of fit.
     X : {array-like, sparse array} of shape (n, n_features)
         Queries.
 
@@ -105,7 +105,7 @@ def check_calibration_data(estimator: Any, X: Any, y: Any, n_outputs: int) -> tu
     Parameters
     ----------
     estimator : estimator
-        Knows the features seen in fit.
+        Fitted, with the features of fit.
     X : {array-like, sparse array} of shape (n, n_features)
         Inputs.
     y : array-like of shape (n,) or (n, n_outputs)
@@ -146,7 +146,7 @@ def validated(estimator: Any, X: Any, *y: Any, **options: Any) -> Any:
     Parameters
     ----------
     estimator : estimator
-        Knows the features, or records them.
+        Has the features of fit, or records them.
     X : {array-like, sparse array} of shape (n, n_features)
         Rows.
     *y : array-like
@@ -249,7 +249,7 @@ def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
             f"is {weight.max():g}. Pass sample_weight / sample_weight.mean()."
         )
     if not (weight > 0).any():
-        raise ValueError("sample_weight is zero for every row: nothing is left to fit.")
+        raise ValueError("sample_weight is zero for every row: no rows remain to fit.")
     if (weight > 0).sum() < 2:
         raise ValueError(
             "Found 1 row of positive sample_weight, while a minimum of 2 is required to learn a "
@@ -276,7 +276,7 @@ def to_tensor(values: Array, dtype: str | torch.dtype, device: str | torch.devic
     Tensor
         It shares no memory with ``values``.
     """
-    # Torch knows no negative strides.
+    # Torch does not support negative strides.
     values = np.ascontiguousarray(values)
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     return torch.tensor(values, dtype=dtype, device=device)

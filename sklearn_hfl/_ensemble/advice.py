@@ -1,4 +1,4 @@
-"""Advice: why a fit or an answer fell short of what was asked, and what to try."""
+"""Advice: why a fit or a standard deviation missed its tolerance, and what to try."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["of_fit", "of_missed_rows"]
 
 
 def _one_of(*advice: str) -> str:
-    """Some of them, without those that do not apply, which are empty."""
+    """Join pieces of advice, without those that do not apply, which are empty."""
     *first, last = filter(None, advice)
     return f"{', '.join(first)} or {last}" if first else last
 
@@ -24,7 +24,7 @@ def _one_of(*advice: str) -> str:
 def of_fit(
     model: Any, members: Sequence[Member], best: Member
 ) -> Iterator[tuple[str, type[HFLWarning]]]:
-    """What to know of a fit before its answers are trusted.
+    """Shortcomings of a fit that its user should know.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def of_fit(
     Yields
     ------
     message : str
-        A few sentences on each shortcoming.
+        What fell short, and what to try.
     category : type
         The warning that it is.
     """
@@ -46,7 +46,7 @@ def of_fit(
     most, n_weights = most_directions(lp), len(best.estimate.weights)
     if most < n_weights and any(m.diagnostics.rank >= most for m in members):
         yield _of_directions(model, most, n_weights), HFLConvergenceWarning
-    # A noise that is given says itself how closely rows are to be fitted.
+    # A given noise decides by itself how closely rows are fitted.
     learned = isinstance(getattr(model, "noise_std", "evidence"), str)
     if facts.over_fitted and facts.stationary and learned:
         yield _of_over_fitting(facts), HFLDataWarning
@@ -59,12 +59,12 @@ def of_fit(
         yield message, HFLConvergenceWarning
     if not all(m.diagnostics.stationary for m in members):
         worst = max(m.diagnostics.decrement for m in members)
-        # Only weights that were trained elsewhere are left as they came.
+        # Only weights that were trained elsewhere are not trained here.
         reached = f"reached after {model.n_iter_} steps" if model.n_iter_ else "given"
         message = (
-            f"The MAP is not stationary: it lies about {worst:.3g} posterior standard deviations "
-            f"from the weights {reached} (‖∇L‖ = {facts.grad_norm:.3g}). Standard deviations are "
-            f"those of the Laplace approximation at these weights. {_of_training(model, members)}"
+            f"The MAP is not stationary: the weights {reached} are about {worst:.3g} posterior "
+            f"standard deviations away from it (‖∇L‖ = {facts.grad_norm:.3g}), and the Laplace "
+            f"approximation is centred at them. {_of_training(model, members)}"
         )
         yield message, HFLConvergenceWarning
 
@@ -86,7 +86,7 @@ def _of_training(model: Any, members: Sequence[Member]) -> str:
     """
     short = [m for m in members if not m.diagnostics.stationary]
     if all(len(m.loss_curve) == 1 for m in short):
-        return "polish=True trains on to the MAP."  # weights left as they came from elsewhere
+        return "polish=True trains on to the MAP."  # weights trained elsewhere
     unfinished = any(len(m.loss_curve) > model.max_iter for m in short)
     by_tol = model.solver != "newton-cg" and model.variance != "network"
     return (
@@ -95,7 +95,7 @@ def _of_training(model: Any, members: Sequence[Member]) -> str:
             f"a max_iter above {model.max_iter}" if unfinished else "",
             "a smaller tol" if by_tol and not unfinished else "",
             "solver='newton-cg'" if model.solver != "newton-cg" else "",
-            # Newton-CG ends by itself only where it has arrived, unless rounding stops it.
+            # Newton-CG stops before max_iter only if it has converged or rounding stops it.
             "dtype='float64'" if model.dtype == "float32" else "",
             "a larger prior_precision" if model.solver == "newton-cg" and not unfinished else "",
         )
@@ -104,7 +104,7 @@ def _of_training(model: Any, members: Sequence[Member]) -> str:
 
 
 def _of_directions(model: Any, most: int, n_weights: int) -> str:
-    """What a memory limit that ended the search for directions means.
+    """What a subspace that the memory limit truncated means.
 
     Parameters
     ----------
@@ -121,14 +121,14 @@ def _of_directions(model: Any, most: int, n_weights: int) -> str:
         A few sentences.
     """
     return (
-        f"The memory limit ended the search for directions that the data determine at {most} of "
-        f"{n_weights}. Standard deviations whose bound is too wide will be reported, and the "
-        f"evidence is less exact. Try {_smaller(model)}."
+        f"The memory limit stopped the Krylov subspace at {most} of {n_weights} directions. "
+        "Standard deviations that miss std_rtol for this reason will be reported, and the "
+        f"evidence is less accurate. Try {_smaller(model)}."
     )
 
 
 def _of_over_fitting(facts: Diagnostics) -> str:
-    """What a fit means that predicts rows worse, left out, than no features would.
+    """What it means that left-out rows are predicted worse than without features.
 
     Parameters
     ----------
@@ -141,9 +141,9 @@ def _of_over_fitting(facts: Diagnostics) -> str:
         A few sentences.
     """
     return (
-        "Over-fitted: left out one at a time, the training rows have a mean log density of "
-        f"{facts.log_density_left_out:.3g}, but {facts.log_density:.3g} where they are fitted, and "
-        "more without any features. Predictions for new rows are not to be trusted. Try "
+        "Over-fitted: the leave-one-out log density of the training rows is "
+        f"{facts.log_density_left_out:.3g} in the mean, less than without any features, while "
+        f"their fitted one is {facts.log_density:.3g}. Do not trust predictions for new rows. Try "
         "prior_precision='evidence' or a larger number, fewer features or hidden units, or "
         "hidden_layer_sizes=()."
     )
@@ -162,7 +162,7 @@ def of_missed_rows(model: Any, members: Sequence[Member]) -> str:
     Returns
     -------
     str
-        The rest of a sentence that says how many, and another one.
+        Continues a sentence that counts them.
     """
     if model.variance == "network":
         unfinished = any(len(m.loss_curve) > model.max_iter for m in members)
@@ -184,8 +184,8 @@ def of_missed_rows(model: Any, members: Sequence[Member]) -> str:
     lp = estimates[0].log_posterior
     if rounding_error(largest, lp.X.dtype) > model.std_rtol:
         cause = (
-            f"{missed}: rounding in {model.dtype} alone may be larger, since the data know some "
-            f"direction {largest:.1g} times as well as the prior does."
+            f"{missed}: rounding in {model.dtype} alone may be larger, since the data determine "
+            f"some direction {largest:.1g} times as precisely as the prior does."
         )
         advice = _one_of(
             "dtype='float64'" if model.dtype == "float32" else "",
@@ -197,7 +197,7 @@ def of_missed_rows(model: Any, members: Sequence[Member]) -> str:
         cause = f"{missed}: the memory limit allows {most} directions of {lp.n_weights}."
         advice = _one_of(_smaller(model), "a larger std_rtol")
     else:
-        cause = f"{missed} in the subspace that fit has left."
+        cause = f"{missed} in the subspace that fit has kept."
         advice = _one_of(
             "to fit again with this std_rtol",
             "variance='linearized', which refines by the training data",
@@ -206,7 +206,7 @@ def of_missed_rows(model: Any, members: Sequence[Member]) -> str:
 
 
 def _room_left(estimates: Sequence[MapEstimate], most: int) -> bool:
-    """Whether a fit that left no data stopped before the limit; other routes go on to it."""
+    """Whether an amortised fit stopped below the limit; other routes extend the subspace to it."""
     return all(e.ritz is not None and len(e.ritz.values) < most for e in estimates)
 
 

@@ -1,4 +1,4 @@
-"""Ensemble: the members of one fit, asked together."""
+"""Ensemble: the members of one fit, and what they answer together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Class posterior: what a fitted classifier says of new rows."""
+"""Class posterior: class probabilities of new rows, with their uncertainty."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ __all__ = ["ClassPosterior"]
 
 
 class ClassPosterior(HFLBase):
-    """Queries of a classifier, in the order of ``classes_``."""
+    """Predictions of a classifier, in the order of ``classes_``."""
 
     classes_: NDArray[Any]
     _draw_seed: int
     _query_params: ClassVar[tuple[str, ...]] = (*HFLBase._query_params, "link_approx")
 
     def predict(self, X: ArrayLike, return_std: bool | str = False) -> Any:
-        """Predict the most probable class, and with it how sure its probability is.
+        """Predict the most probable class, and the std of its probability.
 
         Parameters
         ----------
@@ -69,7 +69,7 @@ class ClassPosterior(HFLBase):
         >>> model.predict(X[::50])
         array([0, 1, 2])
         """
-        if not _asked(return_std):
+        if not _wants_std(return_std):
             best = self.predict_proba(X).argmax(1)
             return self.classes_[best]
         proba, std = self.predict_proba(X, return_std=return_std)
@@ -92,10 +92,10 @@ class ClassPosterior(HFLBase):
         Returns
         -------
         proba : ndarray of shape (n, n_classes)
-            Rows sum to 1. Moderated as ``link_approx`` says: less extreme than at the MAP
+            Rows sum to 1. Moderated according to ``link_approx``: less extreme than at the MAP
             where the logits are uncertain.
         std : ndarray of shape (n, n_classes)
-            Only with ``return_std``. Epistemic: what more data would remove. With True
+            Only with ``return_std``. Epistemic: more data would reduce it. With True
             it is never above sqrt(p (1 − p)), the most that a probability of mean p can
             vary; "delta" has no such limit, and can pass 1 where the logits are very
             uncertain.
@@ -116,8 +116,8 @@ class ClassPosterior(HFLBase):
         ``link_approx`` changes ``proba`` and not the posterior: with "probit" and "none" the std is
         still that around the posterior's own mean, but no more than sqrt(p (1 − p)) for
         the p returned, so that the two are moments of one distribution. With "none" a MAP
-        that is too sure of itself therefore hides the std; the mutual information of
-        ``predict_uncertainty`` does not hide.
+        that is over-confident therefore has too small a std; the mutual information of
+        ``predict_uncertainty`` is not affected.
 
         Examples
         --------
@@ -129,7 +129,7 @@ class ClassPosterior(HFLBase):
         >>> proba.shape, std.shape
         ((3, 3), (3, 3))
         """
-        if not _asked(return_std):
+        if not _wants_std(return_std):
             return np.exp(self.predict_log_proba(X))
         check_is_fitted(self)
         with torch.inference_mode(False):
@@ -219,13 +219,13 @@ class ClassPosterior(HFLBase):
         Bunch
             ``proba``, ``proba_std`` of shape (n, n_classes), see ``predict_proba`` with
             ``return_std=True``;
-            ``entropy`` (n,): that of ``proba`` in nats, the whole uncertainty of the
-            label; ``mutual_information`` (n,): its epistemic part in nats, what the
-            label would tell about the weights, averaged over the logits whatever
+            ``entropy`` (n,): that of ``proba`` in nats, the total uncertainty of the
+            label; ``mutual_information`` (n,): its epistemic part in nats, the
+            information of the label about the weights, averaged over the logits whatever
             ``link_approx`` is; ``converged`` (n,): whether the stds of all of the row's logits,
             less their mean, met ``std_rtol``; ``rel_error`` (n,): the largest bound of
-            their relative errors (an estimate where variance="network"). What draws add
-            to the error of ``proba`` and ``proba_std`` is said under ``predict_proba``.
+            their relative errors (an estimate where variance="network"). The error
+            that draws add to ``proba`` and ``proba_std`` is given under ``predict_proba``.
 
         Warns
         -----
@@ -244,12 +244,12 @@ class ClassPosterior(HFLBase):
         """
         check_is_fitted(self)
         with torch.inference_mode(False):
-            log_proba, averages, verdicts = self._moderated(self._queries(X))
+            log_proba, averages, of_logits = self._moderated(self._queries(X))
             # I(y; θ) = H(E p) − E H(p), with one set of draws in both terms: never negative.
             information = entropy(averages.log_mean) - averages.mean_entropy
             rows = (len(log_proba), -1)
-            rel_error = torch.stack([v.rel_error.view(rows) for v in verdicts]).amax((0, 2))
-            converged = torch.stack([v.converged.view(rows).all(1) for v in verdicts]).all(0)
+            rel_error = torch.stack([v.rel_error.view(rows) for v in of_logits]).amax((0, 2))
+            converged = torch.stack([v.converged.view(rows).all(1) for v in of_logits]).all(0)
             return Bunch(
                 proba=to_numpy(log_proba.exp()),
                 proba_std=to_numpy(_std(averages, log_proba)),
@@ -309,20 +309,20 @@ class ClassPosterior(HFLBase):
             return to_numpy(log_probabilities(logits.mT).exp()).swapaxes(1, 2)
 
     def _moderated(self, X: Tensor) -> tuple[Tensor, Moderation, list[Variance]]:
-        """Log probabilities (Q, C) at X (Q, D) as ``link_approx`` says, averages, and flags.
+        """Log probabilities (Q, C) at X (Q, D), averages, and the logits' variances.
 
-        Averages are those over the posterior of the logits, flags those of each member's logits;
-        a warning counts the misses.
+        Averages are over the posterior of the logits, variances those of each member's logits;
+        a warning counts those that missed their tolerance.
         """
         ensemble = self._ensemble()
         at_map = ensemble.means(X)  # which raises where they are not finite
         draws, probit = self._draws(), self.link_approx == "probit"
-        parts, verdicts = ensemble.logits(X, lambda logits: logits.averaged(draws, probit=probit))
-        self._warn_of_misses(verdicts)
+        parts, of_logits = ensemble.logits(X, lambda logits: logits.averaged(draws, probit=probit))
+        self._warn_of_misses(of_logits)
         averages = mixed(parts)
         if self.link_approx == "none":
-            return _mean_log_softmax(at_map), averages, verdicts
-        return averages.log_proba, averages, verdicts
+            return _mean_log_softmax(at_map), averages, of_logits
+        return averages.log_proba, averages, of_logits
 
     def _encoded(self, classes: NDArray[Any], index: NDArray[np.intp]) -> Array:
         """Labels as the likelihood takes them, (n, K)."""
@@ -358,7 +358,7 @@ def _std(averages: Moderation, log_proba: Tensor) -> Tensor:
     return torch.minimum(averages.variance, most).sqrt()
 
 
-def _asked(return_std: Any) -> bool:
+def _wants_std(return_std: Any) -> bool:
     if isinstance(return_std, str) and return_std == "delta":
         return True
     if not boolean().accepts(return_std):

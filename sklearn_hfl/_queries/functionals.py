@@ -1,4 +1,4 @@
-"""Population functionals: one number of many rows, such as a mean, with its own error bar."""
+"""Population functionals: functions of many predictions, such as their mean, with error bars."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["PopulationFunctionals"]
 
 
 class PopulationFunctionals(PosteriorPredictive):
-    """Queries about many rows together, in units of y or of the functional."""
+    """Functions of the predictions for many rows, in units of y or of the functional."""
 
     def predict_functional(
         self,
@@ -35,9 +35,9 @@ class PopulationFunctionals(PosteriorPredictive):
     ) -> Any:
         """Predict a function of the mean function at many rows, with its epistemic std.
 
-        Neighbouring rows err together, so the std of their mean, or of a contrast of
-        two groups, is not that of independent rows. Here it comes from one perturbed
-        pair of optima for each functional, however many rows there are.
+        Prediction errors are correlated, so the std of a mean, or of a contrast of two
+        groups, is not that of independent rows. Here it comes from one perturbed pair of
+        optima for each functional, however many rows there are.
 
         Parameters
         ----------
@@ -47,14 +47,14 @@ class PopulationFunctionals(PosteriorPredictive):
             The functional is ``weights @ f(X)``, for each output. None, without
             ``func``: 1 / n everywhere, the population mean.
         func : callable, default=None
-            A differentiable torch function in place of ``weights``: from the
+            A differentiable torch function, instead of ``weights``: from the
             predictions *in units of y*, a tensor of shape (n,) or (n, n_outputs), to
             a tensor of shape () or (n_functionals,), such as
             ``lambda f: torch.sigmoid((f - 3) / 0.1).mean()``.
         return_std : bool, default=True
             Return the standard deviation.
         return_cov : bool, default=False
-            Return the joint covariance of the functionals in place of the std.
+            Return the joint covariance of the functionals instead of the std.
 
         Returns
         -------
@@ -63,7 +63,7 @@ class PopulationFunctionals(PosteriorPredictive):
             and for a scalar ``func``. With ``weights``, y of several dimensions adds a
             last axis of n_outputs. With several members, the mean of theirs.
         std : float or ndarray, shaped as value
-            Epistemic, *noise left out*, in the units that the functional has. Of
+            Epistemic, *noise excluded*, in the units of the functional. Of
             first order (the delta method) where ``func`` is not linear.
         cov : float or ndarray of shape (n_functionals, n_functionals)
             Only with ``return_cov``; a float, the variance, where value is one. With
@@ -131,15 +131,15 @@ class PopulationFunctionals(PosteriorPredictive):
 
         tail = 0 if self._one_dimensional else 1
         scale, mean = self._y_scaler.scale, self._y_scaler.mean
-        values, spread = self._functional(functional, std, cov)
+        values, squares = self._functional(functional, std, cov)
         check_finite([torch.as_tensor(values)], "values")
         total = values.reshape(-1, k) * scale + W.sum(1, keepdims=True) * mean
-        if spread is None:
+        if squares is None:
             return shaped(total)
         if cov:
-            blocks = spread.reshape(len(W), k, len(W), k).diagonal(axis1=1, axis2=3)
+            blocks = squares.reshape(len(W), k, len(W), k).diagonal(axis1=1, axis2=3)
             return shaped(total), shaped(blocks * scale**2)
-        return shaped(total), shaped(np.sqrt(spread).reshape(-1, k) * scale)
+        return shaped(total), shaped(np.sqrt(squares).reshape(-1, k) * scale)
 
     def _of_function(
         self, X: Tensor, func: Callable[[Tensor], Tensor], std: bool, cov: bool
@@ -163,12 +163,12 @@ class PopulationFunctionals(PosteriorPredictive):
                 log_posterior.network, X, of_outputs, log_posterior.memory_limit
             )
 
-        values, spread = self._functional(functional, std, cov)
+        values, squares = self._functional(functional, std, cov)
         (shape,) = shapes
-        if spread is None:
+        if squares is None:
             return _plain(values.reshape(shape))
-        spread = spread if cov else np.sqrt(spread)
-        return _plain(values.reshape(shape)), _plain(spread if shape else spread.reshape(()))
+        errors = squares if cov else np.sqrt(squares)
+        return _plain(values.reshape(shape)), _plain(errors if shape else errors.reshape(()))
 
     def _functional(
         self, functional: Callable[[LogPosterior], Functional], std: bool, cov: bool
@@ -202,7 +202,7 @@ def _checked_weights(weights: ArrayLike, n: int) -> Array:
 def _checked_shape(
     func: Callable[[Tensor], Tensor], of_outputs: Callable[[Tensor], Tensor], outputs: Tensor
 ) -> tuple[int, ...]:
-    """Shape of what ``func`` returns, once it has proved to be finite and differentiable."""
+    """Shape of what ``func`` returns, after checking that it is finite and differentiable."""
     expected = "func must return a torch tensor of shape () or (n_functionals,)"
     if not callable(func):
         raise TypeError(f"func must be a callable, but got {type(func).__name__}.")

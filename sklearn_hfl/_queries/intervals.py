@@ -1,4 +1,4 @@
-"""Intervals: where a new observation lies, with a given probability."""
+"""Intervals that hold a new observation with a given probability."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["PredictionIntervals"]
 
 
 class PredictionIntervals(PosteriorPredictive):
-    """Intervals of a regressor, in units of y."""
+    """Prediction intervals of a regressor, in units of y."""
 
     conformity_scores_: Array
 

@@ -1,4 +1,4 @@
-"""Posterior predictive: what a fitted regressor says of new rows."""
+"""Posterior predictive: means and standard deviations of new rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PARTS = ("total", "epistemic", "aleatoric")
 
 
 class PosteriorPredictive(HFLBase):
-    """Queries of a regressor, in units of y and with the dimensions that y had."""
+    """Predictions of a regressor, in units of y and with the dimensions of y."""
 
     n_outputs_: int
     _y_scaler: Standardizer
@@ -60,7 +60,7 @@ class PosteriorPredictive(HFLBase):
         Raises
         ------
         ValueError
-            If both are asked for, or ``return_std`` is none of its values.
+            If both are requested, or ``return_std`` is none of its values.
 
         Warns
         -----
@@ -100,7 +100,7 @@ class PosteriorPredictive(HFLBase):
             return mean
 
     def predict_uncertainty(self, X: ArrayLike) -> Bunch:
-        """Predict with every part of the uncertainty, and a verdict on each row.
+        """Predict all parts of the uncertainty, with a convergence flag and error bound per row.
 
         Parameters
         ----------
@@ -150,8 +150,8 @@ class PosteriorPredictive(HFLBase):
     ) -> Array:
         """Draw joint samples from the predictive distribution.
 
-        A draw is one function: its rows and outputs vary together as ``return_cov`` and
-        ``predict_functional`` say. The cost is linear in the number of rows, but cubic with
+        A draw is one function: its rows and outputs are correlated as in ``return_cov`` and
+        ``predict_functional``. The cost is linear in the number of rows, but cubic with
         variance="network".
 
         Parameters
@@ -237,13 +237,13 @@ class PosteriorPredictive(HFLBase):
         return values[..., 0] if self._one_dimensional else values
 
     def _mean_ensemble(self) -> Ensemble:
-        """Members of this fit, to be asked for the mean of y."""
+        """Members of this fit, with the link to the mean of y."""
         likelihood = self.members_[0].estimate.log_posterior.likelihood
         return self._ensemble(cast(GaussianLikelihood, likelihood).mean_link)
 
 
 def _which_part(return_std: Any) -> str:
-    """Name the part that ``return_std`` asks for, "" for none."""
+    """Part of the std that ``return_std`` selects, "" for none."""
     if isinstance(return_std, str) and return_std in PARTS:
         return return_std
     if isinstance(return_std, (bool, np.bool_)):

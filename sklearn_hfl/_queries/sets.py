@@ -1,4 +1,4 @@
-"""Sets: which classes a new row may have, with a given probability."""
+"""Sets of classes that hold the label of a new row with a given probability."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["PredictionSets"]
 
 
 class PredictionSets(ClassPosterior):
-    """Sets of a classifier, in the order of ``classes_``."""
+    """Prediction sets of a classifier, in the order of ``classes_``."""
 
     conformity_scores_: Array
 
@@ -50,9 +50,8 @@ class PredictionSets(ClassPosterior):
         Warns
         -----
         HFLWarning
-            If rows were trained on: their labels were learned, and sets made from them
-            are too small. Not with variance="amortized", which keeps nothing that
-            could recognise them.
+            If rows were trained on: sets calibrated on them are too small. Not with
+            variance="amortized", which keeps nothing that could recognise them.
 
         Notes
         -----
@@ -84,7 +83,7 @@ class PredictionSets(ClassPosterior):
         return self
 
     def predict_set(self, X: ArrayLike, confidence_level: float = 0.9) -> NDArray[Any]:
-        """Predict which classes a row may have; needs ``conformalize``.
+        """Predict sets of classes; needs ``conformalize``.
 
         Parameters
         ----------
@@ -97,8 +96,8 @@ class PredictionSets(ClassPosterior):
         -------
         ndarray of bool, of shape (n, n_classes)
             Whether each class is in the row's set. The most probable class always is, so
-            that no set is empty: coverage is then at least what was asked for, and the
-            accuracy of ``predict`` where that is more.
+            that no set is empty: coverage is then at least ``confidence_level``, and at
+            least the accuracy of ``predict``.
 
         Raises
         ------

@@ -47,7 +47,7 @@ def test_where_the_limit_ends_the_search_bounds_still_hold(variance):
 
     def fitted(variance):
         model = HFLRegressor(**WIDE, variance=variance, memory_limit=70 * PER_DIRECTION)
-        with pytest.warns(HFLWarning, match="memory limit ended the search .* at 70 of 201"):
+        with pytest.warns(HFLWarning, match="memory limit stopped .* at 70 of 201"):
             return model.fit(X, Y)
 
     model = fitted(variance)
@@ -89,7 +89,7 @@ def test_queries_are_cut_to_chunks_that_follow_the_limit():
 @pytest.mark.filterwarnings("ignore:The MAP is not stationary")
 @pytest.mark.parametrize("estimator", [HFLRegressor, HFLClassifier])
 def test_a_memory_mapped_array_is_not_copied_whole(estimator, tmp_path, monkeypatch):
-    monkeypatch.setattr(standardizer, "MOST_NUMBERS", 10**5)
+    monkeypatch.setattr(standardizer, "MAX_NUMBERS", 10**5)
     n, d = 100_000, 40
     mapped = np.memmap(tmp_path / "X", dtype=np.float32, mode="w+", shape=(n, d))
     mapped[:] = np.random.default_rng(0).standard_normal((n, d), dtype=np.float32)

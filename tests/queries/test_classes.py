@@ -13,7 +13,7 @@ from scipy.special import expit, softmax
 from sklearn_hfl import HFLClassifier
 from sklearn_hfl.posterior.link import SOFTMAX
 from tests.classes import SMALL, dense_std, three_classes, two_classes
-from tests.test_logits import posteriors
+from tests.ensemble.test_logits import posteriors
 
 LINKS = ["mc", "probit", "none"]
 BOTH = pytest.mark.parametrize("data", [two_classes, three_classes])

@@ -137,7 +137,7 @@ def test_neither_units_nor_precision_matter(params):
 
 
 def test_blocks_of_a_few_rows_are_as_good_as_one(monkeypatch):
-    monkeypatch.setattr(standardizer, "MOST_NUMBERS", 7 * DENSE.shape[1])
+    monkeypatch.setattr(standardizer, "MAX_NUMBERS", 7 * DENSE.shape[1])
     ours, theirs = (fitted(HFLRegressor, X) for X in (sp.csr_array(DENSE), DENSE))
     assert_array_equal(ours.predict(sp.csr_array(DENSE)), theirs.predict(DENSE))
 
@@ -330,7 +330,7 @@ def test_queries_and_calibration_rows_follow_the_limit_too():
 
 @pytest.mark.parametrize("estimator", [HFLRegressor, HFLClassifier])
 def test_there_is_no_dense_copy_beside_the_tensor(estimator, monkeypatch):
-    monkeypatch.setattr(standardizer, "MOST_NUMBERS", 10**5)
+    monkeypatch.setattr(standardizer, "MAX_NUMBERS", 10**5)
     n, d = 100_000, 40
     places = np.random.default_rng(0).integers((n, d), size=(2 * n, 2)).T
     X = sp.csr_array((np.ones(2 * n), tuple(places)), shape=(n, d))
