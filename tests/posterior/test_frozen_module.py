@@ -17,6 +17,9 @@ from torch import nn
 from sklearn_hfl import HFLClassifier, HFLRegressor
 from tests.posterior.test_module import NOISE, PLAIN, WORKING, Tied, Twice, X, Y, anywhere
 
+# Of torch, for modules that it cannot batch.
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
+
 # ---------------------------------------------------------------------- frozen
 
 
