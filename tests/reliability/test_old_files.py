@@ -14,7 +14,8 @@ from sklearn_hfl import HFLRegressor
 from sklearn_hfl._data import storage
 
 FILES = Path(__file__).parent / "files"
-RELEASES = sorted(folder.name for folder in FILES.iterdir())
+REFUSED = ["0.1.0.dev0"]
+RELEASES = sorted({folder.name for folder in FILES.iterdir()} - {*REFUSED})
 
 
 def load(path):
@@ -33,6 +34,16 @@ def test_a_file_of_each_release_answers_as_it_did(release, form, name):
     answers = np.load(FILES / release / "answers.npz")
     ask = model.predict_proba if name == "classifier" else model.predict
     assert_allclose(np.stack(ask(answers["X"], return_std=True)), answers[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["pickle", "skops"])
+@pytest.mark.parametrize("release", REFUSED)
+def test_files_from_before_the_first_release_are_refused_by_name(release, form):
+    paths = sorted((FILES / release).glob(f"*.{form}"))
+    assert paths
+    for path in paths:
+        with pytest.raises(ImportError, match=rf"written by sklearn_hfl {release}.*fit again"):
+            load(path)
 
 
 @pytest.mark.parametrize("found", [0, 999])
