@@ -10,9 +10,8 @@ from torch import Generator, Tensor
 
 from sklearn_hfl.optim.krylov import krylov_subspace
 from sklearn_hfl.optim.map_estimate import MapEstimate
-from sklearn_hfl.optim.solution import Callback
 from sklearn_hfl.optim.subspace import Subspace
-from sklearn_hfl.optim.training import Trainer
+from sklearn_hfl.optim.training import Callback, Trainer
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior

@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from sklearn_hfl.optim.solution import Callback, no_callback
-from sklearn_hfl.optim.training import Trainer
+from sklearn_hfl.optim.solvers import make_trainer
+from sklearn_hfl.optim.training import Callback, Trainer, no_callback
 from sklearn_hfl.posterior.initialization import scaled_precision
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
@@ -115,7 +115,7 @@ def _models(start: Fit, alternation: Alternation) -> Iterator[tuple[Fit, Alterna
         # A convex problem; its random numbers do not change those of the network.
         newton = replace(
             alternation,
-            trainer=replace(alternation.trainer, solver="newton-cg"),
+            trainer=make_trainer("newton-cg", **vars(alternation.trainer)),
             generator=Generator().manual_seed(0),
             losses=[],
         )

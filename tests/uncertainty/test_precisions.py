@@ -6,7 +6,7 @@ from sklearn.datasets import load_diabetes
 from sklearn.preprocessing import scale
 from torch.testing import assert_close
 
-from sklearn_hfl.optim.training import Trainer
+from sklearn_hfl.optim.newton_cg import NewtonCG
 from sklearn_hfl.posterior.initialization import initial_weights, scaled_precision
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
@@ -26,7 +26,7 @@ from sklearn_hfl.uncertainty.search import maximize_evidence
 from tests import reference
 from tests.cases import F64, LINEAR, generator, map_estimate, problem, randn
 
-TRAINER = Trainer("newton-cg", 1000, tol=0.0, n_iter_no_change=10)
+TRAINER = NewtonCG(1000, tol=0.0, n_iter_no_change=10)
 UNWEIGHTED = [name for name in LINEAR if "weighted" not in name]
 
 
