@@ -10,6 +10,7 @@ from sklearn_hfl.exceptions import HFLConvergenceWarning, HFLDataWarning, HFLWar
 from sklearn_hfl.optim.krylov import most_directions
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.perturbed_optima import rounding_error
+from sklearn_hfl.optim.solution import Status
 from sklearn_hfl.uncertainty.diagnostics import Diagnostics
 
 __all__ = ["of_fit", "of_missed_rows"]
@@ -63,10 +64,17 @@ def of_fit(
         reached = f"reached after {model.n_iter_} steps" if model.n_iter_ else "given"
         message = (
             f"The MAP is not stationary: it lies about {worst:.3g} posterior standard deviations "
-            f"from the weights {reached} (‖∇L‖ = {facts.grad_norm:.3g}). Standard deviations are "
-            f"those of the Laplace approximation at these weights. {_of_training(model, members)}"
+            f"from the weights {reached} (‖∇L‖ = {facts.grad_norm:.3g}){_reasons(model, members)}. "
+            "Standard deviations are those of the Laplace approximation at these weights. "
+            f"{_of_training(model, members)}"
         )
         yield message, HFLConvergenceWarning
+
+
+def _reasons(model: Any, members: Sequence[Member]) -> str:
+    """Why training ended before the MAP of some members; empty if there was none."""
+    short = {m.status for m in members if not m.diagnostics.stationary}
+    return ", since " + " or ".join(s.reason for s in sorted(short)) if model.n_iter_ else ""
 
 
 def _of_training(model: Any, members: Sequence[Member]) -> str:
@@ -87,7 +95,7 @@ def _of_training(model: Any, members: Sequence[Member]) -> str:
     short = [m for m in members if not m.diagnostics.stationary]
     if all(len(m.loss_curve) == 1 for m in short):
         return "polish=True trains on to the MAP."  # weights left as they came from elsewhere
-    unfinished = any(len(m.loss_curve) > model.max_iter for m in short)
+    unfinished = any(m.status is Status.MAX_ITER for m in short)
     by_tol = model.solver != "newton-cg" and model.variance != "network"
     return (
         "Try "

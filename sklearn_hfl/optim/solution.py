@@ -21,7 +21,7 @@ class Status(IntEnum):
 
     @property
     def reason(self) -> str:
-        """The status in English, to follow "because"."""
+        """The status in English, to follow "since"."""
         return _REASONS[self]
 
 
