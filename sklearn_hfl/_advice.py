@@ -7,10 +7,10 @@ from typing import Any
 
 from sklearn_hfl._members import Member
 from sklearn_hfl.exceptions import HFLConvergenceWarning, HFLDataWarning, HFLWarning
-from sklearn_hfl.optim.krylov import most_directions
+from sklearn_hfl.optim.krylov import max_directions
 from sklearn_hfl.optim.map_estimate import MapEstimate
-from sklearn_hfl.optim.perturbed_optima import rounding_error
 from sklearn_hfl.optim.solution import Status
+from sklearn_hfl.optim.variance_bounds import rounding_error
 from sklearn_hfl.uncertainty.diagnostics import Diagnostics
 
 __all__ = ["of_fit", "of_missed_rows"]
@@ -44,7 +44,7 @@ def of_fit(
         The warning that it is.
     """
     facts, lp = best.diagnostics, best.estimate.log_posterior
-    most, n_weights = most_directions(lp), len(best.estimate.weights)
+    most, n_weights = max_directions(lp), len(best.estimate.weights)
     if most < n_weights and any(m.diagnostics.rank >= most for m in members):
         yield _of_directions(model, most, n_weights), HFLConvergenceWarning
     # A noise that is given says itself how closely rows are to be fitted.
@@ -201,7 +201,7 @@ def of_missed_rows(model: Any, members: Sequence[Member]) -> str:
             "a larger prior_precision",
             "a larger std_rtol",
         )
-    elif (most := most_directions(lp)) < lp.n_weights and not _room_left(estimates, most):
+    elif (most := max_directions(lp)) < lp.n_weights and not _room_left(estimates, most):
         cause = f"{missed}: the memory limit allows {most} directions of {lp.n_weights}."
         advice = _one_of(_smaller(model), "a larger std_rtol")
     else:

@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from sklearn_hfl._validation import check_finite
 from sklearn_hfl.optim.krylov import krylov_subspace
+from sklearn_hfl.optim.linear_response import with_directions_of
 from sklearn_hfl.optim.map_estimate import MapEstimate
-from sklearn_hfl.optim.perturbed_optima import PerturbedOptima, perturbed_optima, scouted
+from sklearn_hfl.optim.perturbed_optima import PerturbedOptima, perturbed_optima
 from sklearn_hfl.optim.solution import Status
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.curvature import GaussNewton
@@ -370,7 +371,7 @@ def for_chunks(
 
 def _scouted(member: Member, X: Tensor, rtol: float) -> Member:
     functional = Prediction(member.estimate.log_posterior.network, X)
-    return replace(member, estimate=scouted(member.estimate, functional, 0.5 * rtol))
+    return replace(member, estimate=with_directions_of(member.estimate, functional, 0.5 * rtol))
 
 
 _Tensors = TypeVar("_Tensors", Moderation, ProfileInterval, Variance)

@@ -12,7 +12,7 @@ from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
-__all__ = ["BLOCK_SIZE", "krylov_subspace", "most_directions"]
+__all__ = ["BLOCK_SIZE", "krylov_subspace", "max_directions"]
 
 # Columns that the basis grows by: matrix products run at full speed from about here.
 BLOCK_SIZE = 64
@@ -23,7 +23,7 @@ N_VECTORS = 10
 N_POWERS = 4
 
 
-def most_directions(log_posterior: LogPosterior) -> int:
+def max_directions(log_posterior: LogPosterior) -> int:
     """Directions that a subspace may have, for memory to follow the limit.
 
     Parameters
@@ -87,9 +87,9 @@ def krylov_subspace(
     Returns
     -------
     Subspace
-        Of no more than ``most_directions``, whatever the tolerances ask for.
+        Of no more than ``max_directions``, whatever the tolerances ask for.
     """
-    most = most_directions(curvature.log_posterior)
+    most = max_directions(curvature.log_posterior)
     subspace = Subspace.empty(curvature.excess_diagonal())
     lp = curvature.log_posterior
     columns = min(block_size, most, len(lp.X) * lp.network.n_outputs)

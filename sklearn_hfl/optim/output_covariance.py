@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sklearn_hfl.optim.map_estimate import MapEstimate
-from sklearn_hfl.optim.perturbed_optima import relative_error
-from sklearn_hfl.optim.ritz import ROUNDING, RitzBounds, RitzPairs
+from sklearn_hfl.optim.ritz import RitzPairs
+from sklearn_hfl.optim.variance_bounds import VarianceBounds, middle_share
 from sklearn_hfl.posterior.link import CENTRED
 
 __all__ = ["OutputCovariance", "output_covariance"]
@@ -21,27 +21,19 @@ LEAST_ROWS = 16
 
 
 @dataclass(frozen=True)
-class OutputCovariance(RitzBounds):
-    """Bounds of the variances of K centred outputs at Q queries, with their covariance.
+class OutputCovariance:
+    """Covariances of K centred outputs at Q queries, and the bounds of their variances.
 
     Attributes
     ----------
     covariance : Tensor of shape (Q, K, K)
-        In the middle of bounds in the Loewner order; G = Q · K variances, outputs fastest,
-        lie on the diagonals.
+        In the middle of bounds in the Loewner order.
+    bounds : VarianceBounds
+        Of the G = Q · K variances on the diagonals, outputs fastest.
     """
 
     covariance: Tensor
-
-    @property
-    def variance(self) -> Tensor:
-        """Diagonals of ``covariance``, (G,)."""
-        return self.inside + self.share * self.outside
-
-    @property
-    def rel_error(self) -> Tensor:
-        """Bound (G,) of the relative error of sqrt(variance)."""
-        return relative_error(self.variance, self.lower, self.upper, self.pairs.largest)
+    bounds: VarianceBounds
 
 
 def output_covariance(estimate: MapEstimate, pairs: RitzPairs, X: Tensor) -> OutputCovariance:
@@ -70,17 +62,15 @@ def output_covariance(estimate: MapEstimate, pairs: RitzPairs, X: Tensor) -> Out
     size = max(LEAST_ROWS, CACHED_NUMBERS // numbers)
     parts = [_of_block(estimate, pairs, directions, rows) for rows in X.split(size)]
     covariance, inside, outside, squares = (torch.cat(part) for part in zip(*parts, strict=True))
-    rounding = ROUNDING * torch.finfo(scale.dtype).eps * squares
-    return OutputCovariance(
-        pairs, inside.flatten(), outside.flatten(), rounding.flatten(), covariance
-    )
+    bounds = pairs.bounds(inside.flatten(), outside.flatten(), squares.flatten())
+    return OutputCovariance(covariance, bounds)
 
 
 def _of_block(
     estimate: MapEstimate, pairs: RitzPairs, directions: Tensor, X: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Covariance (q, K, K), what is found inside and outside, and ‖g‖², all (q, K)."""
-    m, share = len(pairs.values), pairs.share
+    m, share = pairs.rank, middle_share(pairs.beyond)
     linear = estimate.log_posterior.network.linearize(estimate.weights, X)
     products = CENTRED.value(linear.forward(directions))
     if m == len(directions):

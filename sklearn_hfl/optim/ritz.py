@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sklearn_hfl.optim.subspace import MOST_NUMBERS, Subspace
+from sklearn_hfl.optim.subspace import MAX_BLOCK_NUMBERS, Subspace
+from sklearn_hfl.optim.variance_bounds import VarianceBounds
 
-__all__ = ["RitzBounds", "RitzPairs", "RitzSolution"]
+__all__ = ["RitzPairs", "RitzSolution"]
 
 # Of the tolerated error, what coupling may be left out without going beyond it.
 COUPLING_SHARE = 0.1
-# Of ‖g‖², in units of eps: that of inner products, and of the vectors' orthogonality.
-ROUNDING = 100
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class RitzPairs:
         n, m = subspace.basis.shape
         roots = rotation / values.sqrt()
         # Row block by row block: V itself may be as large as memory allows.
-        size = max(1, MOST_NUMBERS // max(1, m))
+        size = max(1, MAX_BLOCK_NUMBERS // max(1, m))
         blocks = [slice(start, start + size) for start in range(0, n, size)]
 
         def escaping(rows: slice, columns: Tensor | slice = slice(None)) -> Tensor:
@@ -99,25 +98,25 @@ class RitzPairs:
         """Largest Ritz value, 1 or more."""
         return float(self.values.max()) if len(self.values) else 1.0
 
-    @property
-    def share(self) -> float:
-        """Share of ‖r‖² that is near the middle of the bounds."""
-        return 0.5 + 0.5 / (1 + self.beyond)
-
     def solve(self, G: Tensor) -> RitzSolution:
         """Solve A Δ = G (P, G) within the subspace."""
-        m = len(self.values)
+        m = self.rank
         products = self.vectors.mT @ G
         inner, outer = products[:m], products[m:]
         roots = inner / self.values.sqrt()[:, None]
         inside = roots.square().sum(0)
-        if m == len(self.vectors):
-            return RitzSolution(self, inside, torch.zeros_like(inside), 0.0, G, inner, roots)
-        squares = G.square().sum(0)
-        off = (squares - products.square().sum(0)).clamp(min=0.0)
-        outside = off + (outer - self.coupling @ roots).square().sum(0)
-        rounding = ROUNDING * torch.finfo(G.dtype).eps * squares
-        return RitzSolution(self, inside, outside, rounding, G, inner, roots)
+        outside = squares = torch.zeros_like(inside)
+        if m < len(self.vectors):
+            squares = G.square().sum(0)
+            off = (squares - products.square().sum(0)).clamp(min=0.0)
+            outside = off + (outer - self.coupling @ roots).square().sum(0)
+        return RitzSolution(self, self.bounds(inside, outside, squares), G, inner, roots)
+
+    def bounds(self, inside: Tensor, outside: Tensor, squared_norm: Tensor) -> VarianceBounds:
+        """Bounds of gᵀA⁻¹g (G,) from its part inside, ‖r‖² outside, and ‖g‖²."""
+        return VarianceBounds.from_norms(
+            inside, outside, squared_norm, self.neglected, self.beyond, self.largest
+        )
 
     def correlated(self, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
         """As ``Subspace.correlated``, for z (m, S) and e (P, S)."""
@@ -128,54 +127,15 @@ class RitzPairs:
 
 
 @dataclass(frozen=True)
-class RitzBounds:
-    """Bounds of gᵀA⁻¹g for G right-hand sides g, of which a part lies beyond the Ritz pairs.
+class RitzSolution:
+    """The solution of A Δ = G within the subspace of Ritz pairs, as ``Galerkin`` is one.
 
     Attributes
     ----------
     pairs : RitzPairs
         U, t and M.
-    inside : Tensor of shape (G,)
-        What of gᵀA⁻¹g is found within the subspace.
-    outside : Tensor of shape (G,)
-        ‖r‖², but for neglected coupling.
-    rounding : Tensor of shape (G,), or float
-        Of ``outside``, which is a difference.
-    """
-
-    pairs: RitzPairs
-    inside: Tensor
-    outside: Tensor
-    rounding: Tensor | float
-
-    @property
-    def _neglected(self) -> Tensor:
-        """Bound of ‖M z‖ for the part of M that is left out, since ‖z‖² is ``inside``."""
-        return self.pairs.neglected * self.inside.sqrt()
-
-    @property
-    def lower(self) -> Tensor:
-        """Lower bound (G,) of gᵀA⁻¹g."""
-        least = (self.outside - self.rounding).clamp(min=0.0).sqrt() - self._neglected
-        return self.inside + least.clamp(min=0.0).square() / (1 + self.pairs.beyond)
-
-    @property
-    def upper(self) -> Tensor:
-        """Upper bound (G,) of gᵀA⁻¹g."""
-        return self.inside + ((self.outside + self.rounding).sqrt() + self._neglected).square()
-
-    @property
-    def share(self) -> float:
-        """Share of ‖r‖² that is near the middle of the bounds."""
-        return self.pairs.share
-
-
-@dataclass(frozen=True)
-class RitzSolution(RitzBounds):
-    """The solution of A Δ = G within the subspace of Ritz pairs, as ``Galerkin`` is one.
-
-    Attributes
-    ----------
+    bounds : VarianceBounds
+        Of gᵀA⁻¹g (G,).
     gradient : Tensor of shape (P, G)
         G.
     inner : Tensor of shape (m, G)
@@ -184,6 +144,8 @@ class RitzSolution(RitzBounds):
         t^-½ UᵀG.
     """
 
+    pairs: RitzPairs
+    bounds: VarianceBounds
     gradient: Tensor
     inner: Tensor
     coefficients: Tensor

@@ -1,7 +1,7 @@
-"""Subspace: weight directions in which A is known, shared by every query.
+"""Subspace: weight directions in which A is known, shared by all queries.
 
 All vectors are whitened (u = α^½ θ), so that A = I + RᵀR has no eigenvalue
-below 1. That one fact turns residuals into certificates.
+below 1.
 """
 
 from __future__ import annotations
@@ -14,24 +14,26 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from sklearn_hfl.optim.variance_bounds import VarianceBounds
+
 __all__ = ["Galerkin", "Subspace", "stationary_radius"]
 
 STATIONARY_SHARE = 0.1
 # Numbers that a product which runs over rows of the basis holds at a time.
-MOST_NUMBERS = 10**7
+MAX_BLOCK_NUMBERS = 10**7
 
 
 @dataclass(frozen=True)
 class Galerkin:
-    """The solution of A Δ = G within a subspace, and what it proves.
+    """The solution of A Δ = G within a subspace, with its residual.
 
     Attributes
     ----------
     subspace : Subspace
         Where Δ lies.
     coefficients : Tensor of shape (m, G)
-        T^-½ Vᵀ G for the Cholesky root of T, so that the variance found
-        within the subspace is their squared norm.
+        T^-½ Vᵀ G for the Cholesky root of T: the part of the variance inside the
+        subspace is their squared norm.
     residual : Tensor of shape (P, G)
         G − A Δ.
     """
@@ -47,40 +49,19 @@ class Galerkin:
         return basis @ torch.linalg.solve_triangular(factor.mT, self.coefficients, upper=True)
 
     @cached_property
-    def inside(self) -> Tensor:
-        """What of gᵀA⁻¹g (G,) is found within the subspace."""
-        return self.coefficients.square().sum(0)
-
-    @cached_property
-    def outside(self) -> Tensor:
-        """‖r‖² (G,), for the residual r."""
-        return self.residual.square().sum(0)
-
-    @property
-    def lower(self) -> Tensor:
-        """Lower bound (G,) of gᵀA⁻¹g.
-
-        The residual is orthogonal to the basis, and gᵀA⁻¹g = inside + rᵀS⁻¹r with the
-        Schur complement S of A beyond the basis: I ⪯ S ⪯ (1 + ε) I, where no
-        eigenvalue of A − I beyond the basis is above ε = ``subspace.beyond``.
-        """
-        return self.inside + self.outside / (1 + self.subspace.beyond)
-
-    @property
-    def upper(self) -> Tensor:
-        """Upper bound (G,) of gᵀA⁻¹g."""
-        return self.inside + self.outside
-
-    @property
-    def share(self) -> float:
-        """Share of ‖r‖² that puts a value in the middle of its bounds."""
-        return 0.5 + 0.5 / (1 + self.subspace.beyond)
+    def bounds(self) -> VarianceBounds:
+        """Bounds of gᵀA⁻¹g (G,)."""
+        return VarianceBounds.from_residual(
+            self.coefficients.square().sum(0),
+            self.residual.square().sum(0),
+            self.subspace.beyond,
+            self.subspace.largest,
+        )
 
     def within(self, larger: Subspace) -> Galerkin:
         """Solve within a subspace that extends this one, at the cost of its new directions.
 
-        Made conjugate to the old ones, they add rows of coefficients and leave the
-        others alone.
+        These are made conjugate to the old ones; the old coefficients stay as they are.
         """
         m, old = len(self.coefficients), self.subspace
         L21, L22 = larger.factor[m:, :m], larger.factor[m:, m:]
@@ -172,7 +153,7 @@ class Subspace:
 
     def unseen(self) -> Tensor:
         """Diagonal (P,) of (I − VVᵀ)(A − I)(I − VVᵀ)."""
-        size = max(1, MOST_NUMBERS // max(1, self.rank))
+        size = max(1, MAX_BLOCK_NUMBERS // max(1, self.rank))
         seen = [
             ((2 * image - basis @ self.gram - basis) * basis).sum(1)
             for basis, image in zip(self.basis.split(size), self.image.split(size), strict=True)

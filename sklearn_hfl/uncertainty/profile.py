@@ -15,9 +15,9 @@ from torch import Tensor
 
 from sklearn_hfl.optim.krylov import krylov_subspace
 from sklearn_hfl.optim.lbfgs import lbfgs
+from sklearn_hfl.optim.linear_response import linear_response
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.objective import CurbedObjective
-from sklearn_hfl.optim.perturbed_optima import linear_response
 from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.functional import Functional

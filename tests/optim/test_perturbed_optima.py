@@ -4,11 +4,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sklearn_hfl.optim.perturbed_optima import (
-    linear_response,
-    network_response,
-    perturbed_optima,
-)
+from sklearn_hfl.optim.linear_response import linear_response
+from sklearn_hfl.optim.network_response import network_response
+from sklearn_hfl.optim.perturbed_optima import perturbed_optima
 from sklearn_hfl.posterior.functional import Prediction, PredictionFunction, WeightedSum
 from sklearn_hfl.uncertainty.exact import dense_ggn, dense_hessian, exact_covariance
 from tests import reference
