@@ -29,14 +29,14 @@ def conjugate_gradients(
     precondition : callable
         v ↦ M⁻¹ v.
     rtol : float
-        End when sqrt(rᵀM⁻¹r) has fallen by this factor.
+        Stop when sqrt(rᵀM⁻¹r) has fallen by this factor.
     max_iter : int
-        Most products.
+        Maximum number of products.
 
     Returns
     -------
     x : Tensor of shape (P,)
-        The last iterate; the first direction when B is negative along it already.
+        The last iterate; the first direction if B is not positive along it.
     n_products : int
         Products by B.
     indefinite : bool

@@ -35,9 +35,12 @@ NEWTON_REGION = 10.0
 # more products than the maximum is cut off, and costs steps, not accuracy.
 MAX_FORCING = 0.1
 MAX_CG_ITER = 100
-# Gain ratio from which a step is accepted (Nocedal & Wright, algorithm 4.1, with η = 1e-4).
+# Tolerance, in units of sqrt(eps), where the preconditioner is exact: two or three products reach
+# it, and what is left of the residual is below the rounding of the next step's decrement.
+EXACT_RTOL = 0.01
+# Gain ratio above which a step is accepted: η of Nocedal & Wright, algorithm 4.1.
 MIN_GAIN_RATIO = 1e-4
-# Relative rounding of L, below which neither decrease is visible.
+# Allowance for rounding in L, relative: a smaller decrease is not visible.
 LOSS_ROUNDING = 1e-12
 
 
@@ -70,7 +73,7 @@ class NewtonCG(Trainer):
         curvature = GaussNewton(log_posterior, weights)
         gradient = curvature.gradient()
         known = Preconditioner.build(curvature, generator, preconditioner)
-        exact_rtol = 0.01 * torch.finfo(weights.dtype).eps ** 0.5
+        exact_rtol = EXACT_RTOL * torch.finfo(weights.dtype).eps ** 0.5
         damping, newton = Damping(), False
         decrement = float(torch.linalg.vector_norm(gradient))
         curve = [loss]

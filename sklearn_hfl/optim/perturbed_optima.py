@@ -1,4 +1,4 @@
-"""Perturbed optima: the one primitive from which every uncertainty is made.
+"""Perturbed optima: the primitive from which all uncertainties are computed.
 
 For a functional g of the weights, θ^{±λ} = argmin L(θ) ∓ λ g(θ). As λ → 0 the
 central difference [g(θ^{+λ}) − g(θ^{−λ})] / 2λ tends to ∇gᵀH⁻¹∇g, the Laplace
@@ -27,12 +27,12 @@ __all__ = ["PerturbedOptima", "perturbed_optima"]
 
 @dataclass(frozen=True)
 class PerturbedOptima:
-    """θ^{±λ} of every functional, by the linearisation and, if asked, by the network.
+    """θ^{±λ} of each functional, by the linearisation and, in one mode, by the network.
 
     Attributes
     ----------
     linear : LinearResponse
-        Always there: it sets λ, starts the network's refit and replaces it where it fails.
+        Of all modes: it sets λ, starts the network's refit and replaces it where that fails.
     network : NetworkResponse or None
         Only in mode "network".
     """
@@ -58,14 +58,14 @@ def perturbed_optima(
     functional : Functional
         G functionals.
     mode : {"linearized", "network", "amortized"}
-        Whether the network is replaced by its linearisation at θ̂, and then whether the
-        data may be asked, or the pairs that the fit has left must do.
+        "linearized" and "amortized" replace the network by its linearisation at θ̂; the
+        former may need the training data, the latter uses the estimate's Ritz pairs alone.
     rtol : float
         Relative error to which each standard deviation is refined.
     perturbation_scale : float or "auto"
         How far the network's optimum is moved, in posterior standard deviations.
-        "auto" tries ``PERTURBATION_SCALES`` until two agree to ``rtol``; a
-        number is taken as it is, and errors of second order in it are not seen.
+        "auto" tries ``PERTURBATION_SCALES`` until two agree to ``rtol``. A single
+        number leaves errors of second order in it, which ``rel_error`` does not include.
 
     Returns
     -------

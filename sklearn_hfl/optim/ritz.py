@@ -1,4 +1,4 @@
-"""Ritz pairs: a subspace turned so that queries cost one product, and need no data."""
+"""Ritz pairs: a subspace in its eigenbasis, where a query costs one product and no data."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from sklearn_hfl.optim.variance_bounds import VarianceBounds
 
 __all__ = ["RitzPairs", "RitzSolution"]
 
-# Of the tolerated error, what coupling may be left out without going beyond it.
+# Share of the tolerated error that neglected coupling may cause (docs/design/amortized.md).
 COUPLING_SHARE = 0.1
+# Rounding of images A V, in units of eps of the largest curvature: coupling below it is neglected,
+# and widens the bounds. Generous: tests/optim/test_rounding.py finds no bound violated.
+IMAGE_ROUNDING = 100
 
 
 @dataclass(frozen=True)
 class RitzPairs:
     """Eigenvectors of A within a subspace, and how A couples them to the rest.
 
-    With Ritz vectors U and values t, gᵀA⁻¹g = Σ aᵢ² / tᵢ + rᵀS⁻¹r, where a = Uᵀg, and S
-    is as in ``Galerkin.lower``. A U t^-½ = U t^½ + M, and the residual is
-    r = g − U a − M z for z = a / t^½. In a Krylov subspace M has few directions, and
-    small numbers; of its singular values those above ``neglected`` are kept.
-    ‖r‖ then needs nothing but inner products with g, at half the cost of the residual.
+    With Ritz vectors U and values t, gᵀA⁻¹g = Σ aᵢ² / tᵢ + rᵀS⁻¹r, where a = Uᵀg, and S is as
+    in ``variance_bounds``. A U t^-½ = U t^½ + M, and the residual is r = g − U a − M z for
+    z = a / t^½. In a Krylov subspace M is small and of low rank; its singular values above
+    ``neglected`` are kept. ‖r‖ then needs only inner products with g, half the cost of r.
 
     Parameters
     ----------
@@ -35,9 +37,9 @@ class RitzPairs:
     coupling : Tensor of shape (k, m)
         M in terms of its left singular vectors.
     neglected : float
-        Largest singular value of M that is left out.
+        Largest neglected singular value of M.
     beyond : float
-        Bound of the eigenvalues of A − I beyond the subspace.
+        ε, an upper bound of the eigenvalues of A − I beyond the subspace.
     """
 
     vectors: Tensor
@@ -48,7 +50,7 @@ class RitzPairs:
 
     @classmethod
     def from_subspace(cls, subspace: Subspace, rtol: float) -> RitzPairs:
-        """Turn a subspace; ``rtol`` is the error that each standard deviation may have."""
+        """Convert a subspace; ``rtol`` is the tolerated relative error of each std."""
         values, rotation = torch.linalg.eigh(subspace.gram)
         values = values.clamp(min=1.0)
         n, m = subspace.basis.shape
@@ -58,7 +60,7 @@ class RitzPairs:
         blocks = [slice(start, start + size) for start in range(0, n, size)]
 
         def escaping(rows: slice, columns: Tensor | slice = slice(None)) -> Tensor:
-            """Rows of what A made of the basis beyond the basis, A V − V T."""
+            """Rows of A V − V T, the part of A V beyond the basis."""
             image, gram = subspace.image[rows, columns], subspace.gram[:, columns]
             return image - subspace.basis[rows] @ gram
 
@@ -67,19 +69,17 @@ class RitzPairs:
             squares += escaping(rows).square().sum(0)
         # Each block's image lies in the next block, so that only the last columns escape.
         eps = torch.finfo(values.dtype).eps
-        seen = squares > eps * squares.sum() / max(1, m)
-        missed = float(squares[~seen].sum()) ** 0.5
-        columns = torch.nonzero(seen)[:, 0]
+        escapes = squares > eps * squares.sum() / max(1, m)
+        missed = float(squares[~escapes].sum()) ** 0.5
+        columns = torch.nonzero(escapes)[:, 0]
         beyond = torch.cat([escaping(rows, columns) for rows in blocks])
         left, triangle = torch.linalg.qr(beyond)
         turn, singular, _ = torch.linalg.svd(triangle @ roots[columns], full_matrices=False)
-        # Images are known to eps of the largest.
-        rounding = 100 * eps * float(values.amax() if m else 1.0)
+        rounding = IMAGE_ROUNDING * eps * float(values.amax() if m else 1.0)
         kept = singular > max(COUPLING_SHARE * rtol, rounding)
         neglected = missed + float(singular[~kept].amax() if not kept.all() else 0.0)
-        # Orthogonal to V but for rounding, which is not small beside small values: where only
-        # rounding is left, more columns can be kept than there are directions beyond V, and
-        # those that lie in V would count as residual.
+        # Orthogonal to V up to rounding only. Where the coupling is all rounding, more columns
+        # can be kept than there are directions beyond V; those in V would count as residual.
         left = subspace.orthonormalized(left @ turn[:, kept])
         coupling = left.mT @ beyond @ roots[columns]
         vectors = subspace.basis.new_empty(n, m + left.shape[1])

@@ -37,8 +37,8 @@ def blocks(columns, k):
 @pytest.mark.parametrize("n_directions", DIRECTIONS)
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_what_gradients_give(name, n_directions, monkeypatch):
-    monkeypatch.setattr(module, "LEAST_ROWS", 3)
-    monkeypatch.setattr(module, "CACHED_NUMBERS", 1)
+    monkeypatch.setattr(module, "MIN_ROWS", 3)
+    monkeypatch.setattr(module, "MAX_BLOCK_NUMBERS", 1)
     estimate, X = partly_known(name, n_directions)
     k = estimate.log_posterior.network.n_outputs
     found = output_covariance(estimate, RitzPairs.from_subspace(estimate.subspace, 0.0), X)
