@@ -1,4 +1,4 @@
-"""Conjugate gradients: a linear system by products alone, until negative curvature is met."""
+"""Conjugate gradients: a linear system by products alone, up to negative curvature."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def conjugate_gradients(
     n_products : int
         Products by B.
     indefinite : bool
-        Whether a direction of curvature ≤ 0 was met.
+        Whether a direction of curvature ≤ 0 ended the iteration.
     """
     x, r = torch.zeros_like(b), b
     p = z = precondition(r)

@@ -9,12 +9,12 @@ __all__ = ["Damping"]
 # In whitened weights the prior has curvature 1, so that the first step is 1/101 of Newton's
 # along directions that the data leave open.
 INITIAL_DAMPING = 1e2
-# Nielsen's rule divides by 3 at most. By 5, a linear network, whose loss is its model, takes ten
-# steps to the MAP (tests/optim/test_newton_cg.py).
+# Nielsen's rule divides by 3 at most. With 5, a linear network, whose loss is its own quadratic
+# model, reaches the MAP within ten steps (tests/optim/test_newton_cg.py).
 MIN_FACTOR = 0.2
 # A millionth of the prior's curvature: as good as undamped.
 MIN_DAMPING = 1e-6
-# Where a rejected step starts from, if damping was smaller: a few doublings then reach 1.
+# A rejected step raises a smaller damping from here, so that a few rejections reach 1.
 MIN_REJECTED_DAMPING = 1e-3
 
 

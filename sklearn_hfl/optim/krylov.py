@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
@@ -17,9 +17,9 @@ __all__ = ["BLOCK_SIZE", "krylov_subspace", "max_directions"]
 # Columns by which the basis grows: matrix products run at full speed from about here
 # (docs/design/subspace.md).
 BLOCK_SIZE = 64
-# The norm of E is at most NORM_FACTOR times the longest image of N_VECTORS random vectors: each
-# of them fails with probability 1/10, all of them once in 1e10 (N. Halko,
-# P. G. Martinsson, J. A. Tropp, SIAM Review 53, 2011, Lemma 4.1). Applied to E⁴, the bound is
+# The norm of E, A − I beyond the basis, is at most NORM_FACTOR times the longest image of N_VECTORS
+# random vectors. The bound fails with probability 1/10 for one vector, 1e-10 for ten (N. Halko,
+# P. G. Martinsson, J. A. Tropp, SIAM Review 53, 2011, Lemma 4.1). Applied to E⁴, it is within
 # about twice the norm (docs/design/amortized.md).
 N_VECTORS = 10
 N_POWERS = 4
@@ -84,7 +84,7 @@ def krylov_subspace(
     beyond : float
         Maximum of ``Subspace.beyond``, to be reached as well.
     block_size : int
-        Columns a step.
+        Columns per block.
 
     Returns
     -------
@@ -120,12 +120,9 @@ def krylov_subspace(
 def _norm_bound(curvature: GaussNewton, subspace: Subspace, generator: Generator) -> float:
     """Upper bound, with probability 1 − 1e-10, of the eigenvalues of A − I beyond the basis."""
     shape = curvature.n_weights, N_VECTORS
-    vectors = subspace.complement(_normal(shape, generator).to(curvature.weights))
+    vectors = torch.randn(shape, generator=generator, dtype=torch.float64).to(curvature.weights)
+    vectors = subspace.complement(vectors)
     for _ in range(N_POWERS):
         vectors = subspace.complement(curvature.product(vectors) - vectors)
     longest = float(torch.linalg.vector_norm(vectors, dim=0).max())
     return (NORM_FACTOR * longest) ** (1 / N_POWERS)
-
-
-def _normal(shape: tuple[int, ...], generator: Generator) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float64)

@@ -136,7 +136,7 @@ class _Problems:
         )
 
     def stepped(self, objective: Objective, memory: int) -> tuple[_Problems, Tensor]:
-        """The problems after one step each, and which of them found one."""
+        """The problems after one step each, and which of the steps were accepted."""
         direction = -self._inverse_hessian_times_gradient(objective)
         ascent = (direction * self.gradient).sum(1) >= 0
         direction = torch.where(ascent[:, None], -self.scaled, direction)

@@ -58,5 +58,5 @@ class Solution:
 
     @property
     def converged(self) -> Tensor:
-        """Problems (B,) whose residual met its tolerance."""
+        """Problems (B,) whose residual is within its tolerance."""
         return self.status == Status.CONVERGED

@@ -29,6 +29,8 @@ def make_trainer(solver: str, **settings: Any) -> Trainer:
     -------
     Trainer
     """
-    trainer = SOLVERS[solver]
-    taken = {field.name for field in fields(trainer)}
-    return trainer(**{name: value for name, value in settings.items() if name in taken})
+    taken = {name: {field.name for field in fields(cls)} for name, cls in SOLVERS.items()}
+    if unknown := settings.keys() - set().union(*taken.values()):
+        raise TypeError(f"No trainer takes {sorted(unknown)}; they take {taken}.")
+    own = {name: value for name, value in settings.items() if name in taken[solver]}
+    return SOLVERS[solver](**own)

@@ -26,9 +26,9 @@ STATIONARY_SHARE = 0.1
 MAX_BLOCK_NUMBERS = 10**7
 # Allowance for rounding in tr(A − I), in units of eps: a larger one only loosens bounds.
 TRACE_ROUNDING = 100
-# A direction is dropped where less than this share of it, in units of eps, lies beyond the basis:
-# that would be rounding.
-DEPENDENT_SHARE = 1e3
+# A unit vector is dropped if its part beyond the basis is shorter than this, in units of eps: that
+# part is then rounding.
+MIN_LENGTH_BEYOND = 1e3
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ class Subspace:
         for _ in range(2):
             new = self.complement(new)
             U, S, _ = torch.linalg.svd(new, full_matrices=False)
-            smallest = DEPENDENT_SHARE * torch.finfo(new.dtype).eps
+            smallest = MIN_LENGTH_BEYOND * torch.finfo(new.dtype).eps
             new = U[:, smallest < S][:, :room]
         return new
 

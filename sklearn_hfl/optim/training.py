@@ -1,4 +1,4 @@
-"""Training: one MAP, found by one of the solvers."""
+"""Training: the interface of the solvers that find a MAP, and their result."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class Trainer(ABC):
     max_iter : int
         Maximum number of steps (of "adam": passes over the data).
     tol : float
-        Progress per step below which training stops; each solver says in which unit.
+        Decrease of the loss per step below which training stops, in the solver's unit.
     n_iter_no_change : int
-        Number of steps over which progress is judged.
+        Number of steps over which the decrease is averaged (of "adam": passes without one).
     decrement_tol : float
-        Distance to the optimum at which training has converged; "adam" knows none.
+        Distance to the optimum at which training has converged; not used by "adam".
     """
 
     max_iter: int

@@ -36,7 +36,7 @@ NORM_ROUNDING = 100
 
 @dataclass(frozen=True)
 class VarianceBounds:
-    """Intervals that hold gᵀA⁻¹g, for G right-hand sides g.
+    """Lower and upper bounds of gᵀA⁻¹g, for G right-hand sides g.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class VarianceBounds:
     outside : Tensor of shape (G,)
         ‖r‖², as computed.
     min_outside, max_outside : Tensor of shape (G,)
-        What ‖r‖² lies between.
+        Bounds of ‖r‖².
     beyond : float
         ε.
     largest : float
@@ -109,7 +109,7 @@ class VarianceBounds:
 
     @property
     def share(self) -> float:
-        """Share of ‖r‖² that belongs to the value in the middle: see ``middle_share``."""
+        """Share of ‖r‖² in ``variance``: see ``middle_share``."""
         return middle_share(self.beyond)
 
     @cached_property

@@ -43,7 +43,7 @@ def decrement(lp, weights):
 def test_the_gradient_vanishes(name):
     lp, trajectory = problem(name).log_posterior, trained(name)
     assert trajectory.status == Status.CONVERGED
-    assert decrement(lp, trajectory.weights) < 2e-10  # of which 1e-10 is asked for
+    assert decrement(lp, trajectory.weights) < 2e-10  # the tolerance is 1e-10
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -61,7 +61,7 @@ def test_curvature_known_elsewhere_does_no_harm(name):
 @pytest.mark.parametrize("name", TASKS)
 def test_the_gradient_vanishes_on_the_tasks(name):
     estimate = map_estimate(name)
-    assert decrement(estimate.log_posterior, estimate.weights) < 2e-10  # 1e-10 is asked for
+    assert decrement(estimate.log_posterior, estimate.weights) < 2e-10  # the tolerance is 1e-10
 
 
 @pytest.mark.parametrize("name", LINEAR)

@@ -94,8 +94,8 @@ def test_every_query_is_certified_wherever_it_lies(name, stretch, rtol):
 def test_queries_that_the_pairs_do_not_resolve_are_not_certified():
     estimate, case = map_estimate("sine with gap"), problem("sine with gap")
     few = krylov_subspace(estimate.curvature(), generator(0), trace_rtol=1.0, block_size=3)
-    asked = replace(estimate, subspace=few).without_data(1e-2)
-    linear = perturbed_optima(asked, case.prediction, "amortized", rtol=1e-2).linear
+    amortized_few = replace(estimate, subspace=few).without_data(1e-2)
+    linear = perturbed_optima(amortized_few, case.prediction, "amortized", rtol=1e-2).linear
     dense_matrix = dense_ggn(estimate.log_posterior, estimate.weights)
     gradient = case.prediction.gradient(estimate.weights)
     exact = exact_covariance(dense_matrix, gradient).diagonal().sqrt()

@@ -154,10 +154,10 @@ def test_more_directions_never_loosen_the_lower_bound(case):
 @given(cases())
 def test_a_solution_goes_on_in_a_larger_subspace(case):
     larger = case.subspace.extended(randn(len(case.A), 2, seed=98), case.A.matmul)
-    grown, anew = case.subspace.solve(case.G).within(larger), larger.solve(case.G)
+    grown, direct = case.subspace.solve(case.G).within(larger), larger.solve(case.G)
     size = float(torch.linalg.matrix_norm(case.A, 2))
-    assert_close(grown.coefficients, anew.coefficients, rtol=0, atol=1e-13 * size)
-    assert_close(grown.residual, anew.residual, rtol=0, atol=1e-12 * size)
+    assert_close(grown.coefficients, direct.coefficients, rtol=0, atol=1e-13 * size)
+    assert_close(grown.residual, direct.residual, rtol=0, atol=1e-12 * size)
 
 
 @every

@@ -110,3 +110,8 @@ def test_adam_trains_on_the_rows_that_are_not_held_out():
     watched = lp.select(held_out).value(torch.stack([case.weights(), trajectory.weights]))
     assert trajectory.curve[0] == pytest.approx(rest.item(), rel=1e-12)
     assert watched[1] < watched[0]
+
+
+def test_a_setting_that_no_trainer_takes_is_refused():
+    with pytest.raises(TypeError, match=r"No trainer takes \['learning_rat'\]"):
+        trainer("adam", 5, learning_rat=0.1)
