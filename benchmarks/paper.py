@@ -41,12 +41,9 @@ from torch import nn
 from sklearn_hfl import HFLRegressor
 from sklearn_hfl.metrics import crps_gaussian, negative_log_predictive_density
 from sklearn_hfl.optim.krylov import krylov_subspace
-from sklearn_hfl.optim.perturbed_optima import (
-    amortized_response,
-    linear_response,
-    network_response,
-    perturbed_optima,
-)
+from sklearn_hfl.optim.linear_response import amortized_response, linear_response
+from sklearn_hfl.optim.network_response import network_response
+from sklearn_hfl.optim.perturbed_optima import perturbed_optima
 from sklearn_hfl.posterior.functional import Prediction
 from sklearn_hfl.uncertainty.exact import dense_ggn, dense_hessian, exact_covariance
 from sklearn_hfl.uncertainty.variance import accepted

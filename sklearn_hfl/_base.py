@@ -41,6 +41,7 @@ from sklearn_hfl._ensemble.route import Route
 from sklearn_hfl._translation import Trained
 from sklearn_hfl.calibration.fingerprints import Fingerprints
 from sklearn_hfl.exceptions import HFLConvergenceWarning, warn
+from sklearn_hfl.optim.solvers import make_trainer
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.initialization import initial_weights, scaled_precision
 from sklearn_hfl.posterior.likelihood import Likelihood
@@ -250,9 +251,9 @@ class HFLBase(BaseEstimator):
             held_out = torch.zeros(n, dtype=torch.bool)
             held_out[torch.randperm(n, generator=generator)[:count]] = True
             held_out = held_out.to(X.device)
-        return Trainer(
+        return make_trainer(
             self.solver,
-            self.max_iter,
+            max_iter=self.max_iter,
             tol=0.0 if self.variance == "network" else self.tol,
             n_iter_no_change=self.n_iter_no_change,
             decrement_tol=POLISHED_DECREMENT,

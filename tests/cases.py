@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from sklearn_hfl.optim.krylov import krylov_subspace
 from sklearn_hfl.optim.map_estimate import MapEstimate
-from sklearn_hfl.optim.newton_cg import newton_cg
+from sklearn_hfl.optim.newton_cg import NewtonCG
 from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.functional import Prediction
@@ -196,15 +196,8 @@ def map_estimate(name: str, seed: int = 0) -> MapEstimate:
         if isinstance(network, MLP)
         else randn(network.n_weights, seed=seed)
     )
-    trajectory = newton_cg(
-        log_posterior,
-        start,
-        max_iter=500,
-        tol=0.0,
-        n_iter_no_change=10,
-        decrement_tol=1e-10,
-        generator=generator(seed),
-    )
+    trainer = NewtonCG(500, tol=0.0, n_iter_no_change=10, decrement_tol=1e-10)
+    trajectory = trainer.train(log_posterior, start, generator(seed))
     return estimate_at(log_posterior, trajectory.weights)
 
 

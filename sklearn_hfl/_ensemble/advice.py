@@ -7,9 +7,10 @@ from typing import Any
 
 from sklearn_hfl._ensemble.member import Member
 from sklearn_hfl.exceptions import HFLConvergenceWarning, HFLDataWarning, HFLWarning
-from sklearn_hfl.optim.krylov import most_directions
+from sklearn_hfl.optim.krylov import max_directions
 from sklearn_hfl.optim.map_estimate import MapEstimate
-from sklearn_hfl.optim.perturbed_optima import rounding_error
+from sklearn_hfl.optim.solution import Status
+from sklearn_hfl.optim.variance_bounds import rounding_error
 from sklearn_hfl.uncertainty.diagnostics import Diagnostics
 
 __all__ = ["of_fit", "of_missed_rows"]
@@ -43,7 +44,7 @@ def of_fit(
         The warning that it is.
     """
     facts, lp = best.diagnostics, best.estimate.log_posterior
-    most, n_weights = most_directions(lp), len(best.estimate.weights)
+    most, n_weights = max_directions(lp), len(best.estimate.weights)
     if most < n_weights and any(m.diagnostics.rank >= most for m in members):
         yield _of_directions(model, most, n_weights), HFLConvergenceWarning
     # A given noise decides by itself how closely rows are fitted.
@@ -62,11 +63,18 @@ def of_fit(
         # Only weights that were trained elsewhere are not trained here.
         reached = f"reached after {model.n_iter_} steps" if model.n_iter_ else "given"
         message = (
-            f"The MAP is not stationary: the weights {reached} are about {worst:.3g} posterior "
-            f"standard deviations away from it (‖∇L‖ = {facts.grad_norm:.3g}), and the Laplace "
-            f"approximation is centred at them. {_of_training(model, members)}"
+            f"The MAP is not stationary{_reasons(model, members)}: the weights {reached} are about "
+            f"{worst:.3g} posterior standard deviations away from it (‖∇L‖ = "
+            f"{facts.grad_norm:.3g}), and the Laplace approximation is centred at them. "
+            f"{_of_training(model, members)}"
         )
         yield message, HFLConvergenceWarning
+
+
+def _reasons(model: Any, members: Sequence[Member]) -> str:
+    """Why training ended before the MAP of some members; empty if there was none."""
+    short = {m.status for m in members if not m.diagnostics.stationary}
+    return ", since " + " or ".join(s.reason for s in sorted(short)) if model.n_iter_ else ""
 
 
 def _of_training(model: Any, members: Sequence[Member]) -> str:
@@ -87,7 +95,7 @@ def _of_training(model: Any, members: Sequence[Member]) -> str:
     short = [m for m in members if not m.diagnostics.stationary]
     if all(len(m.loss_curve) == 1 for m in short):
         return "polish=True trains on to the MAP."  # weights trained elsewhere
-    unfinished = any(len(m.loss_curve) > model.max_iter for m in short)
+    unfinished = any(m.status is Status.MAX_ITER for m in short)
     by_tol = model.solver != "newton-cg" and model.variance != "network"
     return (
         "Try "
@@ -193,7 +201,7 @@ def of_missed_rows(model: Any, members: Sequence[Member]) -> str:
             "a larger prior_precision",
             "a larger std_rtol",
         )
-    elif (most := most_directions(lp)) < lp.n_weights and not _room_left(estimates, most):
+    elif (most := max_directions(lp)) < lp.n_weights and not _room_left(estimates, most):
         cause = f"{missed}: the memory limit allows {most} directions of {lp.n_weights}."
         advice = _one_of(_smaller(model), "a larger std_rtol")
     else:

@@ -18,7 +18,7 @@ from sklearn_hfl._ensemble.draws import member_draws
 from sklearn_hfl._ensemble.logits import chunk_of_pairs, logit_posterior, with_pairs
 from sklearn_hfl._ensemble.member import Member
 from sklearn_hfl._ensemble.route import Route
-from sklearn_hfl.optim.perturbed_optima import scouted
+from sklearn_hfl.optim.linear_response import with_directions_of
 from sklearn_hfl.posterior.functional import Functional, Prediction
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 from sklearn_hfl.posterior.link import IDENTITY, Link
@@ -235,4 +235,4 @@ def _outputs(member: Member, X: Tensor) -> Tensor:
 
 def _after_pilot(member: Member, pilot: Tensor, rtol: float) -> Member:
     functional = Prediction(member.network, pilot)
-    return replace(member, estimate=scouted(member.estimate, functional, 0.5 * rtol))
+    return replace(member, estimate=with_directions_of(member.estimate, functional, 0.5 * rtol))

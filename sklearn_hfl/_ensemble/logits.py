@@ -63,7 +63,8 @@ def _logit_covariance(estimate: MapEstimate, X: Tensor, route: Route) -> tuple[T
     if estimate.ritz is None or route.mode == "network":
         return _refined_logit_covariance(estimate, X, route)
     found = output_covariance(estimate, estimate.ritz, X)
-    own = Variance(found.variance, found.rel_error, found.rel_error <= route.rtol)
+    bounds = found.bounds
+    own = Variance(bounds.variance, bounds.rel_error, bounds.rel_error <= route.rtol)
     missed = ~own.converged.unflatten(0, (-1, network.n_outputs)).all(1)
     if not (route.needs_data and missed.any()):
         return found.covariance, own

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from sklearn_hfl._ensemble.route import Route
 from sklearn_hfl.optim.krylov import krylov_subspace
 from sklearn_hfl.optim.map_estimate import MapEstimate
+from sklearn_hfl.optim.solution import Status
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
@@ -47,12 +48,15 @@ class Member:
         L on the way, in nats.
     shift : Tensor of shape (P,) or None
         From the MAP to the posterior mean, where the likelihood makes them differ.
+    status : Status
+        Why training ended.
     """
 
     estimate: MapEstimate
     diagnostics: Diagnostics
     loss_curve: tuple[float, ...]
     shift: Tensor | None = None
+    status: Status = Status.MAX_ITER
 
     @property
     def network(self) -> Network:
@@ -115,13 +119,13 @@ def fit_member(
     with tqdm(total=trainer.max_iter, desc="fit", unit="step", disable=not verbose) as bar:
         callback = _progress(bar)
         if options.prior or options.noise:
-            log_posterior, weights, steps, finished = maximize_evidence(
+            log_posterior, weights, steps, finished, status = maximize_evidence(
                 log_posterior, weights, trainer, options, generator, callback
             )
             curve += steps
         else:
             trajectory = trainer.train(log_posterior, weights, generator, callback)
-            weights = trajectory.weights
+            weights, status = trajectory.weights, trajectory.status
             curve += trajectory.curve[1:]
     classes = isinstance(log_posterior.likelihood, CategoricalLikelihood)
     curvature = GaussNewton(log_posterior, weights)
@@ -131,7 +135,7 @@ def fit_member(
     facts = replace(diagnose(estimate), finished=finished)
     if not route.needs_data:
         estimate = estimate.without_data(route.rtol)
-    return Member(estimate, facts, curve, shift)
+    return Member(estimate, facts, curve, shift, status)
 
 
 def _beyond(route: Route, classes: bool) -> float:

@@ -2,89 +2,95 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
 
-from sklearn_hfl.optim.solution import Callback, Trajectory, no_callback
+from sklearn_hfl.optim.solution import Status
+from sklearn_hfl.optim.subspace import Subspace
+from sklearn_hfl.optim.training import Callback, Trainer, Trajectory, no_callback
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
-__all__ = ["adam"]
+__all__ = ["Adam"]
 
 
-def adam(
-    log_posterior: LogPosterior,
-    weights: Tensor,
-    *,
-    max_iter: int,
-    tol: float,
-    n_iter_no_change: int,
-    batch_size: int,
-    learning_rate: float,
-    validation: LogPosterior | None,
-    generator: Generator,
-    callback: Callback = no_callback,
-) -> Trajectory:
-    """Minimise L by Adam over shuffled mini-batches.
+@dataclass(frozen=True)
+class Adam(Trainer):
+    """Adam over shuffled mini-batches.
+
+    A pass counts as progress when the watched loss, that of the held-out rows if there are
+    any, falls by more than ``tol`` nats per row. The weights of the pass with the lowest
+    watched loss are returned.
 
     Parameters
     ----------
-    log_posterior : LogPosterior
-        L.
-    weights : Tensor of shape (P,)
-        Start.
-    max_iter : int
-        Most passes over the data.
-    tol : float
-        A pass counts as progress when the watched loss falls by more than this, in nats a row.
-    n_iter_no_change : int
-        End after so many passes without progress.
     batch_size : int
-        Rows a step.
+        Rows per step.
     learning_rate : float
         Adam's step size.
-    validation : LogPosterior or None
-        Held-out rows whose loss is watched; without it the training loss is.
-    generator : torch.Generator
-        Source of the shuffles.
-    callback : callable
-        Called with the loss after each pass.
-
-    Returns
-    -------
-    Trajectory
-        Weights of the pass with the best watched loss.
+    validation_rows : Tensor of shape (N,) or None
+        Mask of the rows that are held out to decide when to stop.
     """
-    n = log_posterior.X.shape[0]
-    w = weights.detach().clone().requires_grad_()
-    optimizer = torch.optim.Adam([w], lr=learning_rate)
-    watched = validation or log_posterior
-    per_row = 1 / float(watched.sample_weight.sum())
-    curve = [float(log_posterior.value(weights[None])[0])]
-    best, best_weights, idle = float("inf"), weights, 0
-    for _ in range(max_iter):
-        order = torch.randperm(n, generator=generator).to(log_posterior.X.device)
-        for rows in order.split(batch_size):
-            batch = replace(
-                log_posterior.select(rows),
-                # Each batch stands for all the data, so that the prior keeps its weight.
-                sample_weight=log_posterior.sample_weight[rows] * (n / len(rows)),
-            )
-            # The mean loss has gradients of order one, which is what Adam's epsilon expects.
-            w.grad = batch.value_and_gradient(w.detach()[None])[1][0] / n
-            optimizer.step()
-        current = w.detach().clone()
-        curve.append(float(log_posterior.value(current[None])[0]))
-        callback(curve[-1])
-        loss = float(watched.value(current[None])[0])
-        if validation is not None:
-            # Held-out rows are few, and the prior belongs to all: their data term alone counts.
-            loss -= float(validation.prior.energy(current))
-        loss *= per_row
-        idle = 0 if loss < best - tol else idle + 1
-        if loss < best:
-            best, best_weights = loss, current
-        if idle >= n_iter_no_change:
-            break
-    return Trajectory(best_weights, tuple(curve))
+
+    batch_size: int = 200
+    learning_rate: float = 1e-3
+    validation_rows: Tensor | None = None
+
+    def train(
+        self,
+        log_posterior: LogPosterior,
+        weights: Tensor,
+        generator: Generator,
+        callback: Callback = no_callback,
+        preconditioner: Subspace | None = None,
+    ) -> Trajectory:
+        """Lower L: see ``Trainer.train``."""
+        training, validation = log_posterior, None
+        if self.validation_rows is not None:
+            training = log_posterior.select(~self.validation_rows)
+            validation = log_posterior.select(self.validation_rows)
+        n_watched = float((validation or training).sample_weight.sum())
+        curve = [float(training.value(weights[None])[0])]
+        best, best_weights, idle = math.inf, weights, 0
+        for current in self._passes(training, weights, generator):
+            curve.append(float(training.value(current[None])[0]))
+            callback(curve[-1])
+            loss = (_data_term(validation, current) if validation else curve[-1]) / n_watched
+            idle = 0 if loss < best - self.tol else idle + 1
+            if loss < best:
+                best, best_weights = loss, current
+            if idle >= self.n_iter_no_change:
+                break
+        if not math.isfinite(curve[-1]):
+            status = Status.NOT_FINITE
+        else:
+            status = Status.STALLED if idle >= self.n_iter_no_change else Status.MAX_ITER
+        return Trajectory(best_weights, tuple(curve), status)
+
+    def _passes(
+        self, log_posterior: LogPosterior, weights: Tensor, generator: Generator
+    ) -> Iterator[Tensor]:
+        """Yield the weights after each of ``max_iter`` passes over the data."""
+        n = len(log_posterior.X)
+        w = weights.detach().clone().requires_grad_()
+        optimizer = torch.optim.Adam([w], lr=self.learning_rate)
+        for _ in range(self.max_iter):
+            order = torch.randperm(n, generator=generator).to(log_posterior.X.device)
+            for rows in order.split(self.batch_size):
+                batch = replace(
+                    log_posterior.select(rows),
+                    # Each batch stands for all the data, so that the prior keeps its weight.
+                    sample_weight=log_posterior.sample_weight[rows] * (n / len(rows)),
+                )
+                # The mean loss has gradients of order one, as Adam's epsilon assumes.
+                w.grad = batch.value_and_gradient(w.detach()[None])[1][0] / n
+                optimizer.step()
+            yield w.detach().clone()
+
+
+def _data_term(log_posterior: LogPosterior, weights: Tensor) -> float:
+    """Loss of held-out rows without the prior, which belongs to all rows."""
+    return float(log_posterior.value(weights[None])[0]) - float(log_posterior.prior.energy(weights))

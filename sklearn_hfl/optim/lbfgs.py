@@ -1,17 +1,25 @@
-"""L-BFGS: many independent problems at once, each with its own steps and its own end."""
+"""L-BFGS: a batch of independent problems, each with its own steps and its own end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sklearn_hfl.optim.line_search import backtracking
+from sklearn_hfl.optim.line_search import Step, backtracking
 from sklearn_hfl.optim.objective import Objective
 from sklearn_hfl.optim.solution import Solution, Status
 
 __all__ = ["lbfgs"]
+
+# Allowance for rounding in a value, in units of eps: errors of a sum grow with the square root
+# of its number of terms if they are independent (N. Higham, Accuracy and Stability of Numerical
+# Algorithms, section 2.8), so that this is enough for 4096 rows.
+VALUE_ROUNDING = 64
+# Cosine between a step and the change of the gradient: below this, rounding decides its sign.
+MIN_COSINE = 1e-12
 
 
 def lbfgs(
@@ -21,12 +29,12 @@ def lbfgs(
     tol: Tensor,
     max_iter: int,
     memory: int = 10,
-    stop: Callable[[Tensor], bool] = lambda value: False,
+    stalled: Callable[[Tensor], bool] = lambda value: False,
 ) -> Solution:
     """Minimise B problems from the rows of ``start``.
 
-    Every step and every stopping decision concerns its own row alone, so a
-    row's result does not depend on the rows beside it.
+    Every step and every decision to stop depends on its own problem alone, so that a
+    result does not depend on the problems beside it.
 
     Parameters
     ----------
@@ -35,87 +43,142 @@ def lbfgs(
     start : Tensor of shape (B, P)
         Whitened weights.
     tol : Tensor of shape (B,)
-        A row ends when sqrt(rᵀ M⁻¹ r) falls to its tolerance.
+        A problem has converged when sqrt(rᵀ M⁻¹ r) is at most its tolerance.
     max_iter : int
-        Most iterations a row may take.
+        Maximum number of iterations.
     memory : int
         Pairs kept (Nocedal & Wright, algorithm 7.4).
-    stop : callable
-        Called with the values of the rows at work after each iteration; true ends all of them.
+    stalled : callable
+        Called after each iteration with the values of the problems still running; true stops
+        all of them.
 
     Returns
     -------
     Solution
     """
     index = torch.arange(start.shape[0], device=start.device)
-    U = start.clone()
-    value, gradient = objective.value_and_gradient(U, index)
-    scaled = objective.precondition(gradient)
-    out_U, out_value = U.clone(), value.clone()
-    out_residual = _norm(gradient, scaled)
-    out_iter = torch.zeros_like(index)
-    status = torch.full_like(index, Status.MAX_ITER)
-    pairs: list[tuple[Tensor, Tensor, Tensor]] = []
-    accepted, stopped = torch.ones_like(value, dtype=torch.bool), False
+    running = _Problems.at(objective, index, start)
+    solution = Solution(
+        running.weights.clone(),
+        running.value.clone(),
+        running.residual.clone(),
+        torch.full_like(index, Status.MAX_ITER),
+    )
+    accepted, stop = torch.ones_like(solution.converged), False
     for n_iter in range(max_iter + 1):
-        residual = _norm(gradient, scaled)
-        out_U[index], out_value[index], out_residual[index] = U, value, residual
-        out_iter[index] = n_iter
-        finite = torch.isfinite(residual) & torch.isfinite(value)
-        done = residual <= tol[index]
-        status[index[~accepted]] = Status.LINE_SEARCH
-        status[index[done]] = Status.CONVERGED
-        status[index[~finite]] = Status.NOT_FINITE
-        keep = accepted & finite & ~done
-        if stopped or not keep.any() or n_iter == max_iter:
+        status = running.status(tol, accepted)
+        goes_on = status == Status.MAX_ITER
+        solution.weights[running.index] = running.weights
+        solution.value[running.index] = running.value
+        solution.residual[running.index] = running.residual
+        solution.status[running.index] = torch.where(
+            goes_on & stop, torch.full_like(status, Status.STALLED), status
+        )
+        if stop or not goes_on.any() or n_iter == max_iter:
             break
-        if not keep.all():
-            index, U, value = index[keep], U[keep], value[keep]
-            gradient, scaled = gradient[keep], scaled[keep]
-            pairs = [(s[keep], y[keep], rho[keep]) for s, y, rho in pairs]
-        direction = -_two_loop(objective, gradient, scaled, pairs)
-        ascent = (direction * gradient).sum(1) >= 0
-        direction = torch.where(ascent[:, None], -scaled, direction)
-        rounding = 64 * torch.finfo(value.dtype).eps * value.abs().clamp(min=1.0)
-        step = backtracking(objective, U, value, gradient, direction, index, rounding)
-        s, y = step.weights - U, step.gradient - gradient
+        if not goes_on.all():
+            running = running.select(goes_on)
+        running, accepted = running.stepped(objective, memory)
+        stop = stalled(running.value)
+    return solution
+
+
+@dataclass(frozen=True)
+class _Problems:
+    """Problems still running: where they are, and their recent steps.
+
+    Attributes
+    ----------
+    index : Tensor of shape (b,)
+        Their numbers among all B.
+    weights, value, gradient : Tensor
+        Whitened weights (b, P), objective (b,) and its gradient (b, P).
+    scaled : Tensor of shape (b, P)
+        M⁻¹ times the gradient.
+    pairs : tuple of (s, y, rho)
+        Steps s, changes of the gradient y, both (b, P), and 1 / sᵀy (b,), oldest first.
+    """
+
+    index: Tensor
+    weights: Tensor
+    value: Tensor
+    gradient: Tensor
+    scaled: Tensor
+    pairs: tuple[tuple[Tensor, Tensor, Tensor], ...] = ()
+
+    @classmethod
+    def at(cls, objective: Objective, index: Tensor, weights: Tensor) -> _Problems:
+        value, gradient = objective.value_and_gradient(weights, index)
+        return cls(index, weights, value, gradient, objective.precondition(gradient))
+
+    @property
+    def residual(self) -> Tensor:
+        """Norm of the gradient (b,) in the metric of M⁻¹."""
+        return (self.gradient * self.scaled).sum(1).clamp(min=0.0).sqrt()
+
+    def status(self, tol: Tensor, accepted: Tensor) -> Tensor:
+        """Status (b,) of each problem; ``Status.MAX_ITER`` where it goes on."""
+        residual = self.residual
+        status = torch.full_like(self.index, Status.MAX_ITER)
+        status[~accepted] = Status.NO_STEP
+        status[residual <= tol[self.index]] = Status.CONVERGED
+        status[~(torch.isfinite(residual) & torch.isfinite(self.value))] = Status.NOT_FINITE
+        return status
+
+    def select(self, keep: Tensor) -> _Problems:
+        return _Problems(
+            self.index[keep],
+            self.weights[keep],
+            self.value[keep],
+            self.gradient[keep],
+            self.scaled[keep],
+            tuple((s[keep], y[keep], rho[keep]) for s, y, rho in self.pairs),
+        )
+
+    def stepped(self, objective: Objective, memory: int) -> tuple[_Problems, Tensor]:
+        """The problems after one step each, and which of the steps were accepted."""
+        direction = -self._inverse_hessian_times_gradient(objective)
+        ascent = (direction * self.gradient).sum(1) >= 0
+        direction = torch.where(ascent[:, None], -self.scaled, direction)
+        eps = torch.finfo(self.value.dtype).eps
+        rounding = VALUE_ROUNDING * eps * self.value.abs().clamp(min=1.0)
+        step = backtracking(
+            objective, self.weights, self.value, self.gradient, direction, self.index, rounding
+        )
+        moved = _Problems(
+            self.index,
+            step.weights,
+            step.value,
+            step.gradient,
+            objective.precondition(step.gradient),
+            (*self.pairs, self._pair(step))[-memory:],
+        )
+        return moved, step.accepted
+
+    def _pair(self, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        s, y = step.weights - self.weights, step.gradient - self.gradient
         curvature = (s * y).sum(1)
         # A pair without positive curvature gets rho = 0, which leaves it out of the recursion.
         size = torch.linalg.vector_norm(s, dim=1) * torch.linalg.vector_norm(y, dim=1)
-        useful = curvature > 1e-12 * size
-        pairs = [*pairs, (s, y, torch.where(useful, 1 / curvature, 0.0))][-memory:]
-        U, value, gradient, accepted = step.weights, step.value, step.gradient, step.accepted
-        scaled = objective.precondition(gradient)
-        stopped = stop(value)
-    return Solution(out_U, out_value, out_residual, out_iter, status)
+        return s, y, torch.where(curvature > MIN_COSINE * size, 1 / curvature, 0.0)
 
-
-def _norm(gradient: Tensor, scaled: Tensor) -> Tensor:
-    return (gradient * scaled).sum(1).clamp(min=0.0).sqrt()
-
-
-def _two_loop(
-    objective: Objective,
-    gradient: Tensor,
-    scaled: Tensor,
-    pairs: list[tuple[Tensor, Tensor, Tensor]],
-) -> Tensor:
-    """Inverse Hessian estimate times gradient, for each row (Nocedal & Wright, 7.4)."""
-    if not pairs:
-        return scaled
-    q = gradient.clone()
-    alphas = []
-    for s, y, rho in reversed(pairs):
-        alpha = rho * (s * q).sum(1)
-        q = q - alpha[:, None] * y
-        alphas.append(alpha)
-    r = objective.precondition(q)
-    s, y, rho = pairs[-1]
-    # Scale M⁻¹ so that it reproduces the newest curvature (their eq. 7.20, preconditioned).
-    yMy = (y * objective.precondition(y)).sum(1)
-    gamma = torch.where((rho > 0) & (yMy > 0), 1 / (rho * yMy).clamp(min=1e-300), 1.0)
-    r = gamma[:, None] * r
-    for (s, y, rho), alpha in zip(pairs, reversed(alphas), strict=True):
-        beta = rho * (y * r).sum(1)
-        r = r + (alpha - beta)[:, None] * s
-    return r
+    def _inverse_hessian_times_gradient(self, objective: Objective) -> Tensor:
+        """Estimate (b, P) by the two-loop recursion (Nocedal & Wright, algorithm 7.4)."""
+        if not self.pairs:
+            return self.scaled
+        q = self.gradient.clone()
+        alphas = []
+        for s, y, rho in reversed(self.pairs):
+            alpha = rho * (s * q).sum(1)
+            q = q - alpha[:, None] * y
+            alphas.append(alpha)
+        r = objective.precondition(q)
+        s, y, rho = self.pairs[-1]
+        # Scale M⁻¹ so that it reproduces the newest curvature (their eq. 7.20, preconditioned).
+        yMy = (y * objective.precondition(y)).sum(1)
+        gamma = torch.where((rho > 0) & (yMy > 0), 1 / (rho * yMy).clamp(min=1e-300), 1.0)
+        r = gamma[:, None] * r
+        for (s, y, rho), alpha in zip(self.pairs, reversed(alphas), strict=True):
+            beta = rho * (y * r).sum(1)
+            r = r + (alpha - beta)[:, None] * s
+        return r

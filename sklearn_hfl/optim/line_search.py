@@ -15,13 +15,17 @@ __all__ = ["Step", "backtracking"]
 # slope condition of Hager & Zhang's approximate Wolfe test (SIAM J. Optim. 16, 2005),
 # which is used where the decrease is lost in the rounding of the value.
 SUFFICIENT_DECREASE = 1e-4
-SLOPE = 0.9
+MAX_SLOPE_RATIO = 0.9
+# A shorter step is between these shares of the one before (Dennis & Schnabel, Numerical Methods
+# for Unconstrained Optimization, algorithm A6.3.1).
+MIN_SHORTENING, MAX_SHORTENING = 0.1, 0.5
+# Halved so often, a step is a millionth of its length.
 MAX_TRIALS = 20
 
 
 @dataclass(frozen=True)
 class Step:
-    """Where the search ended: rows that found no step stay where they were."""
+    """Where the search ended; rows that are not accepted are where they were."""
 
     weights: Tensor
     value: Tensor
@@ -68,7 +72,7 @@ def backtracking(
         change = f - value[left]
         descent = change <= SUFFICIENT_DECREASE * t[left] * slope[left]
         flat = (change <= rounding[left]) & (
-            ((g * direction[left]).sum(1)).abs() <= SLOPE * slope[left].abs()
+            ((g * direction[left]).sum(1)).abs() <= MAX_SLOPE_RATIO * slope[left].abs()
         )
         finite = torch.isfinite(f) & torch.isfinite(g).all(1)
         good = finite & (descent | flat)
@@ -79,9 +83,10 @@ def backtracking(
         left, change, finite = left[bad], change[bad], finite[bad]
         if len(left) == 0:
             break
-        # Minimum of the parabola through value, slope and the trial, kept in [0.1, 0.5] t.
+        # Minimum of the parabola through value, slope and the trial.
         old = t[left]
         parabola = -slope[left] * old.square() / (2 * (change - slope[left] * old))
-        parabola = torch.where(finite & torch.isfinite(parabola), parabola, 0.1 * old)
-        t[left] = torch.minimum(torch.maximum(parabola, 0.1 * old), 0.5 * old)
+        shortest, longest = MIN_SHORTENING * old, MAX_SHORTENING * old
+        parabola = torch.where(finite & torch.isfinite(parabola), parabola, shortest)
+        t[left] = torch.minimum(torch.maximum(parabola, shortest), longest)
     return Step(new_U, new_value, new_gradient, accepted)

@@ -1,4 +1,4 @@
-"""MAP estimate: the most probable weights, with the curvature known around them."""
+"""MAP estimate: the most probable weights, and the curvature around them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["MapEstimate"]
 
 @dataclass(frozen=True)
 class MapEstimate:
-    """The MAP θ̂ and what is known of the curvature around it.
+    """The MAP θ̂ and the curvature around it.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class MapEstimate:
     subspace : Subspace
         Directions that the data determine.
     ritz : RitzPairs or None
-        What is left of the data and the subspace where queries need neither.
+        Replaces the data and the subspace where queries are answered without them.
     """
 
     log_posterior: LogPosterior
@@ -52,17 +52,17 @@ class MapEstimate:
         return GaussNewton(self.log_posterior, self.weights)
 
     def without_data(self, rtol: float) -> MapEstimate:
-        """Leave the data, and turn the subspace to Ritz pairs.
+        """Drop the data, and convert the subspace to Ritz pairs.
 
         Parameters
         ----------
         rtol : float
-            Relative error that each standard deviation may have.
+            Tolerated relative error of each standard deviation.
 
         Returns
         -------
         MapEstimate
-            Good for ``amortized_response`` alone.
+            For ``amortized_response`` alone.
         """
         ritz = RitzPairs.from_subspace(self.subspace, rtol)
         nothing = Subspace.empty(torch.zeros_like(self.weights))

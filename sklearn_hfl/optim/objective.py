@@ -1,4 +1,4 @@
-"""Objective: what a batched optimiser asks of a family of independent problems."""
+"""Objective: a family of independent problems, as a batched optimiser sees it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.functional import Functional
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
-__all__ = ["CurbedObjective", "MapObjective", "Objective", "PerturbedObjective"]
+__all__ = ["MapObjective", "Objective", "PenalizedObjective", "PerturbedObjective"]
 
 
 class Objective(Protocol):
@@ -51,8 +51,8 @@ class MapObjective:
 class PerturbedObjective:
     """L(θ) − L(θ̂) − ∇L(θ̂)ᵀ(θ − θ̂) − λ_b g_b(θ): problem b perturbs by its own functional.
 
-    Subtracting the residual gradient makes θ̂ exactly stationary at λ = 0, so
-    that a MAP that is not quite reached does not drift away (design of HFL).
+    Subtracting the residual gradient makes θ̂ exactly stationary at λ = 0, so that a
+    training that stopped short of the MAP causes no drift.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ class PerturbedObjective:
         return value + tilt, gradient
 
     def tilt(self, g: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """What problems ``index`` (b,) add to the loss at g (b,), and its slope in g."""
+        """Term added to the loss of problems ``index`` (b,) at g (b,), and its slope in g."""
         strength = self.strength[index]
         return -strength * g, -strength
 
@@ -126,26 +126,26 @@ class PerturbedObjective:
 
 
 @dataclass(frozen=True)
-class CurbedObjective(PerturbedObjective):
+class PenalizedObjective(PerturbedObjective):
     """L(θ) − L(θ̂) − ∇L(θ̂)ᵀ(θ − θ̂) − λ_b d + ½ ρ_b d² with d = g_b(θ) − ĝ_b.
 
-    Its optima are optima perturbed by λ − ρ d. Yet it is bounded where L − λ g is not,
-    and its optimum moves steadily where the profile of L is flat or bends down.
+    An optimum of it is also an optimum perturbed by λ − ρ d. But it exists where L − λ g is
+    unbounded below, and depends smoothly on λ where the profile of L is flat or concave.
 
     Parameters
     ----------
     origin : Tensor of shape (B,)
         ĝ_b.
-    curb : Tensor of shape (B,)
+    penalty : Tensor of shape (B,)
         ρ_b.
     """
 
     origin: Tensor
-    curb: Tensor
+    penalty: Tensor
 
     def tilt(self, g: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        d, strength, curb = g - self.origin[index], self.strength[index], self.curb[index]
-        return d * (0.5 * curb * d - strength), curb * d - strength
+        d, strength, penalty = g - self.origin[index], self.strength[index], self.penalty[index]
+        return d * (0.5 * penalty * d - strength), penalty * d - strength
 
 
 def paired_value_and_gradient(

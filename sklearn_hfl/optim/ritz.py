@@ -1,4 +1,4 @@
-"""Ritz pairs: a subspace turned so that queries cost one product, and need no data."""
+"""Ritz pairs: a subspace in its eigenbasis, where a query costs one product and no data."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sklearn_hfl.optim.subspace import MOST_NUMBERS, Subspace
+from sklearn_hfl.optim.subspace import MAX_BLOCK_NUMBERS, Subspace
+from sklearn_hfl.optim.variance_bounds import VarianceBounds
 
-__all__ = ["RitzBounds", "RitzPairs", "RitzSolution"]
+__all__ = ["RitzPairs", "RitzSolution"]
 
-# Of the tolerated error, what coupling may be left out without going beyond it.
+# Share of the tolerated error that neglected coupling may cause (docs/design/amortized.md).
 COUPLING_SHARE = 0.1
-# Of ‖g‖², in units of eps: that of inner products, and of the vectors' orthogonality.
-ROUNDING = 100
+# Rounding of images A V, in units of eps of the largest curvature: coupling below it is neglected,
+# and widens the bounds. Generous: tests/optim/test_rounding.py finds no bound violated.
+IMAGE_ROUNDING = 100
 
 
 @dataclass(frozen=True)
 class RitzPairs:
     """Eigenvectors of A within a subspace, and how A couples them to the rest.
 
-    With Ritz vectors U and values t, gᵀA⁻¹g = Σ aᵢ² / tᵢ + rᵀS⁻¹r, where a = Uᵀg, and S
-    is as in ``Galerkin.lower``. A U t^-½ = U t^½ + M, and the residual is
-    r = g − U a − M z for z = a / t^½. In a Krylov subspace M has few directions, and
-    small numbers; of its singular values those above ``neglected`` are kept.
-    ‖r‖ then needs nothing but inner products with g, at half the cost of the residual.
+    With Ritz vectors U and values t, gᵀA⁻¹g = Σ aᵢ² / tᵢ + rᵀS⁻¹r, where a = Uᵀg, and S is as
+    in ``variance_bounds``. A U t^-½ = U t^½ + M, and the residual is r = g − U a − M z for
+    z = a / t^½. In a Krylov subspace M is small and of low rank; its singular values above
+    ``neglected`` are kept. ‖r‖ then needs only inner products with g, half the cost of r.
 
     Parameters
     ----------
@@ -36,9 +37,9 @@ class RitzPairs:
     coupling : Tensor of shape (k, m)
         M in terms of its left singular vectors.
     neglected : float
-        Largest singular value of M that is left out.
+        Largest neglected singular value of M.
     beyond : float
-        Bound of the eigenvalues of A − I beyond the subspace.
+        ε, an upper bound of the eigenvalues of A − I beyond the subspace.
     """
 
     vectors: Tensor
@@ -49,17 +50,17 @@ class RitzPairs:
 
     @classmethod
     def from_subspace(cls, subspace: Subspace, rtol: float) -> RitzPairs:
-        """Turn a subspace; ``rtol`` is the error that each standard deviation may have."""
+        """Convert a subspace; ``rtol`` is the tolerated relative error of each std."""
         values, rotation = torch.linalg.eigh(subspace.gram)
         values = values.clamp(min=1.0)
         n, m = subspace.basis.shape
         roots = rotation / values.sqrt()
         # Row block by row block: V itself may be as large as memory allows.
-        size = max(1, MOST_NUMBERS // max(1, m))
+        size = max(1, MAX_BLOCK_NUMBERS // max(1, m))
         blocks = [slice(start, start + size) for start in range(0, n, size)]
 
         def escaping(rows: slice, columns: Tensor | slice = slice(None)) -> Tensor:
-            """Rows of what A made of the basis beyond the basis, A V − V T."""
+            """Rows of A V − V T, the part of A V beyond the basis."""
             image, gram = subspace.image[rows, columns], subspace.gram[:, columns]
             return image - subspace.basis[rows] @ gram
 
@@ -68,19 +69,17 @@ class RitzPairs:
             squares += escaping(rows).square().sum(0)
         # Each block's image lies in the next block, so that only the last columns escape.
         eps = torch.finfo(values.dtype).eps
-        seen = squares > eps * squares.sum() / max(1, m)
-        missed = float(squares[~seen].sum()) ** 0.5
-        columns = torch.nonzero(seen)[:, 0]
+        escapes = squares > eps * squares.sum() / max(1, m)
+        missed = float(squares[~escapes].sum()) ** 0.5
+        columns = torch.nonzero(escapes)[:, 0]
         beyond = torch.cat([escaping(rows, columns) for rows in blocks])
         left, triangle = torch.linalg.qr(beyond)
         turn, singular, _ = torch.linalg.svd(triangle @ roots[columns], full_matrices=False)
-        # Images are known to eps of the largest.
-        rounding = 100 * eps * float(values.amax() if m else 1.0)
+        rounding = IMAGE_ROUNDING * eps * float(values.amax() if m else 1.0)
         kept = singular > max(COUPLING_SHARE * rtol, rounding)
         neglected = missed + float(singular[~kept].amax() if not kept.all() else 0.0)
-        # Orthogonal to V but for rounding, which is not small beside small values: where only
-        # rounding is left, more columns can be kept than there are directions beyond V, and
-        # those that lie in V would count as residual.
+        # Orthogonal to V up to rounding only. Where the coupling is all rounding, more columns
+        # can be kept than there are directions beyond V; those in V would count as residual.
         left = subspace.orthonormalized(left @ turn[:, kept])
         coupling = left.mT @ beyond @ roots[columns]
         vectors = subspace.basis.new_empty(n, m + left.shape[1])
@@ -99,25 +98,25 @@ class RitzPairs:
         """Largest Ritz value, 1 or more."""
         return float(self.values.max()) if len(self.values) else 1.0
 
-    @property
-    def share(self) -> float:
-        """Share of ‖r‖² that is near the middle of the bounds."""
-        return 0.5 + 0.5 / (1 + self.beyond)
-
     def solve(self, G: Tensor) -> RitzSolution:
         """Solve A Δ = G (P, G) within the subspace."""
-        m = len(self.values)
+        m = self.rank
         products = self.vectors.mT @ G
         inner, outer = products[:m], products[m:]
         roots = inner / self.values.sqrt()[:, None]
         inside = roots.square().sum(0)
-        if m == len(self.vectors):
-            return RitzSolution(self, inside, torch.zeros_like(inside), 0.0, G, inner, roots)
-        squares = G.square().sum(0)
-        off = (squares - products.square().sum(0)).clamp(min=0.0)
-        outside = off + (outer - self.coupling @ roots).square().sum(0)
-        rounding = ROUNDING * torch.finfo(G.dtype).eps * squares
-        return RitzSolution(self, inside, outside, rounding, G, inner, roots)
+        outside = squares = torch.zeros_like(inside)
+        if m < len(self.vectors):
+            squares = G.square().sum(0)
+            off = (squares - products.square().sum(0)).clamp(min=0.0)
+            outside = off + (outer - self.coupling @ roots).square().sum(0)
+        return RitzSolution(self, self.bounds(inside, outside, squares), G, inner, roots)
+
+    def bounds(self, inside: Tensor, outside: Tensor, squared_norm: Tensor) -> VarianceBounds:
+        """Bounds of gᵀA⁻¹g (G,) from its part inside, ‖r‖² outside, and ‖g‖²."""
+        return VarianceBounds.from_norms(
+            inside, outside, squared_norm, self.neglected, self.beyond, self.largest
+        )
 
     def correlated(self, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
         """As ``Subspace.correlated``, for z (m, S) and e (P, S)."""
@@ -128,54 +127,15 @@ class RitzPairs:
 
 
 @dataclass(frozen=True)
-class RitzBounds:
-    """Bounds of gᵀA⁻¹g for G right-hand sides g, of which a part lies beyond the Ritz pairs.
+class RitzSolution:
+    """The solution of A Δ = G within the subspace of Ritz pairs, as ``Galerkin`` is one.
 
     Attributes
     ----------
     pairs : RitzPairs
         U, t and M.
-    inside : Tensor of shape (G,)
-        What of gᵀA⁻¹g is found within the subspace.
-    outside : Tensor of shape (G,)
-        ‖r‖², but for neglected coupling.
-    rounding : Tensor of shape (G,), or float
-        Of ``outside``, which is a difference.
-    """
-
-    pairs: RitzPairs
-    inside: Tensor
-    outside: Tensor
-    rounding: Tensor | float
-
-    @property
-    def _neglected(self) -> Tensor:
-        """Bound of ‖M z‖ for the part of M that is left out, since ‖z‖² is ``inside``."""
-        return self.pairs.neglected * self.inside.sqrt()
-
-    @property
-    def lower(self) -> Tensor:
-        """Lower bound (G,) of gᵀA⁻¹g."""
-        least = (self.outside - self.rounding).clamp(min=0.0).sqrt() - self._neglected
-        return self.inside + least.clamp(min=0.0).square() / (1 + self.pairs.beyond)
-
-    @property
-    def upper(self) -> Tensor:
-        """Upper bound (G,) of gᵀA⁻¹g."""
-        return self.inside + ((self.outside + self.rounding).sqrt() + self._neglected).square()
-
-    @property
-    def share(self) -> float:
-        """Share of ‖r‖² that is near the middle of the bounds."""
-        return self.pairs.share
-
-
-@dataclass(frozen=True)
-class RitzSolution(RitzBounds):
-    """The solution of A Δ = G within the subspace of Ritz pairs, as ``Galerkin`` is one.
-
-    Attributes
-    ----------
+    bounds : VarianceBounds
+        Of gᵀA⁻¹g (G,).
     gradient : Tensor of shape (P, G)
         G.
     inner : Tensor of shape (m, G)
@@ -184,6 +144,8 @@ class RitzSolution(RitzBounds):
         t^-½ UᵀG.
     """
 
+    pairs: RitzPairs
+    bounds: VarianceBounds
     gradient: Tensor
     inner: Tensor
     coefficients: Tensor

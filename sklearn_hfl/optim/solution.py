@@ -1,35 +1,36 @@
-"""Solution: what a batched optimiser found, and whether to believe it."""
+"""Solution: the optima of a batch of problems, and why the search for each of them ended."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
 from torch import Tensor
 
-__all__ = ["Callback", "Solution", "Status", "Trajectory", "no_callback"]
+__all__ = ["Solution", "Status"]
 
 
 class Status(IntEnum):
-    """Why the optimiser left a row."""
+    """Why an optimiser stopped, of one problem of a batch or of a training."""
 
     CONVERGED = 0
     MAX_ITER = 1
-    LINE_SEARCH = 2
-    NOT_FINITE = 3
+    STALLED = 2
+    NO_STEP = 3
+    NOT_FINITE = 4
 
     @property
     def reason(self) -> str:
-        """The status in English."""
+        """The status in English, to follow "since"."""
         return _REASONS[self]
 
 
 _REASONS = {
-    Status.CONVERGED: "the residual fell below its tolerance",
-    Status.MAX_ITER: "the iterations ran out before the residual fell below its tolerance",
-    Status.LINE_SEARCH: "no step along the search direction lowered the objective",
-    Status.NOT_FINITE: "the objective or its gradient is not finite",
+    Status.CONVERGED: "the gradient fell below its tolerance",
+    Status.MAX_ITER: "max_iter was reached",
+    Status.STALLED: "the loss fell by less than tol per step",
+    Status.NO_STEP: "no step along the search direction lowered the loss",
+    Status.NOT_FINITE: "the loss or its gradient is not finite",
 }
 
 
@@ -46,47 +47,16 @@ class Solution:
     residual : Tensor of shape (B,)
         sqrt(rᵀ M⁻¹ r) for the gradient r and the preconditioner M: the distance
         to the optimum in posterior standard deviations when M is the curvature.
-    n_iter : Tensor of shape (B,)
-        Iterations taken.
     status : Tensor of shape (B,)
-        A ``Status`` for each row.
+        A ``Status`` for each problem.
     """
 
     weights: Tensor
     value: Tensor
     residual: Tensor
-    n_iter: Tensor
     status: Tensor
 
     @property
     def converged(self) -> Tensor:
-        """Rows (B,) whose residual met its tolerance."""
+        """Problems (B,) whose residual is within its tolerance."""
         return self.status == Status.CONVERGED
-
-
-Callback = Callable[[float], None]
-
-
-def no_callback(loss: float) -> None:
-    """Ignore the loss: the default callback of a training."""
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """Where a training ended, and the losses on its way.
-
-    Attributes
-    ----------
-    weights : Tensor of shape (P,)
-        Last weights, not whitened.
-    curve : tuple of float
-        L at the start and after each step, in nats.
-    """
-
-    weights: Tensor
-    curve: tuple[float, ...]
-
-    @property
-    def n_iter(self) -> int:
-        """Steps taken."""
-        return len(self.curve) - 1

@@ -1,7 +1,7 @@
-"""Subspace: weight directions in which A is known, shared by every query.
+"""Subspace: weight directions in which A is known, shared by all queries.
 
 All vectors are whitened (u = α^½ θ), so that A = I + RᵀR has no eigenvalue
-below 1. That one fact turns residuals into certificates.
+below 1.
 """
 
 from __future__ import annotations
@@ -14,24 +14,34 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from sklearn_hfl.optim.variance_bounds import VarianceBounds
+
 __all__ = ["Galerkin", "Subspace", "stationary_radius"]
 
+# Decrement at which weights count as stationary, relative to the typical distance of posterior
+# draws from the MAP (docs/design/training.md).
 STATIONARY_SHARE = 0.1
-# Numbers that a product which runs over rows of the basis holds at a time.
-MOST_NUMBERS = 10**7
+# Numbers that a product over blocks of the basis' rows holds at a time. Work memory only: no
+# result depends on it.
+MAX_BLOCK_NUMBERS = 10**7
+# Allowance for rounding in tr(A − I), in units of eps: a larger one only loosens bounds.
+TRACE_ROUNDING = 100
+# A unit vector is dropped if its part beyond the basis is shorter than this, in units of eps: that
+# part is then rounding.
+MIN_LENGTH_BEYOND = 1e3
 
 
 @dataclass(frozen=True)
 class Galerkin:
-    """The solution of A Δ = G within a subspace, and what it proves.
+    """The solution of A Δ = G within a subspace, with its residual.
 
     Attributes
     ----------
     subspace : Subspace
         Where Δ lies.
     coefficients : Tensor of shape (m, G)
-        T^-½ Vᵀ G for the Cholesky root of T, so that the variance found
-        within the subspace is their squared norm.
+        T^-½ Vᵀ G for the Cholesky root of T: the part of the variance inside the
+        subspace is their squared norm.
     residual : Tensor of shape (P, G)
         G − A Δ.
     """
@@ -47,40 +57,19 @@ class Galerkin:
         return basis @ torch.linalg.solve_triangular(factor.mT, self.coefficients, upper=True)
 
     @cached_property
-    def inside(self) -> Tensor:
-        """What of gᵀA⁻¹g (G,) is found within the subspace."""
-        return self.coefficients.square().sum(0)
-
-    @cached_property
-    def outside(self) -> Tensor:
-        """‖r‖² (G,), for the residual r."""
-        return self.residual.square().sum(0)
-
-    @property
-    def lower(self) -> Tensor:
-        """Lower bound (G,) of gᵀA⁻¹g.
-
-        The residual is orthogonal to the basis, and gᵀA⁻¹g = inside + rᵀS⁻¹r with the
-        Schur complement S of A beyond the basis: I ⪯ S ⪯ (1 + ε) I, where no
-        eigenvalue of A − I beyond the basis is above ε = ``subspace.beyond``.
-        """
-        return self.inside + self.outside / (1 + self.subspace.beyond)
-
-    @property
-    def upper(self) -> Tensor:
-        """Upper bound (G,) of gᵀA⁻¹g."""
-        return self.inside + self.outside
-
-    @property
-    def share(self) -> float:
-        """Share of ‖r‖² that puts a value in the middle of its bounds."""
-        return 0.5 + 0.5 / (1 + self.subspace.beyond)
+    def bounds(self) -> VarianceBounds:
+        """Bounds of gᵀA⁻¹g (G,)."""
+        return VarianceBounds.from_residual(
+            self.coefficients.square().sum(0),
+            self.residual.square().sum(0),
+            self.subspace.beyond,
+            self.subspace.largest,
+        )
 
     def within(self, larger: Subspace) -> Galerkin:
         """Solve within a subspace that extends this one, at the cost of its new directions.
 
-        Made conjugate to the old ones, they add rows of coefficients and leave the
-        others alone.
+        These are made conjugate to the old ones; the old coefficients stay as they are.
         """
         m, old = len(self.coefficients), self.subspace
         L21, L22 = larger.factor[m:, :m], larger.factor[m:, m:]
@@ -97,8 +86,8 @@ class Galerkin:
 class Subspace:
     """An orthonormal basis V with its image A V.
 
-    Keeping the image costs as much memory as the basis, and makes the residual
-    of any query a product of small matrices: no pass over the data.
+    Keeping the image costs as much memory as the basis; the residual of any query then
+    needs no pass over the data.
 
     Parameters
     ----------
@@ -113,7 +102,7 @@ class Subspace:
     excess : Tensor of shape (P,)
         Diagonal of A − I.
     norm_bound : float
-        No eigenvalue of A − I beyond the basis is larger, if that is known.
+        Upper bound of the eigenvalues of A − I beyond the basis, if one is known.
     """
 
     basis: Tensor
@@ -141,46 +130,47 @@ class Subspace:
 
     @property
     def largest(self) -> float:
-        """Largest number on the diagonal of T, 1 or more; A − I is 0 beyond the basis."""
+        """Largest curvature inside the basis: the largest number on the diagonal of T, ≥ 1."""
         return float(self.gram.diagonal().max()) if self.rank else 1.0
 
     @property
     def n_effective(self) -> float:
-        """γ = tr(I − T⁻¹): how many parameters the data determine, of those in the basis."""
+        """γ = tr(I − T⁻¹), the effective number of parameters inside the basis."""
         return self.rank - float(torch.trace(torch.cholesky_inverse(self.factor)))
 
     def root(self) -> Tensor:
-        """V T^-½ (P, m), whose product with its transpose is A⁻¹ within the basis."""
+        """V T^-½ (P, m), a root of A⁻¹ inside the basis."""
         return torch.linalg.solve_triangular(self.factor, self.basis.mT, upper=False).mT
 
     @property
     def missing(self) -> float:
-        """Trace of (I − VVᵀ)(A − I)(I − VVᵀ): the curvature that the basis misses."""
-        seen = self.gram.diagonal().double() - 1
-        return max(0.0, float(self.excess.double().sum() - seen.sum()))
+        """Trace of (I − VVᵀ)(A − I)(I − VVᵀ), the curvature beyond the basis."""
+        inside = self.gram.diagonal().double() - 1
+        return max(0.0, float(self.excess.double().sum() - inside.sum()))
 
     @property
     def beyond(self) -> float:
-        """Bound of the largest eigenvalue of A − I beyond the basis: 0 once all is seen.
+        """ε, an upper bound of the eigenvalues of A − I beyond the basis.
 
-        It is at most the trace of what is missing, since A − I ⪰ 0.
+        They are at most their sum, ``missing``, since A − I ⪰ 0. A complete basis leaves none.
         """
         if self.rank == self.n_weights:
             return 0.0
-        rounding = 100 * torch.finfo(self.excess.dtype).eps * float(self.excess.sum())
+        eps = torch.finfo(self.excess.dtype).eps
+        rounding = TRACE_ROUNDING * eps * float(self.excess.sum())
         return min(self.missing + rounding, self.norm_bound)
 
     def unseen(self) -> Tensor:
         """Diagonal (P,) of (I − VVᵀ)(A − I)(I − VVᵀ)."""
-        size = max(1, MOST_NUMBERS // max(1, self.rank))
-        seen = [
+        size = max(1, MAX_BLOCK_NUMBERS // max(1, self.rank))
+        inside = [
             ((2 * image - basis @ self.gram - basis) * basis).sum(1)
             for basis, image in zip(self.basis.split(size), self.image.split(size), strict=True)
         ]
-        return (self.excess - torch.cat(seen)).clamp(min=0.0)
+        return (self.excess - torch.cat(inside)).clamp(min=0.0)
 
     def complement(self, G: Tensor) -> Tensor:
-        """G − V Vᵀ G: the part of G (P, G) that the basis does not see."""
+        """G − V Vᵀ G, the part of G (P, G) beyond the basis."""
         return G - self.basis @ (self.basis.mT @ G)
 
     def solve(self, G: Tensor) -> Galerkin:
@@ -192,14 +182,14 @@ class Subspace:
     def correlated(self, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
         """V T^-½ z and (I − V T⁻¹ Vᵀ A) e, for z (m, S) and e (P, S).
 
-        Of standard normal numbers they have the covariance that is known within the basis,
-        and that of residuals.
+        For standard normal z and e, the first has covariance V T⁻¹ Vᵀ, and gᵀ times the second
+        has the variance ‖r‖² of the residual r of g.
         """
         inside = self.basis @ torch.linalg.solve_triangular(self.factor.mT, z, upper=True)
         return inside, e - self.basis @ torch.cholesky_solve(self.image.mT @ e, self.factor)
 
     def preconditioner(self, damping: float = 0.0) -> Callable[[Tensor], Tensor]:
-        """(A + damping·I)⁻¹ for vectors (P,) or columns (P, G), with A taken as I off the basis."""
+        """Return v ↦ (A + damping·I)⁻¹ v, v (P,) or (P, G), with A taken as I beyond the basis."""
         factor = self.factor
         if damping:
             damped = self.gram + damping * torch.eye(self.rank).to(self.gram)
@@ -216,7 +206,7 @@ class Subspace:
     def extended(self, directions: Tensor, product: Callable[[Tensor], Tensor]) -> Subspace:
         """Add directions (P, b) to the basis, with one product by A.
 
-        Directions that the basis holds already, to rounding, are dropped.
+        Directions that lie in the basis, to rounding, are dropped.
         """
         new = self.orthonormalized(directions)
         if new.shape[1] == 0:
@@ -237,41 +227,40 @@ class Subspace:
             [torch.cat([self.factor, torch.zeros_like(cross)], dim=1), torch.cat([L21, L22], dim=1)]
         )
         images = torch.cat([self.image, image], dim=1)
-        # Less lies beyond a larger basis, so that the bound stays true.
+        # Beyond a larger basis no eigenvalue is larger, so that the bound still holds.
         return Subspace(basis, images, gram, factor, self.excess, self.norm_bound)
 
     def orthonormalized(self, directions: Tensor) -> Tensor:
-        """Orthonormal directions (P, k) beyond the basis that span what ``directions`` add."""
+        """Orthonormal directions (P, k) that extend the basis to hold ``directions`` (P, b)."""
         scale = torch.linalg.vector_norm(directions, dim=0)
         new = directions[:, scale > 0] / scale[scale > 0]
         room = self.n_weights - self.rank
-        # Twice is enough: one pass of Gram-Schmidt leaves rounding along V
-        # where a direction nearly lies in it, the second removes that.
+        # Twice is enough (Giraud, Langou & Rozložník, Comput. Math. Appl. 50, 2005): where a
+        # direction nearly lies in V, one pass of Gram-Schmidt leaves rounding along V.
         for _ in range(2):
             new = self.complement(new)
             U, S, _ = torch.linalg.svd(new, full_matrices=False)
-            tiny = 1e3 * torch.finfo(new.dtype).eps
-            new = U[:, tiny < S][:, :room]
+            smallest = MIN_LENGTH_BEYOND * torch.finfo(new.dtype).eps
+            new = U[:, smallest < S][:, :room]
         return new
 
 
 def stationary_radius(n_effective: float) -> float:
     """Newton decrement below which weights count as stationary, given γ.
 
-    Draws from the posterior lie about sqrt(γ) standard deviations from the MAP (their
-    squared distance has mean γ, in the metric of A, in the directions that the data
-    determine). A MAP missed by a tenth of that is reached, for all that the posterior
-    can tell; no prediction moves by more than the decrement times its own std.
+    Draws from the posterior lie about sqrt(γ) standard deviations from the MAP: in the metric
+    of A, along directions that the data determine, their squared distance has mean γ. A tenth
+    of that is negligible. No prediction moves by more than the decrement times its own std.
     """
     return STATIONARY_SHARE * max(n_effective, 1.0) ** 0.5
 
 
 def _cholesky(matrix: Tensor, size: float) -> Tensor:
-    """Lower Cholesky factor, with rounding of numbers of that size forgiven.
+    """Lower Cholesky factor of a matrix with rounding errors of numbers of that size.
 
-    T ⪰ I in exact arithmetic, and so are its Schur complements. Where its condition
-    number passes 1/eps the factor of a slightly larger T stands in; the bound of rounding
-    in each standard deviation then says that no digit is certain.
+    T and its Schur complements are ⪰ I in exact arithmetic. Where the condition number exceeds
+    1/eps, a multiple of the identity is added until there is a factor; the allowance for
+    rounding in each standard deviation then says that no digit is certain.
     """
     factor, info = torch.linalg.cholesky_ex(matrix)
     jitter = torch.finfo(matrix.dtype).eps * max(size, 1.0)

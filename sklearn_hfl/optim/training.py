@@ -1,53 +1,72 @@
-"""Training: lowering L by one of the solvers."""
+"""Training: the interface of the solvers that find a MAP, and their result."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
-from sklearn_hfl.optim.adam import adam
-from sklearn_hfl.optim.lbfgs import lbfgs
-from sklearn_hfl.optim.newton_cg import newton_cg
-from sklearn_hfl.optim.objective import MapObjective
-from sklearn_hfl.optim.solution import Callback, Trajectory, no_callback
+from sklearn_hfl.optim.solution import Status
 from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
-__all__ = ["Trainer"]
+__all__ = ["Callback", "Trainer", "Trajectory", "no_callback", "recent_decrease"]
+
+Callback = Callable[[float], None]
+
+
+def no_callback(loss: float) -> None:
+    """Ignore the loss: the default callback of a training."""
 
 
 @dataclass(frozen=True)
-class Trainer:
-    """A solver with its settings.
+class Trajectory:
+    """Where a training ended, and the losses on its way.
+
+    Attributes
+    ----------
+    weights : Tensor of shape (P,)
+        Last weights (of "adam", the best), not whitened.
+    curve : tuple of float
+        L at the start and after each step, in nats.
+    status : Status
+        Why it ended.
+    """
+
+    weights: Tensor
+    curve: tuple[float, ...]
+    status: Status
+
+    @property
+    def n_iter(self) -> int:
+        """Steps taken."""
+        return len(self.curve) - 1
+
+
+@dataclass(frozen=True)
+class Trainer(ABC):
+    """A solver that lowers L, and when it stops.
 
     Parameters
     ----------
-    solver : {"newton-cg", "lbfgs", "adam"}
-        Which.
     max_iter : int
-        Most steps (newton-cg, lbfgs) or passes (adam).
+        Maximum number of steps (of "adam": passes over the data).
     tol : float
-        Least progress, see the solvers.
+        Decrease of the loss per step below which training stops, in the solver's unit.
     n_iter_no_change : int
-        Steps or passes without progress before the end.
+        Number of steps over which the decrease is averaged (of "adam": passes without one).
     decrement_tol : float
-        Newton decrement that ends newton-cg, gradient norm that ends lbfgs.
-    batch_size, learning_rate : int, float
-        Of adam.
-    validation_rows : Tensor or None
-        Mask (N,) of the rows that adam holds out to decide when to stop.
+        Distance to the optimum at which training has converged; not used by "adam".
     """
 
-    solver: str
     max_iter: int
     tol: float
     n_iter_no_change: int
     decrement_tol: float = 1e-8
-    batch_size: int = 200
-    learning_rate: float = 1e-3
-    validation_rows: Tensor | None = None
 
+    @abstractmethod
     def train(
         self,
         log_posterior: LogPosterior,
@@ -56,76 +75,29 @@ class Trainer:
         callback: Callback = no_callback,
         preconditioner: Subspace | None = None,
     ) -> Trajectory:
-        """Lower L from ``weights`` (P,).
+        """Lower L from ``weights``.
 
         Parameters
         ----------
         log_posterior : LogPosterior
             L.
         weights : Tensor of shape (P,)
-            Start.
+            Start, not whitened.
         generator : torch.Generator
             Source of randomness.
         callback : callable
             Called with the loss after each step.
         preconditioner : Subspace or None
-            Curvature known already; newton-cg alone uses it.
+            Curvature known from other weights or precisions; used by "newton-cg" alone.
 
         Returns
         -------
         Trajectory
         """
-        if self.solver == "newton-cg":
-            return newton_cg(
-                log_posterior,
-                weights,
-                max_iter=self.max_iter,
-                tol=self.tol,
-                n_iter_no_change=self.n_iter_no_change,
-                decrement_tol=self.decrement_tol,
-                generator=generator,
-                preconditioner=preconditioner,
-                callback=callback,
-            )
-        if self.solver == "adam":
-            training, validation = log_posterior, None
-            if self.validation_rows is not None:
-                training = log_posterior.select(~self.validation_rows)
-                validation = log_posterior.select(self.validation_rows)
-            return adam(
-                training,
-                weights,
-                max_iter=self.max_iter,
-                tol=self.tol,
-                n_iter_no_change=self.n_iter_no_change,
-                batch_size=self.batch_size,
-                learning_rate=self.learning_rate,
-                validation=validation,
-                generator=generator,
-                callback=callback,
-            )
-        return self._lbfgs(log_posterior, weights, callback)
 
-    def _lbfgs(
-        self, log_posterior: LogPosterior, weights: Tensor, callback: Callback
-    ) -> Trajectory:
-        scale = log_posterior.prior.scale
-        curve = [float(log_posterior.value(weights[None])[0])]
 
-        def record(value: Tensor) -> bool:
-            curve.append(float(value[0]))
-            callback(curve[-1])
-            recent = curve[-1 - self.n_iter_no_change :]
-            return len(recent) > self.n_iter_no_change and (
-                recent[0] - recent[-1] < self.tol * self.n_iter_no_change
-            )
-
-        tol = weights.new_full((1,), self.decrement_tol)
-        solution = lbfgs(
-            MapObjective(log_posterior),
-            (weights / scale)[None],
-            tol=tol,
-            max_iter=self.max_iter,
-            stop=record,
-        )
-        return Trajectory(scale * solution.weights[0], tuple(curve))
+def recent_decrease(curve: Sequence[float], n_iter_no_change: int) -> float:
+    """Nats by which the loss fell over the last ``n_iter_no_change`` steps; inf before those."""
+    if len(curve) <= n_iter_no_change:
+        return float("inf")
+    return curve[-1 - n_iter_no_change] - curve[-1]

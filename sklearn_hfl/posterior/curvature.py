@@ -1,4 +1,4 @@
-"""Curvature: the Gauss-Newton matrix of the log posterior, only ever as products."""
+"""Curvature: the Gauss-Newton matrix of the log posterior, by products alone."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["GaussNewton"]
 
-# Numbers that a product keeps between two layers: about what the processor's cache holds.
-# Larger blocks of rows were up to five times slower, and in smaller ones than these each row
-# pays for all weights (docs/design/subspace.md).
+# Numbers that a block of rows keeps between two layers, about what the processor's cache holds:
+# larger blocks were up to five times slower. In blocks of fewer rows than the minimum, reading the
+# weights costs more than the rows (docs/design/subspace.md, benchmarks/products.py).
 CACHED_NUMBERS = 2_000_000
-LEAST_ROWS = 64
-# With more outputs than this, the layers one by one are faster than the Jacobian, even where
-# that has to be formed anew for each product, so many rows at a time.
-JACOBIAN_OUTPUTS = 2
-JACOBIAN_ROWS = 256
+MIN_ROWS = 64
+# With more outputs than this, products layer by layer are faster than those with the Jacobian.
+# Where the Jacobian does not fit, it is formed for so many rows at a time (same table).
+MAX_JACOBIAN_OUTPUTS = 2
+MAX_JACOBIAN_ROWS = 256
 
 
 class GaussNewton:
     """A = I + α^-½ Jᵀ Λ J α^-½ in whitened weights u = α^½ θ.
 
-    Here J is the Jacobian of the outputs and Λ the second derivative of the
-    loss by them. A is the Hessian of L when the network is linear in its
-    weights; every eigenvalue is at least 1, whatever the weights are.
+    J is the Jacobian of the outputs and Λ the second derivative of the loss with respect to
+    them. A is the Hessian of L if the network is linear in its weights; all eigenvalues are at
+    least 1, at any weights.
 
     Parameters
     ----------
@@ -43,7 +43,8 @@ class GaussNewton:
         self.log_posterior = log_posterior
         self.weights = weights
         self.scale = log_posterior.prior.scale
-        # Both are kept where they fit the memory limit, and recomputed block by block where not.
+        # Linearisation and Jacobian are kept if they fit the memory limit; if not, they are
+        # recomputed block by block.
         lp, self._jacobian = log_posterior, None
         n, k = len(lp.X), lp.network.n_outputs
         self._kept = (
@@ -68,21 +69,21 @@ class GaussNewton:
     def _blocks(self, columns: int, extra: int = 0) -> Iterator[tuple[Linearization, slice]]:
         """The linearisation in blocks of rows, for products with so many columns.
 
-        ``extra`` counts what else the caller keeps for each row.
+        ``extra`` is how many more numbers the caller keeps for each row.
         """
         lp = self.log_posterior
         network, k = lp.network, lp.network.n_outputs
-        if columns > 1 and k <= JACOBIAN_OUTPUTS:
+        if columns > 1 and k <= MAX_JACOBIAN_OUTPUTS:
             if self._jacobian_fits:
                 self._jacobian = self._jacobian or self._at(slice(None)).dense()
                 yield self._jacobian, slice(None)
                 return
-            for rows in lp.blocks(k * (lp.n_weights + columns) + extra, JACOBIAN_ROWS):
+            for rows in lp.blocks(k * (lp.n_weights + columns) + extra, MAX_JACOBIAN_ROWS):
                 yield self._at(rows).dense(), rows
             return
         kept = 0 if self._kept is not None else network.linearization_width
-        most = max(LEAST_ROWS, CACHED_NUMBERS // (columns * network.width))
-        for rows in lp.blocks(kept + columns * network.width + extra, most):
+        max_rows = max(MIN_ROWS, CACHED_NUMBERS // (columns * network.width))
+        for rows in lp.blocks(kept + columns * network.width + extra, max_rows):
             yield self._at(rows), rows
 
     def gradient(self) -> Tensor:
@@ -98,7 +99,7 @@ class GaussNewton:
         """A V for V (P, m) or (P,)."""
         lp = self.log_posterior
         columns = V.reshape(self.n_weights, -1)
-        # Each column in one piece of memory, as the layers take it.
+        # Columns contiguous in memory, as the layers read them.
         scaled = (columns.mT.contiguous() * self.scale).mT
         data = torch.zeros_like(scaled)
         for linear, rows in self._blocks(columns.shape[1]):
@@ -108,8 +109,8 @@ class GaussNewton:
         return (columns + self.scale[:, None] * data).reshape(V.shape)
 
     def spread(self, S: Tensor) -> Tensor:
-        """Diagonal of (J S)(J S)ᵀ for whitened S (P, m): a square (N, K) of each output."""
-        if S.shape[1] == 0:  # under a prior that leaves the data nothing to determine
+        """Diagonal (N, K) of (J S)(J S)ᵀ for whitened S (P, m)."""
+        if S.shape[1] == 0:  # under a prior so strong that the data determine nothing
             return S.new_zeros(len(self.log_posterior.X), self.log_posterior.network.n_outputs)
         scaled = self.scale[:, None] * S
         parts = [linear.forward(scaled).square().sum(1) for linear, _ in self._blocks(S.shape[1])]
@@ -117,18 +118,18 @@ class GaussNewton:
 
     def output_posteriors(self, S: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Rows, their outputs (n, K) and each one's covariance (n, K, K) in (J S)(J S)ᵀ."""
-        # Where nothing is known, one column of zeros.
+        # For an empty basis, one column of zeros.
         scaled = self.scale[:, None] * (S if S.shape[1] else torch.zeros_like(self.scale)[:, None])
-        # The covariance, what it is solved for and the solution.
+        # The covariance, a linear system with it, and the solution.
         extra = 4 * self.log_posterior.network.n_outputs**2
         for linear, rows in self._blocks(scaled.shape[1], extra):
             U = linear.forward(scaled)
             yield rows, linear.outputs, U.mT @ U
 
     def skew(self, S: Tensor) -> Tensor:
-        """Whitened gradient (P,) of ½ tr(Sᵀ A S), for S (P, m), by Λ alone: J is held fixed.
+        """Whitened gradient (P,) of ½ tr(Sᵀ A S) for S (P, m), with J held fixed.
 
-        For likelihoods whose Λ depends on the outputs.
+        It is not zero for likelihoods whose Λ depends on the outputs.
         """
         lp = self.log_posterior
         scaled = self.scale[:, None] * S

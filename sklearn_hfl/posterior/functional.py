@@ -1,4 +1,4 @@
-"""Functional: a scalar of the network whose uncertainty is asked for."""
+"""Functional: a scalar function of the weights, such as a prediction."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Functional(Protocol):
         """All g, (B, G), at each row of weights (B, P)."""
 
     def paired(self, weights: Tensor, index: Tensor) -> Tensor:
-        """G number index[b] at row b of weights (B, P), as (B,)."""
+        """Functional number index[b] at row b of weights (B, P), as (B,)."""
 
     def gradient(self, weights: Tensor) -> Tensor:
         """∇g, (P, G), at one weight vector (P,)."""
@@ -36,7 +36,7 @@ class Functional(Protocol):
 
 @dataclass(frozen=True)
 class Prediction:
-    """g = link(f(x_q; θ))_c: every value of the link at every query, values fastest.
+    """g = link(f(x_q; θ))_c for each query q and each value c of the link, c fastest.
 
     Parameters
     ----------
@@ -45,8 +45,8 @@ class Prediction:
     X : Tensor of shape (Q, D)
         Queries.
     link : Link
-        What is read off the outputs at a row: the outputs themselves, or the
-        probability of each class.
+        Function of the outputs at a row: the outputs themselves, or the probability of
+        each class.
     """
 
     network: Network
@@ -75,7 +75,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class WeightedSum:
-    """g = Σ_q W_gq f_k(x_q; θ): each row of W with each value of the link, values fastest.
+    """g = Σ_q W_gq link(f(x_q; θ))_c for each row of W and each value c of the link, c fastest.
 
     Parameters
     ----------
@@ -86,9 +86,9 @@ class WeightedSum:
     W : Tensor of shape (n_sums, Q)
         Weights of the sums; 1/Q everywhere is the population mean.
     link : Link
-        What f is of the network's outputs, linear in them.
+        Linear function of the outputs at a row.
     memory_limit : float
-        Bytes that one pass over X may use; its rows are taken in blocks to meet it.
+        Bytes that one pass over X may use; it goes block by block to meet this.
     """
 
     network: Network
@@ -129,11 +129,11 @@ class PredictionFunction:
     network : Network
         f.
     X : Tensor of shape (Q, D)
-        The rows that ``func`` sees.
+        Rows at which ``func`` takes the predictions.
     func : callable
         Maps predictions (Q, K) to a scalar or to (G,).
     memory_limit : float
-        Bytes that one pass over X may use; its rows are taken in blocks to meet it.
+        Bytes that one pass over X may use; it goes block by block to meet this.
     """
 
     network: Network
@@ -169,7 +169,7 @@ class PredictionFunction:
 def _outputs(network: Network, weights: Tensor, X: Tensor, memory_limit: float) -> Tensor:
     """f(X; θ), (B, Q, K), at weights (B, P).
 
-    Between blocks nothing but the outputs is kept: a backward pass computes the rest anew.
+    Between blocks only the outputs are kept; a backward pass recomputes the rest.
     """
     size = _block_size(memory_limit, X, weights.shape[0] * network.width)
     if size >= len(X):

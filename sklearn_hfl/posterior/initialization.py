@@ -9,7 +9,8 @@ from sklearn_hfl.posterior.network import MLP, Network
 
 __all__ = ["initial_weights", "scaled_precision"]
 
-# The network starts near zero, where a strong prior expects it.
+# Outputs start small, near the prior's mean, but not at zero, where hidden layers have no
+# gradient. Not tuned: it only moves the start.
 OUTPUT_SCALE = 0.3
 
 
@@ -21,16 +22,15 @@ def initial_weights(network: MLP, generator: Generator) -> Tensor:
     network : MLP
         The network to start.
     generator : torch.Generator
-        Source of randomness. Nothing here depends on the number of rows, so
-        repeating or weighting rows leaves the start alone.
+        Source of randomness. Draws do not depend on the number of rows, so that
+        repeated rows and weighted ones start from the same weights.
 
     Returns
     -------
     Tensor
         Weights ~ N(0, 1 / fan-in), which keeps standardised inputs near unit
-        scale in every layer; those of the output layer are smaller by
-        ``OUTPUT_SCALE``. Hidden biases ~ N(0, 1), which spreads the bends of the
-        units over the data; output biases are zero.
+        scale in every layer, times ``OUTPUT_SCALE`` in the output layer. Hidden biases
+        ~ N(0, 1), so that the units bend at different places; output biases are zero.
     """
     parts: list[Tensor] = []
     last = len(network.layer_sizes) - 2
@@ -42,14 +42,14 @@ def initial_weights(network: MLP, generator: Generator) -> Tensor:
 
 
 def scaled_precision(network: Network, strength: float) -> Tensor:
-    """Prior precision in proportion to each layer's fan-in, one a group.
+    """Prior precision of each group, proportional to its layer's fan-in.
 
     Parameters
     ----------
     network : Network
         Its tensors of two and more dimensions are weights, the others biases.
     strength : float
-        At 1, layers keep unit scale under the prior.
+        At 1, a layer's outputs have the scale of its inputs under the prior.
 
     Returns
     -------

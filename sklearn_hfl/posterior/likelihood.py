@@ -18,24 +18,25 @@ __all__ = [
     "Likelihood",
 ]
 
-# s beyond ± log 1000 is taken as that, so that no noise overflows far from the data.
-MOST_CONTRAST = math.log(1000)
+# |s| is clipped here, a factor of 1000 in the noise std, so that no noise overflows far from the
+# data. Only predictions far outside the range of the training rows' noise depend on it.
+MAX_LOG_CONTRAST = math.log(1000)
 
 
 class Likelihood(Protocol):
     """p(y | f) of independent rows, each with a weight w. N rows, K outputs."""
 
     def n_outputs(self, n_targets: int) -> int:
-        """K for so many columns of y."""
+        """K for ``n_targets`` columns of y."""
 
     def loss(self, outputs: Tensor, y: Tensor, w: Tensor) -> Tensor:
         """−Σ wₙ log p(yₙ | fₙ) in nats, (B,), for outputs (B, N, K)."""
 
     def score(self, outputs: Tensor, y: Tensor, w: Tensor) -> Tensor:
-        """Derivative of the loss by the outputs, (N, K), for outputs (N, K)."""
+        """Derivative (N, K) of the loss with respect to the outputs (N, K)."""
 
     def curvature(self, outputs: Tensor, w: Tensor, U: Tensor) -> Tensor:
-        """Λ U (N, m, K), with Λ the loss's second derivative by the outputs (N, K)."""
+        """Λ U (N, m, K), with the loss's second derivative Λ with respect to outputs (N, K)."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class GaussianLikelihood:
         return n_targets
 
     def noise_variance(self, outputs: Tensor) -> Tensor:
-        """Variance (..., K) of the noise where the network says ``outputs``."""
+        """Variance (..., K) of the noise, given the network's ``outputs``."""
         return (1 / self.noise_precision).expand_as(outputs)
 
     def squares(self, outputs: Tensor, y: Tensor) -> Tensor:
@@ -86,23 +87,23 @@ class GaussianLikelihood:
 class HeteroscedasticLikelihood(GaussianLikelihood):
     """y_k ~ N(m_k, σ_k²), σ_k² = exp(2 s_k) / β_k, for outputs f = (m_1 .. m_K, s_1 .. s_K).
 
-    The level β is a hyperparameter as in ``GaussianLikelihood``, which this one is where
-    s = 0: the prior of the weights shrinks the noise to a constant. Curvature is the
-    Fisher information, 1 / σ² of m and 2 of s.
+    The level β is a hyperparameter as in ``GaussianLikelihood``, of which this is the case of
+    varying s: the prior of the weights shrinks the noise to a constant. The curvature is the
+    Fisher information, 1 / σ² for m and 2 for s.
 
-    Residuals at rows that the network has learned by heart are smaller than the noise. So
-    y may hold, in K more columns, the posterior variance of m: the loss is then the mean
-    over that, with (y − m)² + variance in place of (y − m)². And each squared residual
-    counts as larger by κ / β.
+    Residuals of interpolated rows are smaller than the noise. So y may hold the posterior
+    variance of m, in K more columns: the loss is then the mean over that posterior, with
+    (y − m)² + variance instead of (y − m)². And each squared residual is increased by κ / β
+    (docs/design/heteroscedastic.md).
 
     Parameters
     ----------
     noise_precision : Tensor of shape (K,)
         β of each target.
     guard : Tensor of shape (K,) or float
-        κ, about the least share of 1/β that the variance of a row can be.
+        κ, about the minimum noise variance of a row relative to 1/β.
     constant : bool
-        Take s for 0, whatever the network says.
+        Set s to 0, whatever the outputs are.
     """
 
     guard: Tensor | float = 1e-3
@@ -118,7 +119,7 @@ class HeteroscedasticLikelihood(GaussianLikelihood):
         return mean, torch.zeros_like(s) if self.constant else s
 
     def noise_variance(self, outputs: Tensor) -> Tensor:
-        s = self._split(outputs)[1].clamp(-MOST_CONTRAST, MOST_CONTRAST)
+        s = self._split(outputs)[1].clamp(-MAX_LOG_CONTRAST, MAX_LOG_CONTRAST)
         return (2 * s).exp() / self.noise_precision
 
     def squares(self, outputs: Tensor, y: Tensor) -> Tensor:
@@ -152,7 +153,7 @@ class HeteroscedasticLikelihood(GaussianLikelihood):
 
 @dataclass(frozen=True)
 class CategoricalLikelihood:
-    """p(y = c) = softmax(f)_c for y (N, K) in one-hot rows.
+    """p(y = c) = softmax(f)_c, for one-hot y (N, K).
 
     A single output f is the two-class case, softmax(0, f): y (N, 1) is then 1 for
     the second class. The Gauss-Newton block Λ of a row is w (diag(p) − ppᵀ).

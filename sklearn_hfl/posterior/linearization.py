@@ -1,4 +1,4 @@
-"""Linearization: a network near one weight vector, as products with its Jacobian."""
+"""Linearization: a network around one weight vector, by products with its Jacobian."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Linearization(Protocol):
         """f(X; θ), (N, K)."""
 
     def rows(self, rows: slice) -> Linearization:
-        """The same for some of the rows."""
+        """The linearisation at some of the rows."""
 
     def dense(self) -> JacobianLinearization:
-        """The same with J itself."""
+        """The linearisation that holds J itself."""
 
     def forward(self, V: Tensor) -> Tensor:
         """J V, (N, m, K), for V (P, m)."""
@@ -42,7 +42,7 @@ class Linearization(Protocol):
 
 @dataclass(frozen=True)
 class JacobianLinearization:
-    """J itself, for networks of which nothing else is known.
+    """J itself, for networks of unknown structure.
 
     Parameters
     ----------
@@ -76,10 +76,9 @@ class JacobianLinearization:
 
 @dataclass(frozen=True)
 class PerceptronLinearization:
-    """A perceptron's activations and slopes: J is a product of its layers, never formed.
+    """A perceptron's activations and slopes: products go layer by layer, without forming J.
 
-    A product costs about as much as two passes of the network, K times less than
-    one with J itself.
+    A product costs about as much as two passes of the network, K times less than with J.
 
     Parameters
     ----------
@@ -88,9 +87,9 @@ class PerceptronLinearization:
     layers : tuple of (Tensor, Tensor)
         W (n_out, n_in) and b (n_out,) of each.
     inputs : tuple of Tensor of shape (N, n_in)
-        What each layer receives.
+        Inputs of each layer.
     slopes : tuple of Tensor of shape (N, n_out)
-        Derivative of the activation behind each layer but the last.
+        Derivative of the activation after each layer but the last.
     outputs : Tensor of shape (N, K)
         f.
     """
@@ -113,7 +112,7 @@ class PerceptronLinearization:
     def dense(self) -> JacobianLinearization:
         n, k = self.outputs.shape
         jacobian = self.outputs.new_empty(n, k, self.packing.n_weights)
-        # Backwards: delta (N, K, out) is the derivative of the outputs by the
+        # Backwards: delta (N, K, out) is the derivative of the outputs with respect to the
         # pre-activations of a layer; dW = delta ⊗ a and db = delta.
         delta = torch.eye(k).to(self.outputs).expand(n, k, k)
         end = self.packing.n_weights
@@ -159,8 +158,8 @@ class PerceptronLinearization:
         return torch.cat(parts[::-1], dim=1).mT
 
     def diagonal(self, curve: Callable[[Tensor], Tensor]) -> Tensor:
-        # The derivative of the outputs by a weight is that by a unit's pre-activation, delta
-        # (N, out, K), times what the weight multiplies: J itself need not be formed.
+        # The derivative with respect to a weight is that with respect to its unit's
+        # pre-activation, delta (N, out, K), times the input that the weight multiplies.
         n, k = self.outputs.shape
         delta = torch.eye(k).to(self.outputs).expand(n, k, k)
         parts: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Link: what is read off the network's outputs at one row."""
+"""Link: a function of the network's outputs at one row, such as class probabilities."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ class _Half:
 
 
 class _Centred:
-    """Logits less their mean over the classes, on which alone softmax depends.
+    """Logits less their mean over the classes; softmax depends on these alone.
 
-    A single output is already the difference of two classes and stays as it is.
+    A single output is already the difference of two logits, and is left as it is.
     """
 
     def n_values(self, n_outputs: int) -> int:
@@ -74,7 +74,7 @@ class _Centred:
 
 
 class _Softmax:
-    """The probability of each class; a single output is the second of two classes."""
+    """The probability of each class; a single output is the logit of the second of two."""
 
     def n_values(self, n_outputs: int) -> int:
         return max(n_outputs, 2)
@@ -97,7 +97,7 @@ MEAN, LOG_NOISE = _Half(second=False), _Half(second=True)
 
 
 def log_probabilities(outputs: Tensor) -> Tensor:
-    """Log probabilities of the classes; a single output is the second of two classes.
+    """Log probabilities of the classes; a single output is the logit of the second of two.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Log posterior: the one function whose optima the package is about."""
+"""Log posterior: the function whose optima the package finds."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from sklearn_hfl.posterior.prior import GaussianPrior
 
 __all__ = ["LogPosterior"]
 
-# What the graph of a gradient keeps for each row, in multiples of the network's width; and
-# numbers for a product by the Hessian to take at a time: with all rows in one block it left
-# the processor's cache, and took two to four times as long.
+# A block, or what is kept between calls, may use this part of the memory limit, since several of
+# them are held at a time (tests/test_memory.py measures the peak).
+MEMORY_SHARE = 1 / 16
+# Numbers that the graph of a gradient keeps for each row, in multiples of the network's width, and
+# those of a block of a Hessian product. With all rows in one block it left the processor's cache,
+# and took two to four times as long.
 GRAPH_NUMBERS = 4
 CACHED_NUMBERS = 400_000
 
@@ -30,9 +33,9 @@ class LogPosterior:
     network : Network
         f.
     likelihood : Likelihood
-        ℓ = −log p(y | f), its constants included.
+        ℓ = −log p(y | f), with its constants.
     prior : GaussianPrior
-        α; its constants are left out: they cancel in the evidence.
+        α, without its constants: they cancel in the evidence.
     X : Tensor of shape (N, D)
         Inputs.
     y : Tensor of shape (N, K)
@@ -40,10 +43,10 @@ class LogPosterior:
     sample_weight : Tensor of shape (N,)
         w; a row of weight 2 counts as two rows.
     memory_limit : float
-        Bytes that may be used beside the data; they are taken in blocks to meet it.
+        Bytes that may be used beside the data; passes go block by block to meet this.
     spread : Tensor of shape (N, K) or None
-        Variance of the mean at each row that the loss is to average over, where the
-        likelihood knows how.
+        Posterior variance of the mean at each row, over which the loss of a
+        ``HeteroscedasticLikelihood`` averages.
     """
 
     network: Network
@@ -61,34 +64,32 @@ class LogPosterior:
         return self.network.n_weights
 
     def select(self, rows: Tensor) -> LogPosterior:
-        """Return L of some of the rows, by mask or index."""
+        """Return L of some of the rows, given by mask or index."""
         part = {name: getattr(self, name)[rows] for name in ("X", "y", "sample_weight")}
         spread = None if self.spread is None else self.spread[rows]
         return replace(self, **part, spread=spread)
 
     def targets(self, rows: slice) -> Tensor:
-        """What the likelihood sees of y: with the spread, (n, 2 K), where there is one."""
+        """Targets (n, K) of the likelihood, followed by the spread, (n, 2 K), if there is one."""
         y = self.y[rows]
         return y if self.spread is None else torch.cat([y, self.spread[rows]], -1)
 
     def without_data(self) -> LogPosterior:
-        """Return L of no rows, which knows network, noise and prior still."""
-        # Copies, since a view would keep all the data alive.
+        """Return L of no rows, with the same network, likelihood and prior."""
+        # Copies, since views would keep the data in memory.
         empty = {name: getattr(self, name)[:0].clone() for name in ("X", "y", "sample_weight")}
         return replace(self, **empty, spread=None)
 
     def fits(self, numbers: int) -> bool:
-        """Whether so many numbers stay within a sixteenth of ``memory_limit``."""
-        return 16 * numbers * self.X.element_size() <= self.memory_limit
+        """Whether so many numbers fit into ``MEMORY_SHARE`` of ``memory_limit``."""
+        return numbers * self.X.element_size() <= MEMORY_SHARE * self.memory_limit
 
-    def blocks(self, numbers_per_row: int, most: int | None = None) -> Iterator[slice]:
-        """Slices of the rows such that a block needs at most a sixteenth of ``memory_limit``.
-
-        A block holds at most ``most`` rows.
-        """
+    def blocks(self, numbers_per_row: int, max_rows: int | None = None) -> Iterator[slice]:
+        """Slices of at most ``max_rows`` rows that fit into ``MEMORY_SHARE`` of the limit."""
         n = self.X.shape[0]
-        size = max(1, int(self.memory_limit / (16 * numbers_per_row * self.X.element_size())))
-        size = min(size, most or n)
+        share = MEMORY_SHARE * self.memory_limit
+        size = max(1, int(share / (numbers_per_row * self.X.element_size())))
+        size = min(size, max_rows or n)
         for start in range(0, n, size):
             yield slice(start, min(start + size, n))
 
@@ -120,8 +121,8 @@ class LogPosterior:
     def hessian(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
         """Return v ↦ H v, both (P,), for the Hessian H of L at weights (P,).
 
-        The graph of the gradient is kept where it fits the memory limit, and made anew for
-        each product where not.
+        The graph of the gradient is kept if it fits the memory limit; if not, each product
+        makes it again.
         """
         width = self.network.width
         blocks = list(self.blocks(GRAPH_NUMBERS * width, max(1, CACHED_NUMBERS // width)))

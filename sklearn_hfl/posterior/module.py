@@ -1,4 +1,4 @@
-"""Modules: torch modules of others, made from a seed, and tried before they are relied on."""
+"""Modules: user-supplied torch modules, created from a seed and checked before a fit."""
 
 from __future__ import annotations
 
@@ -17,30 +17,32 @@ from sklearn_hfl.posterior.traced import FAILURES, Traced, explained, place, tra
 
 __all__ = ["copied", "module_start", "seeded"]
 
-# Torch's global generator is one for all threads, and so is the lock on it. A factory may fit
-# an estimator with a factory of its own: the same thread may enter again.
+# All threads share torch's global generator, and so its lock. It is reentrant, since a factory
+# may fit an estimator that has a factory.
 _GENERATOR = threading.RLock()
 
-# Calls that must agree with the first: dropout of half the numbers of two rows does so by chance
-# in one call of four, in all of them in one module of 4^16.
-REPEATS = 16
+# Calls that must agree with the first: with dropout of one number in each of two rows, one call
+# in four agrees by chance, and all of them in one module of 4^16.
+N_REPEATS = 16
+# Relative step to other weights, small since the module may be undefined far from its own.
+WEIGHT_STEP = 0.01
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's global generators for what runs inside, and put them back.
+    """Seed torch's global generators for the body of the context, and restore them.
 
-    Layers draw their first weights from them. Fits in other threads wait. What a thread
-    that is not ours draws meanwhile comes from our seed, and is drawn again afterwards:
-    torch has no generators that belong to a thread.
+    Layers draw their initial weights from them. Fits in other threads wait. Draws by a thread
+    outside this package meanwhile come from this seed, and are repeated afterwards: torch has
+    no generators of a thread's own.
 
     Parameters
     ----------
     seed : int
         ≥ 0.
     """
-    # torch.manual_seed would seed devices that fork_rng does not put back, now or when they are
-    # first used. Those that nobody has used yet are left alone.
+    # torch.manual_seed would also seed devices that fork_rng does not restore, now or when they
+    # are first used. Devices not yet in use are left alone.
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else range(0)
     with _GENERATOR, torch.random.fork_rng(devices):
         for generator in (
@@ -77,18 +79,18 @@ def copied(module: nn.Module) -> nn.Module:
 def module_start(
     module: Any, X: Tensor, n_outputs: int, *, standardized: bool = False
 ) -> tuple[ModuleNetwork, Tensor]:
-    """Network and weights of a torch module, which is copied and tried.
+    """Network and weights of a torch module, which is copied and checked.
 
     Parameters
     ----------
     module : torch.nn.Module
         Maps (n, n_features) to (n, n_outputs).
     X : Tensor of shape (n, n_features)
-        Rows to try it on.
+        Rows for the checks.
     n_outputs : int
-        Columns that its output must have.
+        Required columns of its output.
     standardized : bool
-        Whether X has been.
+        Whether X is standardised.
 
     Returns
     -------
@@ -102,15 +104,15 @@ def module_start(
     TypeError
         If it is not a torch module.
     ValueError
-        If it has no weights, its output is not as expected, or something that a fit does
-        with it fails: with the submodule, the cause, and what to do instead.
+        If it has no weights, its output is not as expected, or an operation that a fit needs
+        fails; the message names the submodule, the cause, and a remedy.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(
             f"module must be a callable (n_features, n_outputs) -> torch.nn.Module, "
             f"but it returned {type(module).__name__}."
         )
-    # Two rows that differ, where there are any.
+    # Two rows that differ, if there are any.
     other = int((X[0] != X).any(1).byte().argmax())
     rows = X[[0, other or 1]]
     module = copied(module)
@@ -127,7 +129,7 @@ def module_start(
     return network, weights
 
 
-# Layers whose output depends on the other rows, or on chance, have no posterior of one row.
+# Layers whose output at a row depends on the other rows, or on chance.
 _NORM, _DROPOUT = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd
 
 
@@ -142,28 +144,28 @@ def _check_layers(module: nn.Module, standardized: bool) -> None:
         if isinstance(layer, (torch.jit.ScriptModule, nn.DataParallel)):
             raise ValueError(
                 f"module is a {type(layer).__name__}{place(name, layer)}, whose parameters cannot "
-                "be replaced. Pass the module as it was before it was scripted or wrapped."
+                "be replaced. Pass the original module, not scripted or wrapped."
             )
         dropout = isinstance(layer, _DROPOUT) and layer.p > 0 and layer.training
-        # Without running statistics batch norm looks at the other rows in eval mode too.
+        # Without running statistics batch norm uses the other rows in eval mode too.
         norm = isinstance(layer, _NORM) and (layer.training or layer.running_mean is None)
         if dropout or norm:
             where = f" as submodule {name!r}" if name else ""
             raise ValueError(
                 f"module holds {type(layer).__name__}{where}, in training mode: a prediction must "
-                "depend on its own row and the weights alone. Call .eval() on a module that is "
-                "trained; else use LayerNorm in place of batch norm, and no dropout."
+                "depend on its own row and the weights alone. Call .eval() on a trained module; "
+                "otherwise use LayerNorm instead of batch norm, and no dropout."
             )
         if standardized and isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
             raise ValueError(
                 f"module looks up indices{place(name, layer)}, but normalize_X=True standardises "
-                "every column of X, those of indices too. Set normalize_X=False, and scale other "
-                "columns before, or in the module."
+                "all columns of X, including indices. Set normalize_X=False, and scale the other "
+                "columns beforehand or in the module."
             )
 
 
 def _materialize(module: nn.Module, rows: Tensor) -> None:
-    """Let lazy layers learn their numbers of inputs, and draw their weights."""
+    """Call lazy layers once, which sets their numbers of inputs and draws their weights."""
     try:
         with torch.no_grad():
             module(rows.clone())
@@ -186,7 +188,7 @@ def _check_weights(module: nn.Module) -> None:
 
 
 def _checked_output(module: nn.Module, rows: Tensor, n_outputs: int) -> Tensor:
-    """Output (2, n_outputs) of a module that changes none of its tensors on the way."""
+    """Output (2, n_outputs) of a module, which must not change its own tensors."""
     tried = Traced(copy.deepcopy(module))
     before = {name: tensor.clone() for name, tensor in _tensors(tried.module)}
     with torch.no_grad():
@@ -197,18 +199,18 @@ def _checked_output(module: nn.Module, rows: Tensor, n_outputs: int) -> Tensor:
                 where = place(owner, tried.module.get_submodule(owner))
                 raise ValueError(
                     f"module changes {name!r}{where} when it is called, but a prediction must "
-                    "depend on its row and the weights alone. Call .eval() on a module that is "
-                    "trained; else take out what updates it."
+                    "depend on its row and the weights alone. Call .eval() on a trained module; "
+                    "otherwise remove the update."
                 )
         if not isinstance(output, Tensor):
             raise ValueError(
                 f"module must return one Tensor of shape (n, n_outputs), but it returned "
                 f"{type(output).__name__}."
             )
-        if not all(_same(output, tried({}, rows)) for _ in range(REPEATS)):
+        if not all(_same(output, tried({}, rows)) for _ in range(N_REPEATS)):
             raise ValueError(
                 "module gave two outputs for the same rows: a prediction must not depend on "
-                "chance. Take out what draws random numbers, such as functional dropout."
+                "chance. Remove operations that draw random numbers, such as functional dropout."
             )
     if output.shape != (2, n_outputs):
         raise ValueError(
@@ -218,7 +220,7 @@ def _checked_output(module: nn.Module, rows: Tensor, n_outputs: int) -> Tensor:
     if output.dtype != rows.dtype:
         raise ValueError(
             f"module must return the {rows.dtype} of its rows and weights, but it returned "
-            f"{output.dtype}. Take out what converts it on the way."
+            f"{output.dtype}. Remove the conversion."
         )
     return output
 
@@ -226,25 +228,24 @@ def _checked_output(module: nn.Module, rows: Tensor, n_outputs: int) -> Tensor:
 def _check_parameters_reached(
     network: ModuleNetwork, weights: Tensor, rows: Tensor, output: Tensor
 ) -> None:
-    """Compare the module with itself at many weights at once, by ``torch.func``."""
-    # By a little: nothing is known about where else it is defined.
-    others = weights + 0.01 * (1 + weights.abs())
+    """Check that ``torch.func`` gives the module's outputs at several weights at once."""
+    others = weights + WEIGHT_STEP * (1 + weights.abs())
     both = torch.stack([weights, others])
     with torch.no_grad():
         expected = torch.stack([output, Traced(network.to_module(others))({}, rows)])
         for X in (rows, rows.expand(2, -1, -1)):
             if not _close(network.forward(both, X), expected):
                 raise ValueError(
-                    "module does not follow its parameters: other values of them, given by "
-                    "torch.func.functional_call, give the outputs of its old ones. Use them as "
-                    "they are registered, not by references that are kept elsewhere."
+                    "module does not follow its parameters: with other values of them, given by "
+                    "torch.func.functional_call, its outputs are not those of these values. Use "
+                    "parameters as they are registered, not by references kept elsewhere."
                 )
 
 
 def _check_derivatives(
     network: ModuleNetwork, module: nn.Module, weights: Tensor, rows: Tensor, output: Tensor
 ) -> None:
-    """Differentiate as a fit does, and learn whether the gradient has a derivative."""
+    """Differentiate as a fit does, and find out whether the gradient has a derivative."""
     w = weights[None].clone().requires_grad_()
     with torch.enable_grad():
         loss = network.forward(w, rows).square().sum()
@@ -262,9 +263,9 @@ def _check_derivatives(
             network.twice_differentiable = False
     if not _close(outputs, output):
         raise ValueError(
-            f"module answers a row differently beside another{_mixing(module, rows)}: a prediction "
-            "must depend on its own row and the weights alone. Let the first axis be that of the "
-            "rows everywhere."
+            f"module's output at a row depends on other rows{_mixing(module, rows)}: a prediction "
+            "must depend on its own row and the weights alone. Keep rows on the first axis in all "
+            "operations."
         )
     _check_gradients(network, weights, rows, jacobian)
 
@@ -272,29 +273,29 @@ def _check_derivatives(
 def _check_gradients(
     network: ModuleNetwork, weights: Tensor, rows: Tensor, jacobian: Tensor
 ) -> None:
-    """Find weights that change the output, but have no gradient: as if they were frozen."""
+    """Find weights that change the output but have zero gradient, as if they were frozen."""
     labels, names = network.group_labels()
     still = (jacobian == 0).all(0).all(0)
     for group, name in enumerate(names):
         own = (labels == group).to(weights.device)
         if still[own].all():
-            # Small, so that no unit which is off comes on.
+            # Small, so that no inactive unit becomes active.
             step = torch.finfo(weights.dtype).eps ** 0.25 * (1 + weights.abs()) * own
             with torch.no_grad():
                 before, after = network.forward(torch.stack([weights, weights + step]), rows)
             if not _close(after, before):
                 raise ValueError(
-                    f"module has weights that change its output without a gradient, {name!r}: it "
-                    "goes through no_grad or detach. Freeze what is not to be trained by "
-                    "requires_grad_(False), or take these out."
+                    f"module has weights that change its output without a gradient, {name!r}, "
+                    "because of no_grad or detach. Freeze weights that are not to be trained by "
+                    "requires_grad_(False), or remove no_grad and detach."
                 )
 
 
-# --------------------------------------------------------------- where a fault is
+# ------------------------------------------------------- where an error comes from
 
 
 def _answers(module: nn.Module, rows: Tensor) -> list[tuple[str, nn.Module, Tensor]]:
-    """Each submodule with what it answers, those inside before those around them."""
+    """Each submodule with its output, inner ones before those that contain them."""
     answers: list[tuple[str, nn.Module, Tensor]] = []
     traced = Traced(module)
     for name, part in traced.module.named_modules():
@@ -340,7 +341,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
-    """Whether two answers differ by rounding only, in units of the largest."""
+    """Whether two outputs differ by rounding only, relative to the largest."""
     finite = other[other.isfinite()]
     atol = torch.finfo(other.dtype).eps ** 0.5 * float(finite.abs().max() if len(finite) else 1.0)
     return torch.allclose(one, other, rtol=0, atol=atol, equal_nan=True)

@@ -1,4 +1,4 @@
-"""Network: outputs and their Jacobian as functions of one flat weight vector."""
+"""Network: outputs and their Jacobian as functions of a flat weight vector."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-# How the names of prior groups of the log noise end.
+# Suffix of the names of prior groups that lead to the log noise alone.
 OF_NOISE = " of log noise"
 
 
@@ -53,11 +53,11 @@ class Network(Protocol):
 
     @property
     def width(self) -> int:
-        """Numbers that one forward pass keeps for each row: what sizes chunks."""
+        """Numbers that a forward pass keeps for each row, which limits the rows of a block."""
 
     @property
     def twice_differentiable(self) -> bool:
-        """Whether outputs have second derivatives by the weights."""
+        """Whether outputs have second derivatives with respect to the weights."""
 
     def forward(self, weights: Tensor, X: Tensor) -> Tensor:
         """Outputs (B, N, K) of weight vectors (B, P) at X (N, D) or (B, N, D)."""
@@ -76,7 +76,7 @@ class Network(Protocol):
         """The group (P,) of each weight, and the groups' names."""
 
     def to_module(self, weights: Tensor) -> nn.Module:
-        """A torch module of its own that computes ``forward`` at ``weights``."""
+        """A new torch module that computes ``forward`` at ``weights``."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class MLP:
     activation : str
         One of ``ACTIVATIONS``.
     n_noise : int
-        How many of the last outputs are log noise: what leads to them alone has prior
-        groups of its own.
+        How many of the last outputs are log noise; weights and biases that lead to these
+        alone have prior groups of their own.
 
     Notes
     -----
@@ -182,7 +182,7 @@ class MLP:
             labels.append(torch.full((n_out,), len(names)))
             names.append(f"layer {layer} biases")
         if self.n_noise:
-            # Noise needs less freedom than the mean: what leads to it alone is shrunk by itself.
+            # The noise varies less than the mean, so that its weights have their own precision.
             for i in (-2, -1):
                 n_own = self.n_noise * len(labels[i]) // self.n_outputs
                 shared = labels[i][: len(labels[i]) - n_own]
@@ -206,18 +206,18 @@ class MLP:
 class ModuleNetwork:
     """Any torch module, driven through ``torch.func``.
 
-    Its trainable parameters are the weights, each once, whatever names it has. Frozen
-    parameters, of ``requires_grad=False``, and buffers are constants.
+    Its trainable parameters are the weights, each of them once, also if it has several names.
+    Frozen parameters (``requires_grad=False``) and buffers are constants.
 
     Parameters
     ----------
     module : torch.nn.Module
-        Maps (N, D) to (N, K); its own weights only give shapes.
+        Maps (N, D) to (N, K); only the shapes of its trainable parameters matter.
     n_outputs : int
         K.
     """
 
-    # Whether the gradient can be differentiated again. Some operations of torch cannot.
+    # Whether the gradient can be differentiated; that of some operations of torch cannot.
     twice_differentiable = True
 
     def __init__(self, module: nn.Module, n_outputs: int) -> None:
@@ -225,7 +225,7 @@ class ModuleNetwork:
         self.n_outputs = n_outputs
         self.names = tuple(names[0] for names in self._aliases)
         self.packing = Packing(tuple(tuple(p.shape) for p in trainable(self.module)))
-        # Activations are unknown; one per parameter and row of a unit is a safe guess.
+        # Activations are unknown; four for each row of a parameter are a cautious guess.
         self.width = 4 * sum(p.shape[0] if p.ndim else 1 for p in self.module.parameters())
 
     @property
@@ -238,9 +238,9 @@ class ModuleNetwork:
 
     @cached_property
     def _aliases(self) -> tuple[tuple[str, ...], ...]:
-        """Names of each weight tensor: a parameter may be tied, to be in several places."""
+        """Names of each weight tensor: a tied parameter has several."""
         names: dict[Tensor, list[str]] = {p: [] for p in trainable(self.module)}
-        # A submodule in several places needs one name only, and torch fails at two.
+        # A submodule that is used in several places needs one name; torch fails with two.
         for prefix, part in self.module.named_modules():
             for name, p in part.named_parameters(prefix, recurse=False, remove_duplicate=False):
                 if p.requires_grad:
@@ -249,11 +249,11 @@ class ModuleNetwork:
 
     @cached_property
     def _idle(self) -> list[Traced]:
-        """Copies that no thread is using: a call replaces the parameters of the one it takes."""
+        """Copies not in use: a call takes one for itself, since it replaces its parameters."""
         return []
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the copies."""
+        """State without the copies."""
         return {name: value for name, value in self.__dict__.items() if name != "_idle"}
 
     def _call(self, weights: Tensor, X: Tensor) -> Tensor:
@@ -264,7 +264,7 @@ class ModuleNetwork:
         except IndexError:
             module = Traced(self.module)
         output: Tensor = module(named, X)
-        self._idle.append(module)  # but none that failed or was interrupted on the way
+        self._idle.append(module)  # not reached by a call that failed or was interrupted
         return output
 
     def forward(self, weights: Tensor, X: Tensor) -> Tensor:
@@ -286,9 +286,9 @@ class ModuleNetwork:
         return outputs.detach(), derivative.detach()
 
     def _jacobian_by_backward(self, weights: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
-        """Differentiate outside of vmap, which lacks the derivative of PReLU or GRUCell.
+        """Jacobian without derivatives inside vmap, which PReLU and GRUCell do not support.
 
-        With weights of its own for each row, a perceptron takes up to four times as long.
+        Each row has its own copy of the weights; a perceptron takes up to four times as long.
         """
         W = weights.detach().expand(len(X), -1).requires_grad_()
         with torch.enable_grad():

@@ -14,7 +14,7 @@ __all__ = ["Packing"]
 
 @dataclass(frozen=True)
 class Packing:
-    """Shapes of a network's tensors in the order in which they are packed.
+    """Shapes of a network's tensors, in the order of the flat vector.
 
     Parameters
     ----------

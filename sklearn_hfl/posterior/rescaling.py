@@ -1,4 +1,4 @@
-"""Rescaling: the same network for inputs and targets in other units."""
+"""Rescaling: the same network, with inputs and targets in other units."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["Affine", "rescaled_module", "rescaled_weights"]
 
 @dataclass(frozen=True)
 class Affine:
-    """z ↦ scale · z + mean for each column: from standardised values to units.
+    """z ↦ scale · z + mean for each column: from standardised values to the original units.
 
     Parameters
     ----------
     scale, mean : Tensor of shape (n_columns,)
-        Both of them finite, and scale > 0.
+        Finite, with scale > 0.
     """
 
     scale: Tensor
@@ -27,7 +27,7 @@ class Affine:
 
 
 class _Rescaled(nn.Module):
-    """The first outputs of a module in units; others, such as log noise, as they are."""
+    """A module with its first outputs in their units; others, as log noise, are unchanged."""
 
     def __init__(self, module: nn.Module, of_outputs: Affine, n_outputs: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class _Rescaled(nn.Module):
         self.register_buffer("mean", mean)
 
     def forward(self, X: Tensor) -> Tensor:
-        """Outputs (n, n_outputs) in units."""
+        """Outputs (n, n_outputs) in their units."""
         outputs: Tensor = self.module(X) * self.scale + self.mean
         return outputs
 
@@ -47,7 +47,7 @@ class _Rescaled(nn.Module):
 def rescaled_weights(
     network: MLP, weights: Tensor, of_inputs: Affine | None, of_outputs: Affine | None
 ) -> Tensor:
-    """Weights (P,) that do to inputs in units what ``weights`` do to standardised ones.
+    """Weights of the same function of inputs in their units, to outputs in theirs.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def rescaled_weights(
     of_inputs : Affine or None
         Units of the D inputs: W (x − mean) / scale + b = W′ x + b′ in the first layer.
     of_outputs : Affine or None
-        Units of the first outputs; others, such as log noise, stay as they are.
+        Units of the first outputs; others, as log noise, are unchanged.
 
     Returns
     -------
@@ -78,17 +78,17 @@ def rescaled_weights(
 def rescaled_module(
     network: Network, weights: Tensor, of_inputs: Affine | None, of_outputs: Affine | None
 ) -> nn.Module:
-    """A torch module of its own that maps inputs in units to outputs in units.
+    """A new torch module of the same function of inputs in their units, to outputs in theirs.
 
     Parameters
     ----------
     network : Network
-        Perceptrons take the units into their first and last layer.
+        Perceptrons absorb the units into their first and last layer.
     weights : Tensor of shape (P,)
         For inputs and targets as they were in training.
     of_inputs, of_outputs : Affine or None
-        Units of what was standardised in training but is not to be in the module. Inputs
-        of networks other than perceptrons come in the units in which they were trained.
+        Units of inputs and targets that were standardised in training. Networks other than
+        perceptrons ignore those of the inputs, and take inputs as in training.
 
     Returns
     -------

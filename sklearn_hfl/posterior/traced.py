@@ -1,4 +1,4 @@
-"""Traced: torch modules that say where in them a call failed, and why."""
+"""Traced: torch modules whose errors name the submodule that failed, and the cause."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.func import functional_call
 
 __all__ = ["FAILURES", "Traced", "explained", "place", "trainable"]
 
-# What torch raises where a module cannot do what is asked, and Python where it is miswired.
+# Raised by torch for unsupported operations, and by Python for errors in a module's code.
 FAILURES = (RuntimeError, TypeError, ValueError, IndexError, AssertionError)
 IN_PLACE = "Write it without changing tensors in place."
 CONTROL_FLOW = "Use torch.where instead of if and while on values, which must stay tensors."
-INDICES = "Every index in X must be one that the module has."
+INDICES = "Every index in X must be within the range of the module."
 ADVICE = {
     "Batching rule": "torch.func.vmap has no rule for this operation. Write it with others, such "
-    "as a recurrence as a loop over nn.GRUCell or nn.Linear.",
+    "as a loop over nn.GRUCell or nn.Linear for a recurrence.",
     "control flow": CONTROL_FLOW,
     ".item()": CONTROL_FLOW,
     "inplace": IN_PLACE,
@@ -26,26 +26,26 @@ ADVICE = {
     "out of range": INDICES,
     "num_embeddings": INDICES,
     "same dtype": "Constants must be buffers (register_buffer) to be converted to the dtype of X.",
-    "checkpoint": "Take out the checkpoints: torch.func does not know them.",
-    "deepcopy protocol": "Weights that are computed from others can be copied if that is done by "
-    "torch.nn.utils.parametrizations.",
-    "does not require grad": "Its output must be differentiable in the weights: without detach or "
-    "no_grad on the way.",
+    "checkpoint": "Remove the checkpoints, which torch.func does not support.",
+    "deepcopy protocol": "Weights that are computed from others can be copied only if "
+    "torch.nn.utils.parametrizations computes them.",
+    "does not require grad": "Its output must be differentiable with respect to the weights: "
+    "remove detach and no_grad.",
 }
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:
-    """Parameters that are not frozen, each once."""
+    """Parameters that are not frozen, each of them once."""
     return [p for p in module.parameters() if p.requires_grad]
 
 
 def place(name: str, part: nn.Module) -> str:
-    """Where a submodule is; nothing for the module itself."""
+    """Phrase that names a submodule; empty for the module itself."""
     return f" in submodule {name!r} ({type(part).__name__})" if name else ""
 
 
 def explained(error: Exception) -> str:
-    """First line of an error of torch; where it is known, what to do about it."""
+    """First line of a torch error, followed by advice where the cause is known."""
     line = str(error).strip().split("\n")[0]
     for cause, advice in ADVICE.items():
         if cause in line:
@@ -54,10 +54,10 @@ def explained(error: Exception) -> str:
 
 
 class Traced:
-    """A copy of a module that says where in it a call failed.
+    """A copy of a module whose errors name the submodule that failed.
 
-    It shares parameters and buffers with the module, but may be called while another
-    thread calls another copy: ``functional_call`` replaces the parameters meanwhile.
+    It shares parameters and buffers with the module, but can be called while another thread
+    calls another copy, since ``functional_call`` replaces the copy's parameters only.
 
     Parameters
     ----------
@@ -70,8 +70,8 @@ class Traced:
         self.module = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
         self._entered: list[str] = []
         for name, part in self.module.named_modules():
-            # In eval mode attention takes a fused path that autograd has no derivative of. In
-            # training mode it does not, and without dropout computes the same.
+            # In eval mode attention uses a fused kernel without a derivative. Training mode does
+            # not, and computes the same if there is no dropout.
             if isinstance(part, nn.MultiheadAttention) and not part.training:
                 part.training, part.dropout = True, 0.0
             elif isinstance(part, nn.TransformerEncoderLayer):
@@ -86,16 +86,16 @@ class Traced:
         self._entered.pop()
 
     def __call__(self, named: dict[str, Tensor], X: Tensor) -> Any:
-        """Output at X (N, D) with some parameters replaced, by name.
+        """Output at X (N, D) with the named parameters replaced.
 
         Raises
         ------
         ValueError
-            If the module fails: with the submodule, the cause, and what to do about it.
+            If the module fails; the message names the submodule, the cause, and a remedy.
         """
         self._entered.clear()
         try:
-            # Of X a copy, which the module may change in place. Ties are among the names.
+            # The module may change its copy of X in place. Tied parameters are all named.
             return functional_call(self.module, named, (X.clone(),), tie_weights=False)
         except FAILURES as error:
             where = self._entered[-1] if self._entered else ""

@@ -10,9 +10,9 @@ from torch import Generator, Tensor
 
 from sklearn_hfl.optim.krylov import krylov_subspace
 from sklearn_hfl.optim.map_estimate import MapEstimate
-from sklearn_hfl.optim.solution import Callback
+from sklearn_hfl.optim.solution import Status
 from sklearn_hfl.optim.subspace import Subspace
-from sklearn_hfl.optim.training import Trainer
+from sklearn_hfl.optim.training import Callback, Trainer, Trajectory
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
@@ -73,6 +73,8 @@ class Fit:
         that at the MAP, and otherwise a promise.
     path : tuple of Fit
         The rounds before.
+    status : Status
+        Why the training to the MAP ended.
     subspace : Subspace or None
         At the MAP.
     trained : tuple of (int, int)
@@ -87,6 +89,7 @@ class Fit:
     ended: bool = False
     converged: bool = False
     path: tuple[Fit, ...] = ()
+    status: Status = Status.MAX_ITER
     subspace: Subspace | None = None
     trained: tuple[int, int] = (0, 0)
 
@@ -189,7 +192,7 @@ class Alternation:
             steps = min(STEPS_PER_ROUND, self.left)
             if steps <= 0 or ended:
                 break
-            weights = self._train(log_posterior, weights, steps, True, subspace)
+            weights = self._train(log_posterior, weights, steps, True, subspace).weights
             now = _Gaussian.at(log_posterior, weights, options, self.generator)
             subspace = now.subspace
             spread_change = 0.0
@@ -247,9 +250,11 @@ class Alternation:
 
     def _mapped(self, fit: Fit) -> Fit:
         log_posterior, weights, before = fit.log_posterior, fit.weights, len(self.losses)
+        status = fit.status
         for _ in range(MAX_RENEWALS):
             if self.left > 0:
-                weights = self._train(log_posterior, weights, self.left)
+                trajectory = self._train(log_posterior, weights, self.left)
+                weights, status = trajectory.weights, trajectory.status
             now = _Gaussian.at(log_posterior, weights, self.options, self.generator)
             if log_posterior.spread is None:
                 break
@@ -265,6 +270,7 @@ class Alternation:
             trained=(before, len(self.losses)),
             log_evidence=now.log_evidence,
             score=now.score,
+            status=status,
             subspace=now.subspace,
         )
 
@@ -281,7 +287,7 @@ class Alternation:
         # Noise that will vary has yet to find its shape around the level.
         if isinstance(likelihood, HeteroscedasticLikelihood) or self.left <= 0:
             return fit
-        weights = self._train(fit.log_posterior, fit.weights, self.left, True)
+        weights = self._train(fit.log_posterior, fit.weights, self.left, True).weights
         noise_alone = replace(options, prior=False)
         renewed, _ = updated_at(fit.log_posterior, weights, noise_alone, self.generator)
         assert isinstance(renewed.likelihood, GaussianLikelihood)
@@ -297,11 +303,11 @@ class Alternation:
         steps: int,
         rough: bool = False,
         preconditioner: Subspace | None = None,
-    ) -> Tensor:
+    ) -> Trajectory:
         tol = max(self.trainer.decrement_tol, ROUND_DECREMENT if rough else 0.0)
         trainer = replace(self.trainer, max_iter=steps, decrement_tol=tol)
         trajectory = trainer.train(
             log_posterior, weights, self.generator, self.callback, preconditioner
         )
         self.losses.extend(trajectory.curve[1:])
-        return trajectory.weights
+        return trajectory

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sklearn_hfl.optim.perturbed_optima import NetworkResponse, PerturbedOptima
+from sklearn_hfl.optim.network_response import NetworkResponse
+from sklearn_hfl.optim.perturbed_optima import PerturbedOptima
 from sklearn_hfl.posterior.functional import Functional
 from sklearn_hfl.uncertainty.variance import accepted, variance
 
@@ -57,7 +58,7 @@ def block_covariance(
     galerkin = optima.linear.galerkin
     # In the middle of bounds in the Loewner order, as the variance is.
     linear = _blocks(galerkin.coefficients, size)
-    linear += galerkin.share * _blocks(galerkin.residual, size)
+    linear += galerkin.bounds.share * _blocks(galerkin.residual, size)
     if optima.network is None:
         return linear
     use = accepted(optima, rtol).unflatten(0, (-1, size))

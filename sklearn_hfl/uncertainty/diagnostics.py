@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from sklearn_hfl.optim.linear_response import linear_response
 from sklearn_hfl.optim.map_estimate import MapEstimate
-from sklearn_hfl.optim.perturbed_optima import linear_response
 from sklearn_hfl.optim.subspace import stationary_radius
 from sklearn_hfl.uncertainty.evidence import (
     effective_parameters,

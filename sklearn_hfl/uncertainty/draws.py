@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sklearn_hfl.optim.map_estimate import MapEstimate
+from sklearn_hfl.optim.variance_bounds import middle_share
 
 __all__ = ["n_normals", "weight_draws"]
 
@@ -50,5 +51,5 @@ def weight_draws(estimate: MapEstimate, normals: Tensor) -> Tensor:
     known = estimate.ritz or estimate.subspace
     z, e = normals.mT.split([known.rank, len(estimate.weights)])
     inside, outside = known.correlated(z, e)
-    share = 0.5 + 0.5 / (1 + known.beyond)
+    share = middle_share(known.beyond)
     return estimate.scale[:, None] * (inside + share**0.5 * outside)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sklearn_hfl.optim.subspace import MOST_NUMBERS, Subspace
+from sklearn_hfl.optim.subspace import MAX_BLOCK_NUMBERS, Subspace
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP, Network
 
@@ -32,7 +32,7 @@ def effective_parameters(subspace: Subspace) -> Tensor:
         Diagonal of I − A⁻¹; its sum is γ. That is V (I − T⁻¹) Vᵀ in the basis, and
         beyond it, where A is near I, A − I to second order.
     """
-    size = max(1, MOST_NUMBERS // max(1, subspace.rank))
+    size = max(1, MAX_BLOCK_NUMBERS // max(1, subspace.rank))
     seen = [
         basis.square().sum(1)
         - torch.linalg.solve_triangular(subspace.factor, basis.mT, upper=False).square().sum(0)

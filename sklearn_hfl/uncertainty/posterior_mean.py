@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
+from sklearn_hfl.optim.linear_response import linear_response
 from sklearn_hfl.optim.map_estimate import MapEstimate
-from sklearn_hfl.optim.perturbed_optima import linear_response
 
 __all__ = ["posterior_mean_shift"]
 
@@ -44,5 +44,5 @@ def posterior_mean_shift(estimate: MapEstimate, generator: Generator) -> Tensor:
     # A tenth of the shift is far below the posterior's own width.
     solution = linear_response(estimate, slope[:, None], rtol=0.1).galerkin
     # Beyond the basis A is nearly I: there the residual itself is the step.
-    step = solution.step + solution.share * solution.residual
+    step = solution.step + solution.bounds.share * solution.residual
     return -estimate.scale * step[:, 0]

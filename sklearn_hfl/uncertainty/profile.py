@@ -15,9 +15,9 @@ from torch import Tensor
 
 from sklearn_hfl.optim.krylov import krylov_subspace
 from sklearn_hfl.optim.lbfgs import lbfgs
+from sklearn_hfl.optim.linear_response import linear_response
 from sklearn_hfl.optim.map_estimate import MapEstimate
-from sklearn_hfl.optim.objective import CurbedObjective
-from sklearn_hfl.optim.perturbed_optima import linear_response
+from sklearn_hfl.optim.objective import PenalizedObjective
 from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.functional import Functional
@@ -208,13 +208,13 @@ class _Ends:
         """Whitened steps (b, P) to the optima curbed at λ₀, what they are, and if they settled."""
         sign, member, curb = self.sign[rows], rows % len(self.origin), self.std[rows] ** -2
         origin, scale = self.origin[member], self.estimate.scale
-        objective = CurbedObjective.around(
+        objective = PenalizedObjective.around(
             replace(self.estimate, subspace=subspace),
             self.functional,
             member,
             sign * strength,
             origin=origin,
-            curb=curb,
+            penalty=curb,
         )
         solution = lbfgs(
             objective,

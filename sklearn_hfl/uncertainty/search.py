@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from sklearn_hfl.optim.solution import Callback, no_callback
-from sklearn_hfl.optim.training import Trainer
+from sklearn_hfl.optim.solution import Status
+from sklearn_hfl.optim.solvers import make_trainer
+from sklearn_hfl.optim.training import Callback, Trainer, no_callback
 from sklearn_hfl.posterior.initialization import scaled_precision
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
@@ -37,7 +38,7 @@ def maximize_evidence(
     options: EvidenceOptions,
     generator: Generator,
     callback: Callback = no_callback,
-) -> tuple[LogPosterior, Tensor, tuple[float, ...], bool]:
+) -> tuple[LogPosterior, Tensor, tuple[float, ...], bool, Status]:
     """Find the precisions that make the data most probable, and the MAP under them.
 
     Models are fitted from the simplest to the richest: where the prior is learned, the
@@ -74,6 +75,8 @@ def maximize_evidence(
         to its MAP; the precisions change between rounds, and L with them.
     finished : bool
         Whether ``max_iter`` left the network enough steps to lose against its linear model.
+    status : Status
+        Why the training to the MAP ended.
     """
     whole = Alternation(trainer, options, generator, callback)
     best: Fit | None = None
@@ -92,7 +95,7 @@ def maximize_evidence(
     first, after = best.trained
     curve = losses[:first] + losses[after:] + losses[first:after]
     finished = whole.left > 0 or best.log_posterior.network is log_posterior.network
-    return best.log_posterior, best.weights, tuple(curve), finished
+    return best.log_posterior, best.weights, tuple(curve), finished, best.status
 
 
 def _predicts_better(richer: Fit, simpler: Fit) -> bool:
@@ -115,7 +118,7 @@ def _models(start: Fit, alternation: Alternation) -> Iterator[tuple[Fit, Alterna
         # A convex problem; its random numbers do not change those of the network.
         newton = replace(
             alternation,
-            trainer=replace(alternation.trainer, solver="newton-cg"),
+            trainer=make_trainer("newton-cg", **vars(alternation.trainer)),
             generator=Generator().manual_seed(0),
             losses=[],
         )

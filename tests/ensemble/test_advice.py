@@ -10,6 +10,7 @@ import pytest
 from sklearn.neural_network import MLPRegressor
 
 from sklearn_hfl import HFLClassifier, HFLRegressor, HFLWarning
+from sklearn_hfl.optim.solution import Status
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(-1, 1, (60, 2))
@@ -36,32 +37,42 @@ def fitted(estimator=HFLRegressor, y=Y, **params):
 
 
 @pytest.mark.parametrize(
-    ("params", "said", "unsaid", "followed"),
+    ("params", "reason", "said", "unsaid", "followed"),
     [
-        ({"max_iter": 2}, "Try a max_iter above 2.", "newton-cg", {"max_iter": 200}),
+        (
+            {"max_iter": 2},
+            Status.MAX_ITER,
+            "Try a max_iter above 2.",
+            "newton-cg",
+            {"max_iter": 200},
+        ),
         (
             {"solver": "lbfgs", "max_iter": 2},
+            Status.MAX_ITER,
             "Try a max_iter above 2 or solver='newton-cg'.",
             "tol",
             {"solver": "lbfgs", "max_iter": 2000, "tol": 1e-6},
         ),
         (
             {"solver": "lbfgs", "tol": 10.0},
+            Status.STALLED,
             "Try a smaller tol or solver='newton-cg'.",
             "max_iter",
             {"solver": "lbfgs", "tol": 1e-6},
         ),
         (
             {"solver": "adam", "tol": 10.0},
+            Status.STALLED,
             "Try a smaller tol or solver='newton-cg'.",
             "max_iter",
             {"solver": "newton-cg"},
         ),
     ],
 )
-def test_an_unfinished_fit_is_told_what_it_lacks(params, said, unsaid, followed):
+def test_an_unfinished_fit_is_told_what_it_lacks(params, reason, said, unsaid, followed):
     (text,) = texts(lambda: fitted(**params))
     assert text.startswith("The MAP is not stationary")
+    assert f", since {reason.reason}. " in text
     assert said in text
     assert unsaid not in text
     assert not texts(lambda: fitted(**followed))

@@ -107,8 +107,8 @@ def test_rows_and_chunks_do_not_matter(digits, monkeypatch, method):
     by_products = ask(X)
     assert_allclose(by_products, by_gradients, atol=1e-7)
     monkeypatch.setattr(chunks, "MAX_QUERIES", 7)
-    monkeypatch.setattr(output_covariance, "LEAST_ROWS", 2)
-    monkeypatch.setattr(output_covariance, "CACHED_NUMBERS", 1)
+    monkeypatch.setattr(output_covariance, "MIN_ROWS", 2)
+    monkeypatch.setattr(output_covariance, "MAX_BLOCK_NUMBERS", 1)
     assert_allclose(ask(X), by_products, atol=1e-9)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sklearn_hfl.optim.krylov import krylov_subspace, most_directions
+from sklearn_hfl.optim.krylov import krylov_subspace, max_directions
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.network import MLP
 from tests.cases import F64, PROBLEMS, TASKS, Kind, generator, in_precision, problem, randn
@@ -118,7 +118,7 @@ def limited(directions):
 @pytest.mark.parametrize("tolerance", [{"trace_rtol": 0.0}, {"beyond": 1e-9}])
 def test_memory_ends_the_search(tolerance):
     A = limited(70)
-    assert most_directions(A.log_posterior) == 70
+    assert max_directions(A.log_posterior) == 70
     subspace = krylov_subspace(A, generator(0), block_size=3, **tolerance)
     assert subspace.rank <= 70
     assert largest_beyond(A, subspace) <= subspace.beyond

@@ -4,10 +4,9 @@ from torch.func import grad, vmap
 from torch.testing import assert_close
 
 from sklearn_hfl.optim.objective import (
-    CurbedObjective,
     MapObjective,
+    PenalizedObjective,
     PerturbedObjective,
-    paired_value_and_gradient,
 )
 from sklearn_hfl.posterior.curvature import GaussNewton
 from tests import reference
@@ -16,7 +15,7 @@ from tests.cases import F64, PROBLEMS, estimate_at, problem
 MEMBER = torch.tensor([1, 3, 1, 0])
 STRENGTH = torch.tensor([0.3, -2.0, -0.3, 0.0], dtype=F64)
 ORIGIN = torch.tensor([0.5, -1.0, 0.2, 0.0], dtype=F64)
-CURB = torch.tensor([2.0, 0.3, 1.0, 4.0], dtype=F64)
+PENALTY = torch.tensor([2.0, 0.3, 1.0, 4.0], dtype=F64)
 
 
 @pytest.fixture(params=PROBLEMS)
@@ -51,14 +50,6 @@ def test_map_objective_is_the_log_posterior_in_whitened_weights(case):
     assert_close(MapObjective(lp).value_and_gradient(U, torch.arange(3)), expected)
 
 
-def test_paired_gradient_equals_the_columns_of_the_jacobian(case):
-    weights = case.weights(4)
-    value, gradient = paired_value_and_gradient(case.prediction, weights, MEMBER)
-    assert_close(value, case.prediction.paired(weights, MEMBER))
-    columns = [case.prediction.gradient(w)[:, g] for w, g in zip(weights, MEMBER, strict=True)]
-    assert_close(gradient, torch.stack(columns))
-
-
 def formula(case, tilt):
     """Values and gradients of L(θ) − L(θ̂) − ∇L(θ̂)ᵀ(θ − θ̂) + tilt(g_b, b) at rows u of U."""
     lp, scale = case.log_posterior, case.log_posterior.prior.scale
@@ -85,16 +76,16 @@ def test_perturbed_objective_equals_its_formula(case):
     assert_close(perturbed(case).value_and_gradient(U, index), expected)
 
 
-def test_curbed_objective_equals_its_formula(case):
+def test_penalized_objective_equals_its_formula(case):
     U, index = case.weights(3), torch.tensor([3, 0, 1])
     estimate = estimate_at(case.log_posterior, case.weights(seed=9))
-    objective = CurbedObjective.around(
-        estimate, case.prediction, MEMBER, STRENGTH, origin=ORIGIN, curb=CURB
+    objective = PenalizedObjective.around(
+        estimate, case.prediction, MEMBER, STRENGTH, origin=ORIGIN, penalty=PENALTY
     )
 
     def tilt(g, b):
         d = g - ORIGIN[b]
-        return 0.5 * CURB[b] * d**2 - STRENGTH[b] * d
+        return 0.5 * PENALTY[b] * d**2 - STRENGTH[b] * d
 
     assert_close(objective.value_and_gradient(U, index), formula(case, tilt)(U, index))
 

@@ -37,18 +37,19 @@ def blocks(columns, k):
 @pytest.mark.parametrize("n_directions", DIRECTIONS)
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_what_gradients_give(name, n_directions, monkeypatch):
-    monkeypatch.setattr(module, "LEAST_ROWS", 3)
-    monkeypatch.setattr(module, "CACHED_NUMBERS", 1)
+    monkeypatch.setattr(module, "MIN_ROWS", 3)
+    monkeypatch.setattr(module, "MAX_BLOCK_NUMBERS", 1)
     estimate, X = partly_known(name, n_directions)
     k = estimate.log_posterior.network.n_outputs
     found = output_covariance(estimate, RitzPairs.from_subspace(estimate.subspace, 0.0), X)
     galerkin = estimate.subspace.solve(estimate.scale[:, None] * gradients(estimate, X))
     close = {"rtol": 1e-6, "atol": 1e-9}
-    assert_close(found.inside, galerkin.inside, **close)
-    assert_close(found.outside, galerkin.outside, **close)
-    expected = blocks(galerkin.coefficients, k) + galerkin.share * blocks(galerkin.residual, k)
+    assert_close(found.bounds.inside, galerkin.bounds.inside, **close)
+    assert_close(found.bounds.outside, galerkin.bounds.outside, **close)
+    residual = blocks(galerkin.residual, k)
+    expected = blocks(galerkin.coefficients, k) + galerkin.bounds.share * residual
     assert_close(found.covariance, expected, **close)
-    assert_close(found.variance, expected.diagonal(dim1=1, dim2=2).flatten(), **close)
+    assert_close(found.bounds.variance, expected.diagonal(dim1=1, dim2=2).flatten(), **close)
 
 
 @pytest.mark.parametrize("rtol", [0.0, 1.0])
@@ -56,12 +57,13 @@ def test_it_is_what_gradients_give(name, n_directions, monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_bounds_hold_the_dense_variances(name, n_directions, rtol):
     estimate, X = partly_known(name, n_directions)
-    found = output_covariance(estimate, RitzPairs.from_subspace(estimate.subspace, rtol), X)
+    pairs = RitzPairs.from_subspace(estimate.subspace, rtol)
+    bounds = output_covariance(estimate, pairs, X).bounds
     matrix = dense_ggn(estimate.log_posterior, estimate.weights)
     exact = exact_covariance(matrix, gradients(estimate, X)).diagonal()
     slack = 1e-9 * exact + 1e-12
-    assert (found.lower <= exact + slack).all()
-    assert (exact <= found.upper + slack).all()
-    error = (found.variance.sqrt() / exact.sqrt() - 1).abs()
+    assert (bounds.lower <= exact + slack).all()
+    assert (exact <= bounds.upper + slack).all()
+    error = (bounds.variance.sqrt() / exact.sqrt() - 1).abs()
     visible = exact > 1e-12
-    assert (error <= found.rel_error + 1e-7)[visible].all()
+    assert (error <= bounds.rel_error + 1e-7)[visible].all()

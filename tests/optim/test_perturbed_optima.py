@@ -4,11 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sklearn_hfl.optim.perturbed_optima import (
-    linear_response,
-    network_response,
-    perturbed_optima,
-)
+from sklearn_hfl.optim.network_response import network_response
+from sklearn_hfl.optim.perturbed_optima import perturbed_optima
 from sklearn_hfl.posterior.functional import Prediction, PredictionFunction, WeightedSum
 from sklearn_hfl.uncertainty.exact import dense_ggn, dense_hessian, exact_covariance
 from tests import reference
@@ -88,13 +85,6 @@ def test_more_queries_than_a_block_are_refined():
     many = Prediction(case.log_posterior.network, torch.linspace(-3, 3, 150, dtype=F64)[:, None])
     linear = perturbed_optima(estimate, many, "linearized", rtol=1e-6).linear
     assert_close(linear.variance.sqrt(), ggn_std(many, estimate), rtol=1e-6, atol=0)
-
-
-def test_the_estimate_keeps_its_subspace():
-    estimate = map_estimate("sine")
-    rank = estimate.subspace.rank
-    linear_response(estimate, randn(len(estimate.weights), 3), 1e-10)
-    assert estimate.subspace.rank == rank
 
 
 # ---------------------------------------------------------------- network

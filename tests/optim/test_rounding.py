@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from sklearn_hfl.optim.perturbed_optima import LinearResponse, rounding_error
 from sklearn_hfl.optim.ritz import RitzPairs
 from sklearn_hfl.optim.subspace import Subspace
+from sklearn_hfl.optim.variance_bounds import rounding_error
 
 # P, rank of R, columns of a block.
 SHAPES = [(3, 1, 2), (12, 5, 3), (30, 16, 10), (30, 30, 8)]
@@ -60,8 +60,8 @@ def exact_std(R, G):
         return np.vectorize(mpmath.sqrt, otypes=[object])((G**2).sum(0))
 
 
-def responses(R, G, signs):
-    """What each way to solve says within Krylov subspaces of growing rank."""
+def all_bounds(R, G, signs):
+    """The bounds by each way to solve within Krylov subspaces of growing rank."""
 
     def product(block):
         return block + R.mT @ (R @ block)
@@ -76,9 +76,9 @@ def responses(R, G, signs):
         subspace = larger
         grown = subspace.solve(G) if grown is None else grown.within(subspace)
         pairs = RitzPairs.from_subspace(subspace, 0.01)
-        yield "within", LinearResponse(grown, subspace.largest)
-        yield "solve", LinearResponse(subspace.solve(G), subspace.largest)
-        yield "Ritz", LinearResponse(pairs.solve(G), pairs.largest)
+        yield "within", grown.bounds
+        yield "solve", subspace.solve(G).bounds
+        yield "Ritz", pairs.solve(G).bounds
 
 
 @pytest.mark.parametrize(("dtype", "largest"), CONDITIONS)
@@ -87,11 +87,11 @@ def responses(R, G, signs):
 def test_no_std_is_further_off_than_its_bound(shape, name, dtype, largest):
     R, G, signs = problem(shape, SPECTRA[name], largest, dtype)
     exact = exact_std(R, G)
-    for way, response in responses(R, G, signs):
-        std = response.variance.double().sqrt().numpy()
+    for way, bounds in all_bounds(R, G, signs):
+        std = bounds.variance.double().sqrt().numpy()
         error = np.array([abs(float(s / e - 1)) for s, e in zip(std, exact, strict=True)])
-        bound = response.rel_error.double().numpy()
-        allowance = rounding_error(response.largest, dtype)
+        bound = bounds.rel_error.double().numpy()
+        allowance = rounding_error(bounds.largest, dtype)
         # A third of the allowance is enough: no bound is kept by luck.
         assert (error <= bound - 0.67 * allowance).all(), (way, (error / bound).max())
 

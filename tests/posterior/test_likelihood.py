@@ -5,7 +5,7 @@ from torch.func import grad, hessian
 from torch.testing import assert_close
 
 from sklearn_hfl.posterior.likelihood import (
-    MOST_CONTRAST,
+    MAX_LOG_CONTRAST,
     CategoricalLikelihood,
     GaussianLikelihood,
     HeteroscedasticLikelihood,
@@ -132,7 +132,9 @@ def test_the_loss_with_a_variance_is_the_mean_over_it():
 def test_noise_far_from_the_data_is_finite():
     likelihood = HeteroscedasticLikelihood(torch.ones(1, dtype=F64))
     variance = likelihood.noise_variance(torch.tensor([[0.0, 1e4], [0.0, -1e4]], dtype=F64))
-    assert_close(variance[:, 0].log(), torch.tensor([1.0, -1.0]).to(variance) * 2 * MOST_CONTRAST)
+    assert_close(
+        variance[:, 0].log(), torch.tensor([1.0, -1.0]).to(variance) * 2 * MAX_LOG_CONTRAST
+    )
 
 
 def test_with_precision_replaces_the_noise():

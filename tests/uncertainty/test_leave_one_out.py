@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from sklearn_hfl import HFLClassifier, HFLRegressor
 from sklearn_hfl.exceptions import HFLWarning
-from sklearn_hfl.optim.newton_cg import newton_cg
+from sklearn_hfl.optim.newton_cg import NewtonCG
 from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP
@@ -27,8 +27,8 @@ def others(lp, row):
 
 
 def fitted(lp, start):
-    settings = {"max_iter": 200, "tol": 0.0, "n_iter_no_change": 10, "decrement_tol": 1e-10}
-    return newton_cg(lp, start, generator=generator(0), **settings).weights
+    trainer = NewtonCG(200, tol=0.0, n_iter_no_change=10, decrement_tol=1e-10)
+    return trainer.train(lp, start, generator(0)).weights
 
 
 @pytest.mark.parametrize("name", LINEAR)

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from sklearn_hfl.optim.krylov import krylov_subspace
 from sklearn_hfl.optim.map_estimate import MapEstimate
-from sklearn_hfl.optim.newton_cg import newton_cg
+from sklearn_hfl.optim.newton_cg import NewtonCG
 from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
@@ -27,10 +27,8 @@ def estimate(X, y, sizes, alpha):
     weight = torch.ones(len(X), dtype=F64)
     lp = LogPosterior(network, CategoricalLikelihood(), prior, X, y, weight)
     start = 0.3 * randn(network.n_weights, seed=4)
-    weights = newton_cg(
-        lp, start, max_iter=200, tol=0.0, n_iter_no_change=10, decrement_tol=1e-9,
-        generator=generator(0),
-    ).weights  # fmt: skip
+    trainer = NewtonCG(200, tol=0.0, n_iter_no_change=10, decrement_tol=1e-9)
+    weights = trainer.train(lp, start, generator(0)).weights
     subspace = krylov_subspace(GaussNewton(lp, weights), generator(0))
     return MapEstimate(lp, weights, subspace)
 

@@ -6,7 +6,7 @@ from sklearn.datasets import load_diabetes
 from sklearn.preprocessing import scale
 from torch.testing import assert_close
 
-from sklearn_hfl.optim.training import Trainer
+from sklearn_hfl.optim.newton_cg import NewtonCG
 from sklearn_hfl.posterior.initialization import initial_weights, scaled_precision
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
@@ -26,7 +26,7 @@ from sklearn_hfl.uncertainty.search import maximize_evidence
 from tests import reference
 from tests.cases import F64, LINEAR, generator, map_estimate, problem, randn
 
-TRAINER = Trainer("newton-cg", 1000, tol=0.0, n_iter_no_change=10)
+TRAINER = NewtonCG(1000, tol=0.0, n_iter_no_change=10)
 UNWEIGHTED = [name for name in LINEAR if "weighted" not in name]
 
 
@@ -134,7 +134,7 @@ def test_what_is_not_learned_stays(prior, noise):
 
 @pytest.mark.parametrize("max_iter", [1, 10, 17])
 def test_the_trainer_bounds_the_steps_of_all_rounds(max_iter):
-    _, _, curve, _ = maximize("two layers", max_iter=max_iter, rtol=1e-12)
+    _, _, curve, *_ = maximize("two layers", max_iter=max_iter, rtol=1e-12)
     assert len(curve) == max_iter
 
 
@@ -198,7 +198,7 @@ def test_log_noise_is_shrunk_where_nothing_speaks_for_it(slope):
 
 @pytest.mark.parametrize("max_iter", [1, 40, 300])
 def test_the_trainer_bounds_the_steps_of_both_stages(max_iter):
-    lp, _, curve, _ = maximize_noisy(slope=1.0, max_iter=max_iter)
+    lp, _, curve, *_ = maximize_noisy(slope=1.0, max_iter=max_iter)
     assert len(curve) <= max_iter
     assert lp.likelihood.constant is (max_iter == 1)
 
@@ -235,9 +235,10 @@ def test_targets_without_structure_give_a_constant(name):
     case = problem(name)
     start = replace(case.log_posterior, y=torch.ones_like(case.log_posterior.y))
     options = EvidenceOptions(prior=True, noise=True)
-    lp, weights, curve, _ = maximize_evidence(start, case.weights(), TRAINER, options, generator(0))
+    found = maximize_evidence(start, case.weights(), TRAINER, options, generator(0))
+    lp, weights, curve, *_ = found
     shorter = replace(TRAINER, max_iter=len(curve) - 2)
-    _, _, cut, _ = maximize_evidence(start, case.weights(), shorter, options, generator(0))
+    _, _, cut, *_ = maximize_evidence(start, case.weights(), shorter, options, generator(0))
     assert len(cut) == len(curve) - 2
     outputs = lp.network.forward(weights[None], case.queries)[0]
     assert_close(outputs, torch.ones_like(outputs), rtol=0, atol=0.05)

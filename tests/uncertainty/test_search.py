@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sklearn_hfl.optim.training import Trainer
+from sklearn_hfl.optim.newton_cg import NewtonCG
 from sklearn_hfl.posterior.initialization import initial_weights
 from sklearn_hfl.posterior.likelihood import (
     CategoricalLikelihood,
@@ -21,7 +21,7 @@ from sklearn_hfl.uncertainty.search import _predicts_better, maximize_evidence
 from tests import reference
 from tests.cases import F64, generator, randn
 
-TRAINER = Trainer("newton-cg", 1000, tol=0.01, n_iter_no_change=10)
+TRAINER = NewtonCG(1000, tol=0.01, n_iter_no_change=10)
 X = randn(80, 6)
 LATENT = X @ randn(6, 3, seed=1)
 NOISY = LATENT + 3 * randn(80, 3, seed=2)
