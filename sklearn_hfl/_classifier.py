@@ -332,9 +332,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
             self._fit_tensor(self._encoded(classes, index)),
             weight,
             CategoricalLikelihood(),
-            EvidenceOptions(
-                self._learns_prior, noise=False, least_prior=LEAST_PRIOR, starts=STARTS
-            ),
+            EvidenceOptions(self._learns_prior, noise=False, min_prior=LEAST_PRIOR, starts=STARTS),
             trained,
             (start_X, None),
         )

@@ -24,8 +24,8 @@ from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP, Network
 from sklearn_hfl.posterior.traced import FAILURES, trainable
 from sklearn_hfl.uncertainty.evidence import effective_parameters
-from sklearn_hfl.uncertainty.noise import noise_precision, squared_residuals
-from sklearn_hfl.uncertainty.precisions import EvidenceOptions, evidence_at
+from sklearn_hfl.uncertainty.post_hoc import evidence_at
+from sklearn_hfl.uncertainty.precisions import EvidenceOptions, noise_precision, squared_residuals
 
 __all__ = [
     "BIAS_SHARE",

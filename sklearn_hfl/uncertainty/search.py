@@ -16,11 +16,12 @@ from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP
 from sklearn_hfl.posterior.prior import GaussianPrior
 from sklearn_hfl.uncertainty.alternation import EVIDENCE_TOL, Alternation, Fit
-from sklearn_hfl.uncertainty.noise import freed_noise
-from sklearn_hfl.uncertainty.precisions import MAX_ROUNDS, EvidenceOptions
+from sklearn_hfl.uncertainty.noise import with_varying_noise
+from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 
 __all__ = ["maximize_evidence"]
 
+MAX_ROUNDS = 40
 SCREENING_ROUNDS = 10
 # Prior precision, in multiples of the fan-in, of the model that all others have to beat: under
 # it a linear function has a tenth of the SD of y. That is as good as a constant where there is
@@ -169,12 +170,12 @@ def _of_varying_noise(level: Fit, alternation: Alternation) -> Iterator[Fit]:
     """Let log noise vary around its level, which stays: a second one would drift against it."""
     options = alternation.options
     if options.noise and isinstance(level.log_posterior.likelihood, HeteroscedasticLikelihood):
-        freed = freed_noise(
+        varying = with_varying_noise(
             level.log_posterior, level.weights, alternation.generator, options.noise_unit
         )
         alternation = replace(alternation, options=replace(options, noise=False))
         yield alternation.at_map(
-            alternation.rounds(replace(level, log_posterior=freed), MAX_ROUNDS)
+            alternation.rounds(replace(level, log_posterior=varying), MAX_ROUNDS)
         )
 
 

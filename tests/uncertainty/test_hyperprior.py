@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sklearn_hfl.uncertainty.hyperprior import FEATURE_STRENGTH, STRENGTH, Hyperprior
+from sklearn_hfl.uncertainty.precisions import FEATURE_STRENGTH, STRENGTH, Hyperprior
 from tests.cases import F64, problem, randn
 
 GAMMA, SQUARES = torch.tensor([3.0, 0.5], dtype=F64), torch.tensor([2.0, 4.0], dtype=F64)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sklearn_hfl.uncertainty.noise import LEAST_NOISE_STD, PSEUDO_RESIDUAL, noise_precision
+from sklearn_hfl.uncertainty.precisions import MIN_NOISE_STD, PSEUDO_RESIDUAL, noise_precision
 from tests.cases import F64
 
 SQUARES, GAMMA = torch.tensor([0.5, 3.0], dtype=F64), torch.tensor(4.0, dtype=F64)
@@ -31,7 +31,7 @@ def test_a_twentieth_of_the_rows_is_left_for_the_noise(share):
 @pytest.mark.parametrize("unit", [1.0, 50.0])
 def test_many_rows_without_residuals_prove_no_less_than_the_least_noise(unit):
     found = noise_precision(torch.zeros(2, dtype=F64), GAMMA, 1e6 * ROWS, unit)
-    assert_close(found.rsqrt(), torch.full((2,), LEAST_NOISE_STD * unit, dtype=F64))
+    assert_close(found.rsqrt(), torch.full((2,), MIN_NOISE_STD * unit, dtype=F64))
 
 
 def test_the_noise_has_the_unit_of_the_targets():

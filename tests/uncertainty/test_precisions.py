@@ -14,14 +14,14 @@ from sklearn_hfl.posterior.network import MLP
 from sklearn_hfl.posterior.prior import GaussianPrior
 from sklearn_hfl.uncertainty.alternation import Alternation, Fit
 from sklearn_hfl.uncertainty.exact import dense_ggn
-from sklearn_hfl.uncertainty.hyperprior import Hyperprior
-from sklearn_hfl.uncertainty.noise import (
-    LEAST_SHARE,
+from sklearn_hfl.uncertainty.noise import MIN_VARIANCE_SHARE, with_varying_noise
+from sklearn_hfl.uncertainty.post_hoc import evidence_at
+from sklearn_hfl.uncertainty.precisions import (
     PSEUDO_RESIDUAL,
-    freed_noise,
+    EvidenceOptions,
+    Hyperprior,
     squared_residuals,
 )
-from sklearn_hfl.uncertainty.precisions import EvidenceOptions, evidence_at
 from sklearn_hfl.uncertainty.search import maximize_evidence
 from tests import reference
 from tests.cases import F64, LINEAR, generator, map_estimate, problem, randn
@@ -207,11 +207,11 @@ def test_the_level_of_the_noise_stays_while_log_noise_varies(monkeypatch):
     levels = []
 
     def recorded(*arguments):
-        freed = freed_noise(*arguments)
+        freed = with_varying_noise(*arguments)
         levels.append(freed.likelihood.noise_precision)
         return freed
 
-    monkeypatch.setattr("sklearn_hfl.uncertainty.search.freed_noise", recorded)
+    monkeypatch.setattr("sklearn_hfl.uncertainty.search.with_varying_noise", recorded)
     lp, *_ = maximize_noisy(n_rows=20, slope=1.0, max_iter=120)
     assert lp.likelihood.noise_precision in levels
 
@@ -220,13 +220,14 @@ def test_rows_that_are_interpolated_keep_the_share_of_the_hyperprior():
     case = problem("log noise")
     constant = replace(case.log_posterior.likelihood, constant=True)
     lp = replace(case.log_posterior, likelihood=constant)
-    freed = freed_noise(lp, case.weights(), generator(0)).likelihood
-    assert (freed.guard >= LEAST_SHARE).all()
+    freed = with_varying_noise(lp, case.weights(), generator(0)).likelihood
+    assert (freed.guard >= MIN_VARIANCE_SHARE).all()
     assert not freed.constant
     outputs = lp.network.forward(case.weights()[None], lp.X)[0]
     fitted = replace(lp, y=outputs[:, :2])
     assert_close(
-        freed_noise(fitted, case.weights(), generator(0)).likelihood.guard, torch.ones(2, dtype=F64)
+        with_varying_noise(fitted, case.weights(), generator(0)).likelihood.guard,
+        torch.ones(2, dtype=F64),
     )
 
 
