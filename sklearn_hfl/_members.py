@@ -197,7 +197,7 @@ def warm_started(
     old = member.estimate
     if (
         old.weights.shape != weights.shape
-        or old.log_posterior.prior.names != log_posterior.prior.names
+        or old.log_posterior.prior.groups.names != log_posterior.prior.groups.names
     ):
         return log_posterior, weights
     return log_posterior, old.weights.to(weights)

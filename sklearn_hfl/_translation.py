@@ -122,7 +122,7 @@ def _penalized(
 ) -> LogPosterior:
     """L whose gradient is a multiple of that of squared error + α ‖W‖², or log loss + ½ α ‖W‖²."""
     prior, likelihood = log_posterior.prior, log_posterior.likelihood
-    shares = [BIAS_SHARE if name.endswith("biases") else 1.0 for name in prior.names]
+    shares = [BIAS_SHARE if kind == "biases" else 1.0 for kind in prior.groups.kinds]
     relative = alpha * torch.tensor(shares).to(weights)
     if not isinstance(likelihood, GaussianLikelihood):
         return replace(log_posterior, prior=prior.with_precision(relative))

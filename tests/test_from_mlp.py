@@ -60,7 +60,7 @@ def gradients(model):
     estimate = model.members_[0].estimate
     lp, weights = estimate.log_posterior, estimate.weights
     gradient = lp.value_and_gradient(weights[None])[1][0]
-    bias = torch.tensor([name.endswith("biases") for name in lp.prior.names])[lp.prior.labels]
+    bias = lp.prior.groups.of_kind("biases")[lp.prior.groups.labels]
     return gradient, bias, lp.prior.precision * weights
 
 

@@ -12,7 +12,6 @@ from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.initialization import scaled_precision
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
-from sklearn_hfl.posterior.network import OF_NOISE
 from sklearn_hfl.uncertainty.evidence import effective_parameters
 
 __all__ = [
@@ -122,9 +121,8 @@ class Hyperprior:
         """
         prior = log_posterior.prior
         ones = torch.ones_like(prior.group_precision)
-        names = prior.names
-        of_noise = torch.tensor([n.endswith(OF_NOISE) for n in names]).to(ones.device)
-        of_feature = torch.tensor([" feature " in n for n in names]).to(ones.device) & ~of_noise
+        of_feature = prior.groups.of_kind("feature")
+        of_noise = torch.tensor(prior.groups.noise_only, device=ones.device)
         squares = unit * prior.group_sum(weights.square())
         shared = (prior.group_sum(gamma)[of_feature].sum() + 2 * STRENGTH) / (
             squares[of_feature].sum() + 2 * STRENGTH

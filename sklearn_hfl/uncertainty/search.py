@@ -108,9 +108,8 @@ def _models(start: Fit, alternation: Alternation) -> Iterator[tuple[Fit, Alterna
     network, X = log_posterior.network, log_posterior.X
     if options.prior and isinstance(network, MLP):
         linear = MLP((X.shape[1], network.n_outputs), n_noise=network.n_noise)
-        labels, names = linear.group_labels()
         strong = scaled_precision(linear, NEARLY_CONSTANT).to(X)
-        prior = GaussianPrior(strong, labels.to(X.device), names)
+        prior = GaussianPrior(strong, linear.weight_groups().to(X.device))
         model = replace(log_posterior, network=linear, prior=prior)
         simple = Fit(model, start.weights.new_zeros(linear.n_weights))
         # A convex problem; its random numbers do not change those of the network.

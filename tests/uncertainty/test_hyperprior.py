@@ -39,9 +39,9 @@ def test_features_share_a_centre_and_other_groups_have_theirs_at_one():
     n = lp.n_weights
     weights, gamma = randn(n), torch.rand(n, dtype=F64, generator=torch.Generator().manual_seed(0))
     found = Hyperprior.at(lp, weights, gamma)
-    features = torch.tensor(["feature" in name for name in lp.prior.names])
+    features = lp.prior.groups.of_kind("feature")
     assert 0 < features.sum() < len(features)
-    of_features = features[lp.prior.labels]
+    of_features = features[lp.prior.groups.labels]
     shared = gamma[of_features].sum() / weights[of_features].square().sum()
     assert_close(found.centre[features], shared.expand(int(features.sum())), rtol=0.05, atol=0)
     assert (found.strength[features] == FEATURE_STRENGTH).all()

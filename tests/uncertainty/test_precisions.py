@@ -171,11 +171,11 @@ def maximize_noisy(n_rows=80, **changes):
     x = torch.linspace(-1, 1, n_rows, dtype=F64)[:, None]
     noise = torch.exp(changes.pop("slope") * x) * randn(n_rows, 1)
     network = MLP((1, 2), n_noise=1)
-    labels, names = network.group_labels()
+    groups = network.weight_groups()
     lp = LogPosterior(
         network,
         HeteroscedasticLikelihood(torch.ones(1, dtype=F64)),
-        GaussianPrior(torch.ones(len(names), dtype=F64), labels, names),
+        GaussianPrior(torch.ones(len(groups), dtype=F64), groups),
         x,
         x + noise,
         torch.ones(n_rows, dtype=F64),
@@ -188,7 +188,7 @@ def maximize_noisy(n_rows=80, **changes):
 @pytest.mark.parametrize("slope", [0.0, 1.5])
 def test_log_noise_is_shrunk_where_nothing_speaks_for_it(slope):
     lp, weights, *_ = maximize_noisy(slope=slope)
-    alpha = dict(zip(lp.prior.names, lp.prior.group_precision.tolist(), strict=True))
+    alpha = dict(zip(lp.prior.groups.names, lp.prior.group_precision.tolist(), strict=True))
     learned = weights[1].item()  # how log noise grows with x
     # Its std is 1 / sqrt(2 Σ x²) = 0.14 in 80 rows.
     assert learned == pytest.approx(slope, abs=0.05 if slope == 0 else 0.4)
@@ -248,11 +248,11 @@ def test_rounds_that_lower_the_evidence_are_taken_back(monkeypatch):
     X, y = load_diabetes(return_X_y=True)
     X, y = scale(X)[:200], scale(y)[:200, None]
     network = MLP((10, 50, 1))
-    labels, names = network.group_labels()
+    groups = network.weight_groups()
     lp = LogPosterior(
         network,
         GaussianLikelihood(torch.ones(1, dtype=F64)),
-        GaussianPrior(torch.ones(len(names), dtype=F64), labels, names),
+        GaussianPrior(torch.ones(len(groups), dtype=F64), groups),
         torch.tensor(X),
         torch.tensor(y),
         torch.ones(200, dtype=F64),

@@ -43,8 +43,8 @@ LINEAR = {
 
 
 def log_posterior(likelihood, y, network):
-    labels, names = network.group_labels()
-    prior = GaussianPrior(torch.ones(len(names), dtype=F64), labels, names)
+    groups = network.weight_groups()
+    prior = GaussianPrior(torch.ones(len(groups), dtype=F64), groups)
     return LogPosterior(network, likelihood, prior, X, y, torch.ones(len(X), dtype=F64))
 
 
