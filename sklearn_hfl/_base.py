@@ -295,8 +295,10 @@ class HFLBase(BaseEstimator):
         self.n_iter_ = len(best.loss_curve) - 1
         self.loss_ = facts.loss
         self.loss_curve_ = list(best.loss_curve)
-        alphas = prior.group_precision.tolist()
-        self.prior_precision_ = dict(zip(prior.groups.names, alphas, strict=True))
+        names, alphas = prior.groups.names, prior.group_precision.tolist()
+        if hasattr(self, "feature_names_in_"):
+            names = prior.groups.named(self.feature_names_in_)
+        self.prior_precision_ = dict(zip(names, alphas, strict=True))
         self.n_effective_parameters_ = facts.n_effective_parameters
         self.log_marginal_likelihood_ = facts.log_evidence
         self.grad_norm_ = facts.grad_norm

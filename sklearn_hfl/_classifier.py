@@ -151,7 +151,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
     loss_curve_ : list of float
         Loss at the start and after each step; the precisions change on the way.
     prior_precision_ : dict of str to float
-        Precision of each group of weights.
+        Precision of each group of weights; features by the names that X has, or by number.
     n_effective_parameters_ : float
         Number of weights that the data determine, γ.
     log_marginal_likelihood_ : float

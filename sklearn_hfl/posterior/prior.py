@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -42,6 +43,19 @@ class WeightGroups:
     def of_kind(self, kind: Kind) -> Tensor:
         """Mask (n_groups,) of the groups of one kind."""
         return torch.tensor([k == kind for k in self.kinds], device=self.labels.device)
+
+    def named(self, features: Sequence[str]) -> tuple[str, ...]:
+        """Names of the groups, with the features' own names instead of their numbers.
+
+        Two features of one name keep their numbers: each group has a name of its own.
+        """
+        if len(set(features)) < len(features):
+            return self.names
+        left = iter(features)
+        pairs = zip(self.names, self.kinds, strict=True)
+        return tuple(
+            f"layer 0 feature {next(left)}" if kind == "feature" else name for name, kind in pairs
+        )
 
     def to(self, device: torch.device) -> WeightGroups:
         """Return the same groups on another device."""

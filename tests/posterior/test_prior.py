@@ -3,6 +3,7 @@ import torch
 from torch.distributions import Normal
 from torch.testing import assert_close
 
+from sklearn_hfl.posterior.network import MLP
 from sklearn_hfl.posterior.prior import GaussianPrior, WeightGroups
 from tests.cases import F64, randn
 
@@ -40,3 +41,11 @@ def test_with_precision_keeps_the_groups():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mask_marks_the_groups_of_a_kind(kind):
     assert GROUPS.of_kind(kind).tolist() == [kind == other for other in KINDS]
+
+
+def test_features_have_their_own_names_if_these_are_unique():
+    groups = MLP((2, 3, 1)).weight_groups()
+    named = groups.named(["age", "layer 0 biases"])
+    assert named[:2] == ("layer 0 feature age", "layer 0 feature layer 0 biases")
+    assert named[2:] == groups.names[2:]
+    assert groups.named(["age", "age"]) == groups.names
