@@ -202,7 +202,7 @@ class HFLBase(BaseEstimator):
             jobs.append((log_posterior, weights, generator))
         trainer = self._trainer(jobs[0][2], inputs)
         if trained is not None:
-            jobs = [(trained.settled(*job, options), *job[1:]) for job in jobs]
+            jobs = [(trained.with_precisions(*job, options), *job[1:]) for job in jobs]
             trainer, options = trained.trainer(trainer), EvidenceOptions(False, False)
         route = self._route()
         # A model that keeps no data keeps nothing that could tell who was among them either.
