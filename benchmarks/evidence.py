@@ -94,7 +94,7 @@ def scores(
     began = time.perf_counter()
     with (
         patch.object(alternation, "EVIDENCE_TOL", tol),
-        patch.object(alternation, "RENEWAL", renewal),
+        patch.object(alternation, "NOISE_STEP", renewal),
         patch.object(precisions, "FEATURE_STRENGTH", strength),
     ):
         model = HFLRegressor(random_state=split, **params).fit(X[~out], y[~out])

@@ -41,9 +41,9 @@ class LogPosterior:
         w; a row of weight 2 counts as two rows.
     memory_limit : float
         Bytes that may be used beside the data; they are taken in blocks to meet it.
-    spread : Tensor of shape (N, K) or None
-        Variance of the mean at each row that the loss is to average over, where the
-        likelihood knows how.
+    variance_of_mean : Tensor of shape (N, K) or None
+        Posterior variance of the mean at each row, over which the loss is averaged; only of a
+        likelihood that can (``HeteroscedasticLikelihood``).
     """
 
     network: Network
@@ -53,7 +53,7 @@ class LogPosterior:
     y: Tensor
     sample_weight: Tensor
     memory_limit: float = 4e9
-    spread: Tensor | None = None
+    variance_of_mean: Tensor | None = None
 
     @property
     def n_weights(self) -> int:
@@ -63,19 +63,19 @@ class LogPosterior:
     def select(self, rows: Tensor) -> LogPosterior:
         """Return L of some of the rows, by mask or index."""
         part = {name: getattr(self, name)[rows] for name in ("X", "y", "sample_weight")}
-        spread = None if self.spread is None else self.spread[rows]
-        return replace(self, **part, spread=spread)
+        variance = self.variance_of_mean
+        return replace(self, **part, variance_of_mean=None if variance is None else variance[rows])
 
     def targets(self, rows: slice) -> Tensor:
-        """What the likelihood sees of y: with the spread, (n, 2 K), where there is one."""
-        y = self.y[rows]
-        return y if self.spread is None else torch.cat([y, self.spread[rows]], -1)
+        """Targets as the likelihood takes them: (n, 2 K) with the variance of the mean."""
+        y, variance = self.y[rows], self.variance_of_mean
+        return y if variance is None else torch.cat([y, variance[rows]], -1)
 
     def without_data(self) -> LogPosterior:
         """Return L of no rows, which knows network, noise and prior still."""
         # Copies, since a view would keep all the data alive.
         empty = {name: getattr(self, name)[:0].clone() for name in ("X", "y", "sample_weight")}
-        return replace(self, **empty, spread=None)
+        return replace(self, **empty, variance_of_mean=None)
 
     def fits(self, numbers: int) -> bool:
         """Whether so many numbers stay within a sixteenth of ``memory_limit``."""

@@ -14,14 +14,14 @@ from sklearn_hfl.posterior.likelihood import GaussianLikelihood, Heteroscedastic
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.uncertainty.precisions import PSEUDO_RESIDUAL, squared_residuals
 
-__all__ = ["mean_variance", "with_varying_noise"]
+__all__ = ["variance_of_mean", "with_varying_noise"]
 
 # A row's variance is at least about this share of the constant noise's
 # (docs/design/heteroscedastic.md).
 MIN_VARIANCE_SHARE = 1e-3
 
 
-def mean_variance(curvature: GaussNewton, subspace: Subspace) -> Tensor:
+def variance_of_mean(curvature: GaussNewton, subspace: Subspace) -> Tensor:
     """Posterior variance of the mean at the training rows, as far as the data determine it.
 
     Parameters
@@ -37,7 +37,7 @@ def mean_variance(curvature: GaussNewton, subspace: Subspace) -> Tensor:
     """
     likelihood = curvature.log_posterior.likelihood
     assert isinstance(likelihood, GaussianLikelihood)
-    return likelihood.mean_link.value(curvature.spread(subspace.root()))
+    return likelihood.mean_link.value(curvature.output_variance(subspace.root()))
 
 
 def with_varying_noise(
@@ -74,5 +74,7 @@ def with_varying_noise(
     return replace(
         log_posterior,
         likelihood=replace(likelihood, guard=share.clamp(min=MIN_VARIANCE_SHARE), constant=False),
-        spread=mean_variance(curvature, krylov_subspace(curvature, generator, trace_rtol=1e-2)),
+        variance_of_mean=variance_of_mean(
+            curvature, krylov_subspace(curvature, generator, trace_rtol=1e-2)
+        ),
     )

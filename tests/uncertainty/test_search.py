@@ -55,7 +55,7 @@ def maximize(likelihood, y, hidden, n_outputs, n_noise=0, seed=0):
     options = EvidenceOptions(True, noise, 0.0 if noise else 0.01, starts)
     lp, start = log_posterior(likelihood, y, network), initial_weights(network, generator(seed))
     found, weights, *_ = maximize_evidence(lp, start, TRAINER, options, generator(seed))
-    found = replace(found, spread=None)
+    found = replace(found, variance_of_mean=None)
     matrix = dense_ggn(found, weights)
     multiplicity = log_multiplicity(found.network, reference.effective_parameters(found, matrix))
     return found, reference.log_evidence(found, weights, matrix) + multiplicity
@@ -170,6 +170,6 @@ def test_a_map_that_lost_what_its_round_promised_goes_back():
     # All of them promise more than any MAP has, so that the MAPs alone say where to stop.
     certain = tuple(replace(r, log_evidence=1e9) for r in fit.path[:4])
     lost = replace(rounds[0], log_evidence=3e9, path=certain)
-    back = alternation().at_map(lost, least=-1e9)
+    back = alternation().at_map(lost, known=-1e9)
     assert back.log_evidence == pytest.approx(climbed, abs=0.5)
     assert climbed > first
