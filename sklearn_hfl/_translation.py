@@ -51,8 +51,8 @@ class Trained:
     polish : bool
         Whether to train on.
     alpha : float or None
-        Penalty of the weights in units of the noise precision (of nats, for classes),
-        which is then their prior; None takes the estimator's prior.
+        Penalty that training minimised, α of squared error + α ‖W‖² or of log loss + ½ α ‖W‖²,
+        from which the prior follows; None takes the estimator's prior.
     classes : ndarray or None
         Labels in the order of the outputs, where known.
     """
@@ -71,12 +71,12 @@ class Trained:
             )
 
     def begin(self, X: Tensor, n_outputs: int, generator: Generator) -> tuple[Network, Tensor]:
-        """Network and weights, with torch's global generator left alone by trying them."""
+        """Network and weights; torch's global generator is left as it was."""
         with seeded(generator.initial_seed()):
             return self.start(X, n_outputs, generator)
 
     def trainer(self, trainer: Trainer) -> Trainer:
-        """Return the trainer, which stays put where the weights are not to be polished."""
+        """Return the trainer, without steps where the weights are not to be polished."""
         return trainer if self.polish else replace(trainer, max_iter=0)
 
     def with_precisions(
@@ -167,8 +167,8 @@ class LogitDifference(nn.Module):
 class FreshCopies:
     """Factory of untrained copies of a module, for refits.
 
-    Layers start anew by their ``reset_parameters``: a refit from the trained weights
-    would know the rows that cross-validation holds out. Frozen parameters and buffers
+    Layers start again by their ``reset_parameters``: a refit from the trained weights
+    would have seen the rows that cross-validation holds out. Frozen parameters and buffers
     are no weights, and keep their values.
 
     Parameters

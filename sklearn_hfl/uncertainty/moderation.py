@@ -27,8 +27,8 @@ MAX_BLOCK_NUMBERS = 10**6
 # factor exists: rounding leaves singular ones with eigenvalues of a few eps below 0. Larger
 # multiples follow if that is not enough.
 JITTER = 100
-# Draws times classes: twice as many double the time, and halve the error of Sobol points
-# (table in docs/design/classifier.md).
+# Draws times classes, to which the time is proportional; the errors that so many leave are in
+# the table of docs/design/classifier.md.
 DRAWN_NUMBERS = 2**15
 
 
