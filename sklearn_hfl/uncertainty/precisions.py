@@ -43,10 +43,12 @@ MIN_NOISE_ROWS = 0.05
 # In SDs of y. Below it the condition number of the curvature passes 1e11, and rounding shows in
 # the standard deviations (docs/design/evidence.md).
 MIN_NOISE_STD = 1e-3
-# α beyond these no longer changes a prediction: in units of the fan-in's reciprocal a weight is
-# free, or zero.
+# Limits of α of standardised data. At the upper one a weight's prior SD is 0.003, and its group
+# is off; at the lower one it is 10, and the data alone decide. They keep the precisions of groups
+# without weights or without evidence finite. Not tuned.
 PRIOR_PRECISION_RANGE = (1e-2, 1e5)
-# No update changes a precision by more than this factor: the first ones are far from a MAP.
+# No update changes a precision by more than this factor: at the first ones the weights are far
+# from a MAP. A larger one would follow them, a smaller one takes more rounds. Not tuned.
 MAX_STEP_FACTOR = 5.0
 # Where regression starts: prior in multiples of the fan-in, noise in SDs of y. Strong prior and
 # all of y's variance as noise suit noisy data; little noise, few clean rows, which from the first
