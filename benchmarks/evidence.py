@@ -20,7 +20,7 @@ from joblib import Parallel, delayed
 from reporting import heading, machine, normal_scores
 
 from sklearn_hfl import HFLRegressor
-from sklearn_hfl.uncertainty import alternation, hyperprior
+from sklearn_hfl.uncertainty import alternation, precisions
 
 SETS = ("yacht", "energy", "concrete", "wine")
 SPLITS = {"standard": range(3), "gap": range(4)}
@@ -94,8 +94,8 @@ def scores(
     began = time.perf_counter()
     with (
         patch.object(alternation, "EVIDENCE_TOL", tol),
-        patch.object(alternation, "RENEWAL", renewal),
-        patch.object(hyperprior, "FEATURE_STRENGTH", strength),
+        patch.object(alternation, "NOISE_STEP", renewal),
+        patch.object(precisions, "FEATURE_STRENGTH", strength),
     ):
         model = HFLRegressor(random_state=split, **params).fit(X[~out], y[~out])
     seconds = time.perf_counter() - began

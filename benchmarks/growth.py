@@ -100,12 +100,12 @@ def measured(n: int, units: int, n_queries: int) -> dict[str, float]:
     X, y = (torch.as_tensor(a) for a in drawn(n, N_FEATURES, seed=0))
     Q = torch.as_tensor(drawn(n_queries, N_FEATURES, seed=1)[0])
     network = MLP((N_FEATURES, units, 1))
-    labels, names = network.group_labels()
+    groups = network.weight_groups()
     noise = 0.2 * float(y.std()) * (n / 500) ** 0.5
     log_posterior = LogPosterior(
         network,
         GaussianLikelihood(torch.tensor([noise**-2], dtype=torch.float64)),
-        GaussianPrior(scaled_precision(network, 1.0).double(), labels, names),
+        GaussianPrior(scaled_precision(network, 1.0).double(), groups),
         X,
         y[:, None],
         torch.ones(n, dtype=torch.float64),

@@ -182,14 +182,14 @@ class HFLBase(BaseEstimator):
             generator = torch.Generator().manual_seed(int(seed))
             begin = start if trained is None else trained.begin
             network, weights = begin(inputs, n_outputs, generator)
-            labels, names = network.group_labels()
+            groups = network.weight_groups()
             alpha = self._fixed_prior_precision()
             precision = (
                 scaled_precision(network, 1.0)
                 if alpha is None
-                else torch.full((len(names),), alpha)
+                else torch.full((len(groups),), alpha)
             )
-            prior = GaussianPrior(precision.to(inputs), labels.to(inputs.device), names)
+            prior = GaussianPrior(precision.to(inputs), groups.to(inputs.device))
             log_posterior = LogPosterior(
                 network, likelihood, prior, inputs, y, weight, float(self.memory_limit)
             )
@@ -198,7 +198,7 @@ class HFLBase(BaseEstimator):
             jobs.append((log_posterior, weights, generator))
         trainer = self._trainer(jobs[0][2], inputs)
         if trained is not None:
-            jobs = [(trained.settled(*job, options), *job[1:]) for job in jobs]
+            jobs = [(trained.with_precisions(*job, options), *job[1:]) for job in jobs]
             trainer, options = trained.trainer(trainer), EvidenceOptions(False, False)
         route = self._route()
         # A model that keeps no data keeps no hashes of its rows either.
@@ -288,8 +288,10 @@ class HFLBase(BaseEstimator):
         self.n_iter_ = len(best.loss_curve) - 1
         self.loss_ = facts.loss
         self.loss_curve_ = list(best.loss_curve)
-        alphas = prior.group_precision.tolist()
-        self.prior_precision_ = dict(zip(prior.names, alphas, strict=True))
+        names, alphas = prior.groups.names, prior.group_precision.tolist()
+        if hasattr(self, "feature_names_in_"):
+            names = prior.groups.named(self.feature_names_in_)
+        self.prior_precision_ = dict(zip(names, alphas, strict=True))
         self.n_effective_parameters_ = facts.n_effective_parameters
         self.log_marginal_likelihood_ = facts.log_evidence
         self.grad_norm_ = facts.grad_norm

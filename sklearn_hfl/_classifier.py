@@ -151,7 +151,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
     loss_curve_ : list of float
         Loss at the start and after each step; the precisions change on the way.
     prior_precision_ : dict of str to float
-        Precision of each group of weights.
+        Precision of each group of weights; features by the names that X has, or by number.
     n_effective_parameters_ : float
         Number of weights that the data determine, γ.
     log_marginal_likelihood_ : float
@@ -333,7 +333,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
             self._fit_tensor(self._encoded(classes, index)),
             weight,
             CategoricalLikelihood(),
-            EvidenceOptions(self._learns_prior, noise=False, least_prior=MIN_PRIOR, starts=STARTS),
+            EvidenceOptions(self._learns_prior, noise=False, min_prior=MIN_PRIOR, starts=STARTS),
             trained,
             (start_X, None),
         )

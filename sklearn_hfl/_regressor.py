@@ -155,7 +155,8 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
     noise_std_ : float or ndarray of shape (n_outputs,)
         Noise in units of y (root mean square over members and training rows).
     prior_precision_ : dict of str to float
-        Precision of each group of weights, in the units of ``loss_``.
+        Precision of each group of weights, in the units of ``loss_``; features by the names
+        that X has, or by number.
     n_effective_parameters_ : float
         Number of weights that the data determine, γ.
     log_marginal_likelihood_ : float

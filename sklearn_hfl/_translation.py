@@ -15,20 +15,15 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from sklearn_hfl._data.params import boolean
 from sklearn_hfl._data.validation import check_features
-from sklearn_hfl.optim.krylov import krylov_subspace
 from sklearn_hfl.optim.training import Trainer
-from sklearn_hfl.posterior.curvature import GaussNewton
-from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.module import copied, seeded
 from sklearn_hfl.posterior.network import MLP, Network
 from sklearn_hfl.posterior.traced import FAILURES, trainable
-from sklearn_hfl.uncertainty.evidence import effective_parameters
-from sklearn_hfl.uncertainty.noise import noise_precision, squared_residuals
-from sklearn_hfl.uncertainty.precisions import EvidenceOptions, evidence_at
+from sklearn_hfl.uncertainty.post_hoc import with_precisions
+from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 
 __all__ = [
-    "BIAS_SHARE",
     "FreshCopies",
     "LogitDifference",
     "Trained",
@@ -41,11 +36,6 @@ __all__ = [
     "module_params",
     "trained_mlp",
 ]
-
-# scikit-learn leaves biases unpenalised, but a posterior needs a prior: with a thousandth
-# of the weights' precision it is thirty times as wide as theirs. A hundredth moved the MAP of
-# converged networks by more than what counts as stationary.
-BIAS_SHARE = 0.001
 
 Start = Callable[[Tensor, int, Generator], tuple[Network, Tensor]]
 
@@ -61,8 +51,8 @@ class Trained:
     polish : bool
         Whether to train on.
     alpha : float or None
-        Penalty of the weights in units of the noise precision (of nats, for classes),
-        which is then their prior; None takes the estimator's prior.
+        Penalty that training minimised, α of squared error + α ‖W‖² or of log loss + ½ α ‖W‖²,
+        from which the prior follows; None takes the estimator's prior.
     classes : ndarray or None
         Labels in the order of the outputs, where known.
     """
@@ -81,88 +71,23 @@ class Trained:
             )
 
     def begin(self, X: Tensor, n_outputs: int, generator: Generator) -> tuple[Network, Tensor]:
-        """Network and weights, with torch's global generator left alone by trying them."""
+        """Network and weights; torch's global generator is left as it was."""
         with seeded(generator.initial_seed()):
             return self.start(X, n_outputs, generator)
 
     def trainer(self, trainer: Trainer) -> Trainer:
-        """Return the trainer, which stays put where the weights are not to be polished."""
+        """Return the trainer, without steps where the weights are not to be polished."""
         return trainer if self.polish else replace(trainer, max_iter=0)
 
-    def settled(
+    def with_precisions(
         self,
         log_posterior: LogPosterior,
         weights: Tensor,
         generator: Generator,
         options: EvidenceOptions,
     ) -> LogPosterior:
-        """Return L with its precisions, found at the weights as they are."""
-        unit = _spread(log_posterior)
-        likelihood = log_posterior.likelihood
-        if options.noise and isinstance(likelihood, GaussianLikelihood):
-            likelihood = likelihood.with_precision(unit**-2)
-            log_posterior = replace(log_posterior, likelihood=likelihood)
-        if self.alpha is not None:
-            return _penalized(log_posterior, weights, self.alpha, unit, options.noise, generator)
-        if options.prior or options.noise:
-            options = replace(
-                options, noise_unit=unit, prior_unit=_weight_unit(log_posterior, weights)
-            )
-            return evidence_at(log_posterior, weights, options, generator)
-        return log_posterior
-
-
-def _penalized(
-    log_posterior: LogPosterior,
-    weights: Tensor,
-    alpha: float,
-    unit: Tensor,
-    learns_noise: bool,
-    generator: Generator,
-) -> LogPosterior:
-    """L whose gradient is a multiple of that of squared error + α ‖W‖², or log loss + ½ α ‖W‖²."""
-    prior, likelihood = log_posterior.prior, log_posterior.likelihood
-    shares = [BIAS_SHARE if name.endswith("biases") else 1.0 for name in prior.names]
-    relative = alpha * torch.tensor(shares).to(weights)
-    if not isinstance(likelihood, GaussianLikelihood):
-        return replace(log_posterior, prior=prior.with_precision(relative))
-    if learns_noise:
-        # One noise for all outputs, as the sum of their squares has. Prior and data scale
-        # alike with its precision, so that γ does not depend on it, and no round is needed.
-        at_one = replace(
-            log_posterior,
-            prior=prior.with_precision(relative),
-            likelihood=likelihood.with_precision(torch.ones_like(unit)),
-        )
-        gamma = effective_parameters(krylov_subspace(GaussNewton(at_one, weights), generator))
-        squares = squared_residuals(log_posterior, weights)
-        rows = log_posterior.sample_weight.sum() * len(squares)
-        mean_unit = unit.square().mean().sqrt()
-        beta = noise_precision(squares.sum(), gamma.sum(), rows, mean_unit)
-        likelihood = likelihood.with_precision(beta.expand_as(unit).clone())
-    # Given noises that differ have no counterpart in scikit-learn: their mean stands in.
-    beta = likelihood.noise_precision.mean()
-    return replace(
-        log_posterior, prior=prior.with_precision(beta * relative), likelihood=likelihood
-    )
-
-
-def _spread(log_posterior: LogPosterior) -> Tensor:
-    """SD (K,) of y, 1 for constant columns."""
-    y, w = log_posterior.y, log_posterior.sample_weight
-    mean = w @ y / w.sum()
-    spread = (w @ (y - mean).square() / w.sum()).sqrt()
-    return torch.where(spread > 0, spread, torch.ones_like(spread))
-
-
-def _weight_unit(log_posterior: LogPosterior, weights: Tensor) -> Tensor:
-    """1 / mean θ² of each group (n_groups,), 1 where all of them are 0.
-
-    Weights that are trained already say in which units X and y are.
-    """
-    prior = log_posterior.prior
-    squares = prior.group_sum(weights.square()) / prior.group_sum(torch.ones_like(weights))
-    return torch.where(squares > 0, 1 / squares, 1.0)
+        """Return L with the precisions that belong to the weights as they are."""
+        return with_precisions(log_posterior, weights, self.alpha, options, generator)
 
 
 # ------------------------------------------------------------------ scikit-learn
@@ -242,8 +167,8 @@ class LogitDifference(nn.Module):
 class FreshCopies:
     """Factory of untrained copies of a module, for refits.
 
-    Layers start anew by their ``reset_parameters``: a refit from the trained weights
-    would know the rows that cross-validation holds out. Frozen parameters and buffers
+    Layers start again by their ``reset_parameters``: a refit from the trained weights
+    would have seen the rows that cross-validation holds out. Frozen parameters and buffers
     are no weights, and keep their values.
 
     Parameters

@@ -72,11 +72,11 @@ class Task:
         y = self.function(x) + noise_std * torch.randn(x.shape, generator=draws, dtype=F64)
         y = y - y.mean() if self.centred else y
         network = MLP((1, 50, 1), "tanh")
-        labels, names = network.group_labels()
+        groups = network.weight_groups()
         log_posterior = LogPosterior(
             network,
             GaussianLikelihood(torch.full((1,), noise_std**-2, dtype=F64)),
-            GaussianPrior(torch.ones(len(names), dtype=F64), labels, names),
+            GaussianPrior(torch.ones(len(groups), dtype=F64), groups),
             x,
             y,
             torch.ones(len(x), dtype=F64),
@@ -118,12 +118,12 @@ class Kind:
         X = randn(n_rows, self.n_features, seed=seed)
         y = torch.sin(X @ randn(self.n_features, k, seed=seed + 1))
         y = y + 0.2 * randn(n_rows, k, seed=seed + 2)
-        labels, names = network.group_labels()
+        groups = network.weight_groups()
         weight = torch.linspace(0.5, 2.5, n_rows, dtype=F64)
         log_posterior = LogPosterior(
             network,
             self.likelihood(torch.linspace(10, 20, k, dtype=F64)),
-            GaussianPrior(torch.linspace(0.5, 2, len(names), dtype=F64), labels, names),
+            GaussianPrior(torch.linspace(0.5, 2, len(groups), dtype=F64), groups),
             X,
             y,
             weight if self.weighted else torch.ones_like(weight),

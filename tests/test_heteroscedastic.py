@@ -182,7 +182,7 @@ def test_residuals_are_averaged_over_the_posterior_of_the_mean(n_outputs):
     gradient = Prediction(lp.network, lp.X, MEAN).gradient(weights)
     variance = exact_covariance(dense_ggn(lp, weights), gradient).diagonal()
     # The last round of the evidence set it, at weights that were trained on since.
-    assert_allclose(lp.spread.flatten(), variance, rtol=0.1)
+    assert_allclose(lp.variance_of_mean.flatten(), variance, rtol=0.1)
 
 
 # ------------------------------------------------------------- what is learned

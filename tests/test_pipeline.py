@@ -90,6 +90,22 @@ def test_text_columns_go_through_an_encoder():
 # -------------------------------------------------------------------- pandas
 
 
+@pytest.mark.parametrize(
+    ("table", "features"),
+    [(X, ["0", "1"]), (FRAME, ["depth", "width"]), (FRAME[["width", "depth"]], ["width", "depth"])],
+    ids=["array", "frame", "reversed"],
+)
+def test_prior_precisions_have_the_names_of_their_features(table, features):
+    """The target depends on one feature: the other has the larger precision."""
+    model = small(prior_precision="evidence").fit(table, X[:, 0])
+    alpha = model.prior_precision_
+    assert list(alpha)[:3] == [*(f"layer 0 feature {name}" for name in features), "layer 0 biases"]
+    depth, width = (alpha[f"layer 0 feature {name}"] for name in sorted(features))
+    assert width > 1.5 * depth
+    model.fit(X, X[:, 0])
+    assert list(model.prior_precision_)[:2] == ["layer 0 feature 0", "layer 0 feature 1"]
+
+
 def test_names_of_features_are_kept_and_order_is_checked():
     model = small().fit(FRAME, Y)
     assert_array_equal(model.feature_names_in_, ["depth", "width"])

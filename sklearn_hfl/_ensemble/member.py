@@ -88,7 +88,7 @@ class Member:
         old = self.estimate
         fits = (
             old.weights.shape == weights.shape
-            and old.log_posterior.prior.names == log_posterior.prior.names
+            and old.log_posterior.prior.groups.names == log_posterior.prior.groups.names
         )
         return old.weights.to(weights) if fits else weights
 

@@ -108,9 +108,9 @@ class GaussNewton:
             data += linear.backward(curved)
         return (columns + self.scale[:, None] * data).reshape(V.shape)
 
-    def spread(self, S: Tensor) -> Tensor:
-        """Diagonal (N, K) of (J S)(J S)ᵀ for whitened S (P, m)."""
-        if S.shape[1] == 0:  # under a prior so strong that the data determine nothing
+    def output_variance(self, S: Tensor) -> Tensor:
+        """Diagonal of (J S)(J S)ᵀ for whitened S (P, m): a square (N, K) of each output."""
+        if S.shape[1] == 0:  # under a prior that leaves the data nothing to determine
             return S.new_zeros(len(self.log_posterior.X), self.log_posterior.network.n_outputs)
         scaled = self.scale[:, None] * S
         parts = [linear.forward(scaled).square().sum(1) for linear, _ in self._blocks(S.shape[1])]

@@ -56,10 +56,10 @@ def scaled_precision(network: Network, strength: float) -> Tensor:
     Tensor of shape (n_groups,)
         ``strength`` times the fan-in for groups of weights, 1 for biases.
     """
-    labels, names = network.group_labels()
+    groups = network.weight_groups()
     each = [
         torch.full(shape, strength * shape[1:].numel() if len(shape) > 1 else 1.0)
         for shape in map(torch.Size, network.packing.shapes)
     ]
-    precision = torch.ones(len(names))
-    return precision.index_copy(0, labels, network.packing.pack(each))
+    precision = torch.ones(len(groups))
+    return precision.index_copy(0, groups.labels, network.packing.pack(each))

@@ -44,7 +44,7 @@ class LogPosterior:
         w; a row of weight 2 counts as two rows.
     memory_limit : float
         Bytes that may be used beside the data; passes go block by block to meet this.
-    spread : Tensor of shape (N, K) or None
+    variance_of_mean : Tensor of shape (N, K) or None
         Posterior variance of the mean at each row, over which the loss of a
         ``HeteroscedasticLikelihood`` averages.
     """
@@ -56,7 +56,7 @@ class LogPosterior:
     y: Tensor
     sample_weight: Tensor
     memory_limit: float = 4e9
-    spread: Tensor | None = None
+    variance_of_mean: Tensor | None = None
 
     @property
     def n_weights(self) -> int:
@@ -66,19 +66,19 @@ class LogPosterior:
     def select(self, rows: Tensor) -> LogPosterior:
         """Return L of some of the rows, given by mask or index."""
         part = {name: getattr(self, name)[rows] for name in ("X", "y", "sample_weight")}
-        spread = None if self.spread is None else self.spread[rows]
-        return replace(self, **part, spread=spread)
+        variance = self.variance_of_mean
+        return replace(self, **part, variance_of_mean=None if variance is None else variance[rows])
 
     def targets(self, rows: slice) -> Tensor:
-        """Targets (n, K) of the likelihood, followed by the spread, (n, 2 K), if there is one."""
-        y = self.y[rows]
-        return y if self.spread is None else torch.cat([y, self.spread[rows]], -1)
+        """Targets as the likelihood takes them: (n, 2 K) with the variance of the mean."""
+        y, variance = self.y[rows], self.variance_of_mean
+        return y if variance is None else torch.cat([y, variance[rows]], -1)
 
     def without_data(self) -> LogPosterior:
         """Return L of no rows, with the same network, likelihood and prior."""
         # Copies, since views would keep the data in memory.
         empty = {name: getattr(self, name)[:0].clone() for name in ("X", "y", "sample_weight")}
-        return replace(self, **empty, spread=None)
+        return replace(self, **empty, variance_of_mean=None)
 
     def fits(self, numbers: int) -> bool:
         """Whether so many numbers fit into ``MEMORY_SHARE`` of ``memory_limit``."""

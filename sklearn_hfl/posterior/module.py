@@ -274,10 +274,10 @@ def _check_gradients(
     network: ModuleNetwork, weights: Tensor, rows: Tensor, jacobian: Tensor
 ) -> None:
     """Find weights that change the output but have zero gradient, as if they were frozen."""
-    labels, names = network.group_labels()
+    groups = network.weight_groups()
     still = (jacobian == 0).all(0).all(0)
-    for group, name in enumerate(names):
-        own = (labels == group).to(weights.device)
+    for group, name in enumerate(groups.names):
+        own = (groups.labels == group).to(weights.device)
         if still[own].all():
             # Small, so that no inactive unit becomes active.
             step = torch.finfo(weights.dtype).eps ** 0.25 * (1 + weights.abs()) * own

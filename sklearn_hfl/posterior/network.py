@@ -18,9 +18,10 @@ from sklearn_hfl.posterior.linearization import (
     PerceptronLinearization,
 )
 from sklearn_hfl.posterior.packing import Packing
+from sklearn_hfl.posterior.prior import Kind, WeightGroups
 from sklearn_hfl.posterior.traced import FAILURES, Traced, trainable
 
-__all__ = ["ACTIVATIONS", "MLP", "OF_NOISE", "ModuleNetwork", "Network"]
+__all__ = ["ACTIVATIONS", "MLP", "ModuleNetwork", "Network"]
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
@@ -30,10 +31,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "logistic": nn.Sigmoid,
     "identity": nn.Identity,
 }
-
-
-# Suffix of the names of prior groups that lead to the log noise alone.
-OF_NOISE = " of log noise"
 
 
 class Network(Protocol):
@@ -72,8 +69,8 @@ class Network(Protocol):
     def jacobian(self, weights: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs (N, K) and their derivatives (N, K, P) at one weight vector (P,)."""
 
-    def group_labels(self) -> tuple[Tensor, tuple[str, ...]]:
-        """The group (P,) of each weight, and the groups' names."""
+    def weight_groups(self) -> WeightGroups:
+        """Which weights share a prior precision."""
 
     def to_module(self, weights: Tensor) -> nn.Module:
         """A new torch module that computes ``forward`` at ``weights``."""
@@ -170,26 +167,29 @@ class MLP:
         dense = self.linearize(weights, X).dense()
         return dense.outputs, dense.jacobian
 
-    def group_labels(self) -> tuple[Tensor, tuple[str, ...]]:
+    def weight_groups(self) -> WeightGroups:
         """Group first-layer weights by input feature, the others by layer and kind."""
-        labels, names = [], [f"layer 0 feature {d}" for d in range(self.layer_sizes[0])]
+        groups: list[tuple[str, Kind, bool]] = [
+            (f"layer 0 feature {d}", "feature", False) for d in range(self.layer_sizes[0])
+        ]
+        labels: list[Tensor] = []
         for layer, (n_out, n_in) in enumerate(self.packing.shapes[::2]):
             if layer == 0:
                 labels.append(torch.arange(n_in).expand(n_out, n_in).reshape(-1))
             else:
-                labels.append(torch.full((n_out * n_in,), len(names)))
-                names.append(f"layer {layer} weights")
-            labels.append(torch.full((n_out,), len(names)))
-            names.append(f"layer {layer} biases")
+                labels.append(torch.full((n_out * n_in,), len(groups)))
+                groups.append((f"layer {layer} weights", "weights", False))
+            labels.append(torch.full((n_out,), len(groups)))
+            groups.append((f"layer {layer} biases", "biases", False))
         if self.n_noise:
-            # The noise varies less than the mean, so that its weights have their own precision.
-            for i in (-2, -1):
-                n_own = self.n_noise * len(labels[i]) // self.n_outputs
-                shared = labels[i][: len(labels[i]) - n_own]
-                labels[i] = torch.cat([shared, torch.full((n_own,), len(names))])
-                layer, kind = len(labels) // 2 - 1, ("weights", "biases")[i]
-                names.append(f"layer {layer} {kind}{OF_NOISE}")
-        return torch.cat(labels), tuple(names)
+            # Noise needs less freedom than the mean: what leads to it alone is shrunk by itself.
+            kinds: tuple[Kind, Kind] = ("weights", "biases")
+            for own, kind in zip((-2, -1), kinds, strict=True):
+                n_own = self.n_noise * len(labels[own]) // self.n_outputs
+                shared = labels[own][: len(labels[own]) - n_own]
+                labels[own] = torch.cat([shared, torch.full((n_own,), len(groups))])
+                groups.append((f"layer {layer} {kind} of log noise", kind, True))
+        return WeightGroups(torch.cat(labels), *zip(*groups, strict=True))
 
     def to_module(self, weights: Tensor) -> nn.Sequential:
         modules: list[nn.Module] = []
@@ -299,10 +299,12 @@ class ModuleNetwork:
             ]
         return outputs.detach(), torch.stack(columns, 1)
 
-    def group_labels(self) -> tuple[Tensor, tuple[str, ...]]:
-        """Group by parameter tensor."""
+    def weight_groups(self) -> WeightGroups:
+        """Group by parameter tensor, of which none is known to hold features or biases."""
         sizes = torch.tensor([s.numel() for s in map(torch.Size, self.packing.shapes)])
-        return torch.repeat_interleave(torch.arange(len(sizes)), sizes), self.names
+        labels = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+        kinds: list[Kind] = ["weights"] * len(sizes)
+        return WeightGroups(labels, self.names, tuple(kinds), (False,) * len(sizes))
 
     def to_module(self, weights: Tensor) -> nn.Module:
         module = copy.deepcopy(self.module).to(weights)

@@ -1,4 +1,4 @@
-"""Alternation: rounds of training and of updates of the precisions, and what they end at."""
+"""Alternation: rounds of training and of updates of the precisions, and the MAP at their end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sklearn_hfl.uncertainty.evidence import (
     log_multiplicity,
 )
 from sklearn_hfl.uncertainty.leave_one_out import LeaveOneOut, leave_one_out
-from sklearn_hfl.uncertainty.noise import mean_variance
+from sklearn_hfl.uncertainty.noise import variance_of_mean
 from sklearn_hfl.uncertainty.precisions import (
     EvidenceOptions,
     log_hyperprior,
@@ -33,23 +33,24 @@ from sklearn_hfl.uncertainty.precisions import (
 
 __all__ = ["EVIDENCE_TOL", "Alternation", "Fit"]
 
+# A round need not reach its MAP: the precisions change after it. At a saddle (all units at zero
+# under a strong prior) a decrement below this would leave only rounding to decide in which
+# direction the next round escapes (docs/design/evidence.md).
 STEPS_PER_ROUND = 10
+ROUND_DECREMENT_TOL = 1e-3
 # The updates climb the evidence of a linear network, and may descend that of another one, whose
 # curvature grows with its weights: noise shrinks, weights grow, and the data are over-fitted.
-# Rounds end when so many brought less than an earlier one (docs/design/evidence.md).
-PATIENCE = 3
+# Rounds end when so many had less evidence than an earlier one (docs/design/evidence.md), by
+# more than these nats: the trace that the subspace leaves open is worth as much.
+MAX_WORSE_ROUNDS = 3
+EVIDENCE_TOL = 0.1
 # Share of the step, in log precision, from the best round's noise to that of the residuals at
 # the MAP: without it intervals near the data are too wide, with all of it those in gaps too
-# narrow (docs/design/evidence.md).
-RENEWAL = 0.5
-# Trainings to the MAP, of which each renews the variance that L averages over; two or three are
-# enough on the tables of benchmarks/reliable_fits.py.
-MAX_RENEWALS = 5
-# Nats that do not count: the trace of the subspace leaves as much open.
-EVIDENCE_TOL = 0.1
-# A round need not end closer to its MAP than this. At a saddle (all units at zero under a
-# strong prior) more would leave only rounding to say which way the next round escapes.
-ROUND_DECREMENT = 1e-3
+# narrow (table in docs/design/evidence.md).
+NOISE_STEP = 0.5
+# Trainings to the MAP, after each of which the variance that L averages over is computed again;
+# two or three are enough on the tables of benchmarks/reliable_fits.py.
+MAX_MAP_TRAININGS = 5
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,16 @@ class Fit:
     weights : Tensor of shape (P,)
         On the way to their MAP, or there.
     log_evidence : float
-        Of the Gaussian at the weights, or of the one whose mode they are on the way to.
+        By Laplace's approximation at the MAP; before it is reached, at the mode of the quadratic
+        approximation of L, an estimate.
     score : float
-        The same with the log density of the hyperpriors, in which precisions are compared.
+        The log evidence of one mode with the log density of the hyperpriors, by which rounds
+        are compared.
     ended : bool
         Whether more rounds would bring nothing.
     converged : bool
-        Whether they ended because the precisions no longer changed: the evidence is then nearly
-        that at the MAP, and otherwise a promise.
+        Whether rounds ended because the precisions no longer changed: the log evidence is then
+        nearly that at the MAP.
     path : tuple of Fit
         The rounds before.
     status : Status
@@ -102,7 +105,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class _Gaussian:
-    """The posterior at weights, as far as the evidence needs it."""
+    """The Gaussian that approximates the posterior at weights on the way to the MAP."""
 
     curvature: GaussNewton
     subspace: Subspace
@@ -121,13 +124,64 @@ class _Gaussian:
         curvature = GaussNewton(log_posterior, weights)
         subspace = krylov_subspace(curvature, generator, trace_rtol=1e-2)
         gradient = curvature.gradient()
-        # Of the Gaussian whose mode is not reached yet: its value there, not here.
-        ahead = 0.5 * float(gradient @ subspace.preconditioner()(gradient))
-        mode = log_evidence(log_posterior, weights, subspace) + ahead
+        # L at the mode of its quadratic approximation, which is lower than at the weights.
+        decrease = 0.5 * float(gradient @ subspace.preconditioner()(gradient))
+        mode = log_evidence(log_posterior, weights, subspace) + decrease
         gamma = effective_parameters(subspace)
         density = log_hyperprior(log_posterior, weights, gamma, options)
         evidence = mode + log_multiplicity(log_posterior.network, gamma)
         return cls(curvature, subspace, gamma, evidence, mode + density)
+
+    def averaged(self, log_posterior: LogPosterior) -> tuple[LogPosterior, float]:
+        """Renew the variance of the mean that L averages over, where it does.
+
+        Also returns by how much the logarithm of its mean changes.
+        """
+        old = log_posterior.variance_of_mean
+        if old is None:
+            return log_posterior, 0.0
+        new = variance_of_mean(self.curvature, self.subspace)
+        change = relative_change(old.mean(0), new.mean(0))
+        return replace(log_posterior, variance_of_mean=new), change
+
+
+class _Rounds:
+    """The rounds so far: which was the best, and whether more are worth their time."""
+
+    def __init__(self, start: Fit, options: EvidenceOptions, known: float) -> None:
+        self.options, self.known = options, known
+        self.best = replace(start, score=-torch.inf)
+        self.path = start.path
+        self.evidences: list[float] = []
+        self.n_worse = 0
+        self.converged = self.ended = False
+
+    def add(self, fit: Fit, change: float) -> None:
+        """Take account of a round, after which precisions changed by ``change``."""
+        worse = fit.score < self.best.score - EVIDENCE_TOL
+        # Under a fixed prior rounds end where the noise agrees with the residuals.
+        self.n_worse = self.n_worse + 1 if worse and self.options.prior else 0
+        if not self.n_worse:
+            self.best = replace(fit, score=max(fit.score, self.best.score), path=self.path)
+        self.path += (fit,)
+        self.evidences.append(fit.log_evidence)
+        self.converged = change < self.options.rtol
+        given_up = self.n_worse == MAX_WORSE_ROUNDS or self._stays_behind()
+        self.ended = self.converged or given_up
+
+    def _stays_behind(self) -> bool:
+        """Whether the pace of the last rounds, kept up, would not reach the known evidence."""
+        if len(self.evidences) <= MAX_WORSE_ROUNDS:
+            return False
+        gain = self.evidences[-1] - self.evidences[-1 - MAX_WORSE_ROUNDS]
+        return self.evidences[-1] + gain < self.known
+
+    def result(self, log_posterior: LogPosterior) -> Fit:
+        """Return the best round, given L after the last updates."""
+        best = self.best
+        if not self.n_worse:  # no round tries the last updates, which are nearer to a fixed point
+            best = replace(best, log_posterior=log_posterior)
+        return replace(best, ended=self.ended, converged=self.converged and not self.n_worse)
 
 
 @dataclass(frozen=True)
@@ -137,7 +191,7 @@ class Alternation:
     Parameters
     ----------
     trainer : Trainer
-        Improves the weights; its ``max_iter`` bounds the steps in all.
+        Improves the weights; its ``max_iter`` bounds the total number of steps.
     options : EvidenceOptions
         What to learn.
     generator : torch.Generator
@@ -159,22 +213,21 @@ class Alternation:
         """Steps that remain."""
         return self.trainer.max_iter - len(self.losses)
 
-    def rounds(self, start: Fit, most: int, least: float = -torch.inf) -> Fit:
+    def rounds(self, start: Fit, max_rounds: int, known: float = -torch.inf) -> Fit:
         """Alternate training with MacKay's updates of the precisions.
 
-        α_g = γ_g / ‖θ_g‖² for each group g and β = (N − γ/K) / Σ w (y − f)² for each
-        of K outputs (MacKay, Neural Computation 4, 1992), at weights that each round
-        improves by a few steps only. The round with the largest score is kept.
+        The weights move by a few steps in each round, and the round with the largest score is
+        kept. The updates are those of ``precisions.updated``.
 
         Parameters
         ----------
         start : Fit
             Where to begin.
-        most : int
-            Rounds.
-        least : float
-            Evidence that is known already. A search ends where its last ``PATIENCE`` rounds
-            gained so little that as many more would not reach it.
+        max_rounds : int
+            Upper limit.
+        known : float
+            Evidence that another model has. Rounds end where, at the pace of the last
+            ``MAX_WORSE_ROUNDS``, as many more would not reach it.
 
         Returns
         -------
@@ -184,85 +237,64 @@ class Alternation:
         """
         log_posterior, weights, options = start.log_posterior, start.weights, self.options
         subspace: Subspace | None = None
-        best = replace(start, score=-torch.inf)
-        path = start.path
-        worse, ended, converged = 0, False, False
-        earlier: list[float] = []
-        for _ in range(most):
+        rounds = _Rounds(start, options, known)
+        for _ in range(max_rounds):
             steps = min(STEPS_PER_ROUND, self.left)
-            if steps <= 0 or ended:
+            if steps <= 0 or rounds.ended:
                 break
             weights = self._train(log_posterior, weights, steps, True, subspace).weights
             now = _Gaussian.at(log_posterior, weights, options, self.generator)
             subspace = now.subspace
-            spread_change = 0.0
-            if log_posterior.spread is not None:
-                spread = mean_variance(now.curvature, subspace)
-                spread_change = relative_change(log_posterior.spread.mean(0), spread.mean(0))
-                log_posterior = replace(log_posterior, spread=spread)
-            before = log_posterior
-            log_posterior, change = updated(log_posterior, weights, now.gamma, options)
-            fell = now.score < best.score - EVIDENCE_TOL
-            # Noise alone ends with the weights.
-            worse = worse + 1 if fell and options.prior else 0
-            if not worse:
-                score = max(now.score, best.score)
-                best = Fit(before, weights, now.log_evidence, score, path=path)
-            path += (Fit(before, weights, now.log_evidence, now.score),)
-            earlier.append(now.log_evidence)
-            gain = earlier[-1] - earlier[-1 - PATIENCE] if len(earlier) > PATIENCE else torch.inf
-            behind = now.log_evidence + gain < least
-            converged = max(change, spread_change) < options.rtol
-            ended = converged or worse == PATIENCE or behind
-        if not worse:  # no round looks at the last updates, which are nearer to a fixed point
-            best = replace(best, log_posterior=log_posterior)
-        return replace(best, ended=ended, converged=converged and not worse)
+            before, change_of_variance = now.averaged(log_posterior)
+            log_posterior, change = updated(before, weights, now.gamma, options)
+            fit = Fit(before, weights, now.log_evidence, now.score)
+            rounds.add(fit, max(change, change_of_variance))
+        return rounds.result(log_posterior)
 
-    def at_map(self, fit: Fit, least: float = -torch.inf) -> Fit:
+    def at_map(self, fit: Fit, known: float = -torch.inf) -> Fit:
         """Train to the MAP of the precisions found, with a noise that its residuals agree with.
 
         Parameters
         ----------
         fit : Fit
             The best round.
-        least : float
-            Evidence that is known already. Where the MAP has less, the rounds before are
-            gone back, from MAP to MAP, for as long as that brings more.
+        known : float
+            Evidence that another model has. A MAP that loses half or more of the round's lead
+            over it gives way to the MAPs of earlier rounds, the last first, for as long as
+            that brings more.
 
         Returns
         -------
         Fit
-            With the evidence at the MAP, whatever the round had promised.
+            With the evidence at the MAP.
         """
-        found = self._mapped(self._noise_at_map(fit))
-        # -inf where nothing is known.
-        if not found.log_evidence < 0.5 * (least + fit.log_evidence):
+        found = self._at_map(self._with_noise_of_map(fit))
+        half_way = 0.5 * (known + fit.log_evidence)  # -inf where no other model is known
+        if not found.log_evidence < half_way:
             return found
         for earlier in reversed(fit.path):
-            if earlier.log_evidence < max(least, found.log_evidence) or self.left <= 0:
+            if earlier.log_evidence < max(known, found.log_evidence) or self.left <= 0:
                 break
-            tried = self._mapped(self._noise_at_map(earlier))
+            tried = self._at_map(self._with_noise_of_map(earlier))
             if tried.log_evidence > found.log_evidence:
                 found = tried
-            elif found.log_evidence > least:
+            elif found.log_evidence > known:
                 break
         return found
 
-    def _mapped(self, fit: Fit) -> Fit:
+    def _at_map(self, fit: Fit) -> Fit:
         log_posterior, weights, before = fit.log_posterior, fit.weights, len(self.losses)
         status = fit.status
-        for _ in range(MAX_RENEWALS):
+        for _ in range(MAX_MAP_TRAININGS):
             if self.left > 0:
                 trajectory = self._train(log_posterior, weights, self.left)
                 weights, status = trajectory.weights, trajectory.status
             now = _Gaussian.at(log_posterior, weights, self.options, self.generator)
-            if log_posterior.spread is None:
+            # The variance that L averages over is the round's, and has to be the MAP's.
+            averaged, change = now.averaged(log_posterior)
+            if log_posterior.variance_of_mean is None or change < self.options.rtol:
                 break
-            # The variance that L averages over is that of the round, and is to be the MAP's.
-            spread = mean_variance(now.curvature, now.subspace)
-            if relative_change(log_posterior.spread.mean(0), spread.mean(0)) < self.options.rtol:
-                break
-            log_posterior = replace(log_posterior, spread=spread)
+            log_posterior = averaged
         return replace(
             fit,
             log_posterior=log_posterior,
@@ -274,25 +306,25 @@ class Alternation:
             subspace=now.subspace,
         )
 
-    def _noise_at_map(self, fit: Fit) -> Fit:
+    def _with_noise_of_map(self, fit: Fit) -> Fit:
         """Move the noise towards that of the residuals at the MAP of the precisions found.
 
-        The best round saw residuals of weights on their way, which are larger than those of the
-        MAP: its noise made intervals too wide.
+        The best round had the residuals of weights on their way, which are larger than those of
+        the MAP: its noise made intervals too wide.
         """
         likelihood, options = fit.log_posterior.likelihood, self.options
-        # Where the prior is fixed the rounds end at a noise that the MAP's residuals agree with.
+        # Under a fixed prior the rounds end where the noise agrees with the residuals.
         if not (options.prior and options.noise and isinstance(likelihood, GaussianLikelihood)):
             return fit
-        # Noise that will vary has yet to find its shape around the level.
+        # Noise that may vary is held at the level found: its shape is learned around it.
         if isinstance(likelihood, HeteroscedasticLikelihood) or self.left <= 0:
             return fit
         weights = self._train(fit.log_posterior, fit.weights, self.left, True).weights
         noise_alone = replace(options, prior=False)
-        renewed, _ = updated_at(fit.log_posterior, weights, noise_alone, self.generator)
-        assert isinstance(renewed.likelihood, GaussianLikelihood)
-        before, after = likelihood.noise_precision, renewed.likelihood.noise_precision
-        beta = before * (after / before) ** RENEWAL
+        found, _ = updated_at(fit.log_posterior, weights, noise_alone, self.generator)
+        assert isinstance(found.likelihood, GaussianLikelihood)
+        before, after = likelihood.noise_precision, found.likelihood.noise_precision
+        beta = before * (after / before) ** NOISE_STEP
         log_posterior = replace(fit.log_posterior, likelihood=likelihood.with_precision(beta))
         return replace(fit, log_posterior=log_posterior, weights=weights)
 
@@ -304,7 +336,7 @@ class Alternation:
         rough: bool = False,
         preconditioner: Subspace | None = None,
     ) -> Trajectory:
-        tol = max(self.trainer.decrement_tol, ROUND_DECREMENT if rough else 0.0)
+        tol = max(self.trainer.decrement_tol, ROUND_DECREMENT_TOL if rough else 0.0)
         trainer = replace(self.trainer, max_iter=steps, decrement_tol=tol)
         trajectory = trainer.train(
             log_posterior, weights, self.generator, self.callback, preconditioner

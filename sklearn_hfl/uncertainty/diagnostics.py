@@ -1,4 +1,4 @@
-"""Diagnostics: how far the MAP is from stationary, and what the fit amounts to."""
+"""Diagnostics: how far the MAP is from stationary, and how well the fit is determined."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Diagnostics:
     rank : int
         Directions kept in the subspace.
     n_residuals : float
-        Numbers that the data consist of: rows, by their weights, times targets. As γ comes near
-        it, little is left to tell the noise by.
+        Rows, counted by their weights, times targets. As γ comes near it, little is left to
+        estimate the noise from.
     log_density : float
-        Mean log density of the training rows at the MAP, in nats; targets are standardised.
+        Mean log density of the training rows at the MAP, in nats, of standardised targets.
     log_density_left_out : float
         The same of each row at the MAP of the others, by one Newton step from the leverages.
         Far below ``log_density``: the rows are over-fitted.
@@ -51,9 +51,9 @@ class Diagnostics:
         Whether the other rows predict a row worse than no features would, by more than three
         standard errors, although the fit itself is better.
     log_multiplicity : float
-        Share of ``log_evidence`` that is owed to the number of modes that are the same function.
+        The part of ``log_evidence`` that counts the modes which are the same function.
     finished : bool
-        False where the linear model was kept because ``max_iter`` ended the network's search.
+        False where the linear model is kept because ``max_iter`` ended the network's search.
     """
 
     loss: float
@@ -90,7 +90,7 @@ def diagnose(estimate: MapEstimate) -> Diagnostics:
     """
     value, gradient = estimate.log_posterior.value_and_gradient(estimate.weights[None])
     whitened = estimate.scale * gradient[0]
-    # A tenth is enough for a yardstick.
+    # The decrement is compared with a threshold: two digits of it are not needed.
     response = linear_response(estimate, whitened[:, None], rtol=0.1)
     rows = leave_one_out(estimate)
     gamma = effective_parameters(estimate.subspace)

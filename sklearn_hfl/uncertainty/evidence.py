@@ -59,8 +59,8 @@ def log_evidence(log_posterior: LogPosterior, weights: Tensor, subspace: Subspac
     float
     """
     log_det = 2 * float(subspace.factor.diagonal().log().sum()) + subspace.missing
-    likely = replace(log_posterior, spread=None)  # what L averages over is in A already
-    return -float(likely.value(weights[None])[0]) - 0.5 * log_det
+    plain = replace(log_posterior, variance_of_mean=None)  # log det A accounts for it already
+    return -float(plain.value(weights[None])[0]) - 0.5 * log_det
 
 
 def log_multiplicity(network: Network, gamma: Tensor) -> float:

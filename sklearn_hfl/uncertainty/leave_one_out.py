@@ -14,21 +14,23 @@ from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["LeaveOneOut", "leave_one_out"]
 
-# Standard errors, and nats, by which a fit has to fall short of guessing.
-SURE = 3.0
-MATERIAL = 0.03
+# A fit is over-fitted if it predicts rows left out worse than no features do, by more than so
+# many standard errors and so many nats a row: at these the linear fits to noise of the tests
+# are not reported, and networks that fit it are (docs/design/reliable_fits.md).
+MIN_STANDARD_ERRORS = 3.0
+MIN_SHORTFALL = 0.03
 
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """Log densities of the training rows, in nats, and how many rows each counts as.
+    """Log densities of the training rows, in nats, and their weights.
 
     Attributes
     ----------
     weight : Tensor of shape (N,)
-        Rows that each row counts as.
+        Number of rows that each row counts as.
     fitted : Tensor of shape (N,)
-        At the MAP, which has seen the row.
+        At the MAP, to which the row was fitted.
     left_out : Tensor of shape (N,)
         At the MAP of the other rows.
     guessed : Tensor of shape (N,)
@@ -58,9 +60,9 @@ class LeaveOneOut:
 
     @property
     def over_fitted(self) -> bool:  # numpydoc ignore=RT01
-        """Whether rows left out are less probable than guessed, beyond chance, and fitted more."""
+        """Whether rows have less density than guessed when left out, and more when fitted."""
         mean, error = self.gain(self.guessed)
-        worse = mean + max(SURE * error, MATERIAL) < 0
+        worse = mean + max(MIN_STANDARD_ERRORS * error, MIN_SHORTFALL) < 0
         return worse and self.mean(self.fitted - self.guessed) > 0
 
 
@@ -81,7 +83,7 @@ def leave_one_out(estimate: MapEstimate) -> LeaveOneOut:
     Returns
     -------
     LeaveOneOut
-        Of regression with the variance of f beside that of the noise, and of classes with the
+        For regression with the variance of f added to that of the noise; for classes by the
         probabilities at the moved outputs.
     """
     lp = estimate.log_posterior
@@ -102,11 +104,11 @@ def _block(
     moved = outputs + (without @ score[..., None])[..., 0]
     if not isinstance(likelihood, GaussianLikelihood):
         return _of_labels(likelihood, outputs, y), _of_labels(likelihood, moved, y)
-    spread = without.diagonal(dim1=1, dim2=2)[:, : y.shape[1]].clamp(min=0.0)
+    variance = without.diagonal(dim1=1, dim2=2)[:, : y.shape[1]].clamp(min=0.0)
     link = likelihood.mean_link.value
     return (
         _normal(y, link(outputs), likelihood.noise_variance(outputs)),
-        _normal(y, link(moved), likelihood.noise_variance(moved) + spread),
+        _normal(y, link(moved), likelihood.noise_variance(moved) + variance),
     )
 
 

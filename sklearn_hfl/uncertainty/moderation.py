@@ -21,12 +21,15 @@ __all__ = [
     "normal_draws",
 ]
 
-# Numbers that one block of draws may hold: about what a cache holds.
-MOST_NUMBERS = 10**6
-# Of the diagonal of a correlation matrix, in units of eps and classes: what makes it definite.
+# Numbers in one block of draws: 8 MB in float64, about what a processor's cache holds.
+MAX_BLOCK_NUMBERS = 10**6
+# Added to the diagonal of a correlation matrix, in units of eps and classes, so that its Cholesky
+# factor exists: rounding leaves singular ones with eigenvalues of a few eps below 0. Larger
+# multiples follow if that is not enough.
 JITTER = 100
-# Of all draws together: their time, and their error (docs/design/classifier.md).
-NUMBERS_OF_DRAWS = 2**15
+# Draws times classes, to which the time is proportional; the errors that so many leave are in
+# the table of docs/design/classifier.md.
+DRAWN_NUMBERS = 2**15
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,8 @@ class LogitPosterior:
         Parameters
         ----------
         draws : Tensor of shape (S, C)
-            Standard normal numbers, the same for every query. The best of them go to the
-            classes of the largest logits.
+            Standard normal numbers, the same for every query. The first columns, which Sobol
+            points fill best, go to the classes of the largest logits.
         probit : bool
             Whether ``log_proba`` is to be that of ``probit``.
 
@@ -88,7 +91,7 @@ class LogitPosterior:
         mean, order = self.mean.sort(dim=1, descending=True, stable=True)
         rows = torch.arange(len(mean), device=mean.device)[:, None, None]
         root = _root(self.covariance[rows, order[:, :, None], order[:, None, :]])
-        size = max(1, MOST_NUMBERS // draws.numel())
+        size = max(1, MAX_BLOCK_NUMBERS // draws.numel())
         parts = [
             _averages(m, r, draws) for m, r in zip(mean.split(size), root.split(size), strict=True)
         ]
@@ -214,7 +217,7 @@ def entropy(log_p: Tensor) -> Tensor:
 
 
 def n_draws(n_classes: int) -> int:
-    """Draws of about so many numbers: fewer for more classes, of which few are probable in a row.
+    """Number of draws: fewer for more classes, of which few are probable at a query.
 
     Parameters
     ----------
@@ -226,16 +229,16 @@ def n_draws(n_classes: int) -> int:
     int
         A power of two.
     """
-    return 2 ** max(8, int(math.log2(NUMBERS_OF_DRAWS / n_classes)))
+    return 2 ** max(8, int(math.log2(DRAWN_NUMBERS / n_classes)))
 
 
 def normal_draws(n_draws: int, n_classes: int, seed: int) -> Tensor:
-    """Standard normal numbers that fill the space evenly (scrambled Sobol points).
+    """Standard normal numbers from scrambled Sobol points, which fill space evenly.
 
     Parameters
     ----------
     n_draws : int
-        S, best a power of two.
+        S; a power of two keeps the points balanced.
     n_classes : int
         C.
     seed : int

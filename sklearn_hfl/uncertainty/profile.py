@@ -1,9 +1,9 @@
-"""Profile: the interval of a functional whose ends cost the posterior a given height.
+"""Profile: the interval of a functional at whose ends the log posterior has dropped by z²/2.
 
-The profile of g at c is the least loss L(θ) among weights with g(θ) = c. Its interval
-holds all c at which L has risen by less than z²/2 over the MAP: MINOS in physics (James &
-Roos, Comput. Phys. Commun. 10, 1975), a likelihood ratio interval in statistics. For a
-linear network it is ĝ ± z std; for others it need not be symmetric.
+The profile of g at c is the minimum of L(θ) over weights with g(θ) = c. The interval holds
+all c at which it exceeds the MAP's L by less than z²/2: MINOS in physics (James & Roos,
+Comput. Phys. Commun. 10, 1975), a likelihood ratio interval in statistics. For a linear
+network it is ĝ ± z std; for others it need not be symmetric.
 """
 
 from __future__ import annotations
@@ -24,17 +24,19 @@ from sklearn_hfl.posterior.functional import Functional
 
 __all__ = ["ProfileInterval", "profile_interval"]
 
-# Iterations of a refit: of all ends together, with the curvature at θ̂ as preconditioner; and
-# of an end by itself, before the curvature where it stands takes its place. In a long valley
-# the first kind found 15 of 40 ends within 1000 iterations, the second 35 within 600.
-SHARED_ITER, OWN_ITER = 200, 20
-MOST_REFITS = 30
-# Refits of an end by itself that may go on at one λ before they settle.
-PATIENCE = 5
-# Residual, relative to z √rtol, at which a refit ends. Its share of the half-width's error is
-# rtol/200 where L is quadratic; at 5 times this, one end in six of the tests' small networks,
-# which are far from it, is off by more than 1 %; here, one in forty.
-REFIT_SHARE = 0.1
+# Iterations of a refit: of all ends together, preconditioned by the curvature at θ̂; and of an
+# end by itself, before the preconditioner is computed again from the curvature at its weights.
+# In a long valley the first found 15 of 40 ends within 1000 iterations, the second 35 within 600.
+MAX_SHARED_ITER, MAX_OWN_ITER = 200, 20
+# Refits of an end, of either kind: a bound on the time. An end that needs more is flagged.
+MAX_REFITS = 30
+# Refits of an end by itself that continue at one λ₀ if they do not converge: as few lead to a new
+# λ₀ before the weights are there, as many spend ``MAX_REFITS`` on one. Not tuned.
+MAX_REFITS_AT_ONE_STRENGTH = 5
+# Residual, relative to z √rtol, at which a refit has converged. It contributes rtol/200 to the
+# relative error of the half-width where L is quadratic. The tests' small networks are far from
+# that: one end in forty is off by more than 1 %, and one in six at 5 times this residual.
+RESIDUAL_TOL = 0.1
 
 
 @dataclass(frozen=True)
@@ -77,22 +79,22 @@ def profile_interval(
     z: float,
     *,
     rtol: float,
-    max_refits: int = MOST_REFITS,
+    max_refits: int = MAX_REFITS,
 ) -> ProfileInterval:
     """Find both ends of each functional's profile interval.
 
     Parameters
     ----------
     estimate : MapEstimate
-        θ̂ and L, of which the residual gradient is subtracted.
+        θ̂, and L, from which the gradient that is left at θ̂ is subtracted.
     functional : Functional
         G functionals.
     z : float
-        Half-width asked for, in standard deviations: L rises by z²/2.
+        Half-width of the interval in standard deviations: L rises by z²/2.
     rtol : float
         Relative error of the half-widths.
     max_refits : int
-        Most refits of an end together with the others, and again by itself if those fail.
+        Upper limit for an end together with the others, and again by itself if that fails.
 
     Returns
     -------
@@ -100,15 +102,15 @@ def profile_interval(
 
     Notes
     -----
-    An end is a perturbed optimum: there ∇L = λ ∇g. Tilting L by −λ g alone finds it only
-    where the profile bends up, and can slide away without end. So the tilt is curbed,
+    An end is a perturbed optimum: there ∇L = λ ∇g. But L − λ g has a minimum there only where
+    the profile is convex, and may be unbounded below. So a quadratic penalty is added,
 
         θ = argmin L(θ) − λ₀ d + ½ ρ d²,   d = |g(θ) − ĝ|,   ρ = 1/σ²,
 
-    which passes the same points, with λ = λ₀ − ρ d. As dL/dg = λ along the profile, Newton's
-    method for L = z²/2 knows its derivative. Its last step, d + (z²/2 − L)/λ, is the answer:
-    by duality an error of r posterior standard deviations in θ, or of δ in L/(z²/2), enters it
-    as r²/2z² or δ²/8, relative to the half-width: ``rtol`` asks no more than its root of them.
+    whose optima lie on the same profile, with λ = λ₀ − ρ d. Along it dL/dg = λ, which is the
+    derivative in Newton's method for L = z²/2. Its last step, d + (z²/2 − L)/λ, is the result:
+    by duality an error of r posterior standard deviations in θ, or a relative error of δ in L,
+    changes it by r²/2z² or δ²/8 of the half-width, so that both need only be of order √rtol.
     """
     gradient = estimate.scale[:, None] * functional.gradient(estimate.weights)
     linear = linear_response(estimate, gradient, rtol)
@@ -128,10 +130,10 @@ def profile_interval(
         distance[own], converged[own] = ends.find(rows[own], start[own], alone=True)
     half = reach.clone()
     half[rows] = torch.where(converged, distance, reach[rows])
-    verdict = torch.ones_like(reach, dtype=torch.bool)
-    verdict[rows] = converged
+    flags = torch.ones_like(reach, dtype=torch.bool)
+    flags[rows] = converged
     lower, upper = half.unflatten(0, (2, n))
-    return ProfileInterval(origin - lower, origin + upper, verdict.unflatten(0, (2, n)).mT)
+    return ProfileInterval(origin - lower, origin + upper, flags.unflatten(0, (2, n)).mT)
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,8 @@ class _Ends:
     def find(self, rows: Tensor, step: Tensor, *, alone: bool = False) -> tuple[Tensor, Tensor]:
         """Distances (b,) of the ends ``rows`` from ĝ, and whether they were found.
 
-        The search starts from whitened steps (b, P) off θ̂. An end ``alone`` goes on from
-        where its refit stopped, with the curvature of that place.
+        The search starts from whitened steps (b, P) off θ̂. An end ``alone`` continues from
+        where its refit stopped, preconditioned by the curvature there.
         """
         height = 0.5 * self.z**2
         distance, found = self.z * self.std[rows], torch.zeros_like(rows, dtype=torch.bool)
@@ -163,30 +165,31 @@ class _Ends:
             if len(at_work) == 0:
                 break
             subspace = self._subspace(step[0]) if alone else self.estimate.subspace
-            max_iter = OWN_ITER if alone else SHARED_ITER
-            step, point, settled = self._refit(rows[at_work], strength, step, subspace, max_iter)
+            max_iter = MAX_OWN_ITER if alone else MAX_SHARED_ITER
+            step, point, converged = self._refit(rows[at_work], strength, step, subspace, max_iter)
             # A rise below 0 means that the MAP is no minimum, or that the refit left its basin.
             usable = (point.distance > 0) & (point.slope > 0) & (point.rise > 0)
             # Newton's step along the profile.
             end = point.distance + (height - point.rise) / point.slope
-            close = usable & settled & ((point.rise / height - 1).abs() <= self.rtol**0.5)
-            distance[at_work[close]], found[at_work[close]] = end[close], True
-            below, above = settled & (point.rise < height), settled & (point.rise >= height)
+            found_now = usable & converged & ((point.rise / height - 1).abs() <= self.rtol**0.5)
+            distance[at_work[found_now]], found[at_work[found_now]] = end[found_now], True
+            below, above = converged & (point.rise < height), converged & (point.rise >= height)
             near = torch.where(below, torch.maximum(near, point.distance), near)
             far = torch.where(above, torch.minimum(far, point.distance), far)
             end = torch.minimum(torch.maximum(end, 0.5 * point.distance), 2 * point.distance)
             middle = torch.where(far.isfinite(), 0.5 * (near + far), 2 * near)
             end = torch.where((near < end) & (end < far), end, middle)
-            # A refit that did not settle goes on for a while before λ₀ is changed.
-            change = settled | (i % PATIENCE == PATIENCE - 1)
+            # A refit that has not converged continues for a while before λ₀ is changed.
+            continued = (i + 1) % MAX_REFITS_AT_ONE_STRENGTH
+            change = converged | (continued == 0)
             new = self._strength(rows[at_work], previous, point, end)
             strength = torch.where(change, new, strength)
-            step = torch.where(settled, end / point.distance, 1.0)[:, None] * step
-            keep = usable & ~close & (settled | alone)
+            step = torch.where(converged, end / point.distance, 1.0)[:, None] * step
+            keep = usable & ~found_now & (converged | alone)
             at_work, near, far, step, strength = (
                 t[keep] for t in (at_work, near, far, step, strength)
             )
-            previous = previous.replaced(settled, point).select(keep)
+            previous = previous.replaced(converged, point).select(keep)
         return distance, found
 
     def _subspace(self, step: Tensor) -> Subspace:
@@ -196,17 +199,18 @@ class _Ends:
         return krylov_subspace(curvature, torch.Generator().manual_seed(0))
 
     def _strength(self, rows: Tensor, previous: _Points, point: _Points, end: Tensor) -> Tensor:
-        """λ₀ whose optimum should lie at distance ``end``, by the bend of the profile so far."""
-        curb = self.std[rows] ** -2
+        """λ₀ whose optimum should lie at distance ``end``, by the profile's second difference."""
+        penalty = self.std[rows] ** -2
         bend = (point.slope - previous.slope) / (point.distance - previous.distance)
-        bend = torch.where(bend.isfinite(), bend, curb).clamp(min=-0.5 * curb, max=4 * curb)
-        return point.slope + bend * (end - point.distance) + curb * end
+        bend = torch.where(bend.isfinite(), bend, penalty)
+        bend = bend.clamp(min=-0.5 * penalty, max=4 * penalty)
+        return point.slope + bend * (end - point.distance) + penalty * end
 
     def _refit(
         self, rows: Tensor, strength: Tensor, step: Tensor, subspace: Subspace, max_iter: int
     ) -> tuple[Tensor, _Points, Tensor]:
-        """Whitened steps (b, P) to the optima curbed at λ₀, what they are, and if they settled."""
-        sign, member, curb = self.sign[rows], rows % len(self.origin), self.std[rows] ** -2
+        """Whitened steps (b, P) to the penalised optima at λ₀, their points, and convergence."""
+        sign, member, penalty = self.sign[rows], rows % len(self.origin), self.std[rows] ** -2
         origin, scale = self.origin[member], self.estimate.scale
         objective = PenalizedObjective.around(
             replace(self.estimate, subspace=subspace),
@@ -214,16 +218,16 @@ class _Ends:
             member,
             sign * strength,
             origin=origin,
-            penalty=curb,
+            penalty=penalty,
         )
         solution = lbfgs(
             objective,
             objective.center + step,
-            tol=torch.full_like(strength, REFIT_SHARE * self.z * self.rtol**0.5),
+            tol=torch.full_like(strength, RESIDUAL_TOL * self.z * self.rtol**0.5),
             max_iter=max_iter,
         )
         g = self.functional.paired(scale * solution.weights, member)
         distance = sign * (g - origin)
-        rise = solution.value + distance * (strength - 0.5 * curb * distance)
-        point = _Points(distance, rise, strength - curb * distance)
+        rise = solution.value + distance * (strength - 0.5 * penalty * distance)
+        point = _Points(distance, rise, strength - penalty * distance)
         return solution.weights - objective.center, point, solution.converged

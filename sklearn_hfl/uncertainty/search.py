@@ -1,4 +1,4 @@
-"""Search: from the linear model outwards, for precisions that make the data most probable."""
+"""Search: for the model and the precisions of the largest evidence, from the simplest model on."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP
 from sklearn_hfl.posterior.prior import GaussianPrior
 from sklearn_hfl.uncertainty.alternation import EVIDENCE_TOL, Alternation, Fit
-from sklearn_hfl.uncertainty.noise import freed_noise
-from sklearn_hfl.uncertainty.precisions import MAX_ROUNDS, EvidenceOptions
+from sklearn_hfl.uncertainty.noise import with_varying_noise
+from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 
 __all__ = ["maximize_evidence"]
 
+# Rounds of one search: an upper limit on its time. Most converge, or lose evidence, before it.
+MAX_ROUNDS = 40
+# Rounds from each start before the better one goes on (docs/design/evidence.md).
 SCREENING_ROUNDS = 10
 # Prior precision, in multiples of the fan-in, of the model that all others have to beat: under
 # it a linear function has a tenth of the SD of y. That is as good as a constant where there is
-# nothing to learn, and its error bars still grow away from the data.
-NEARLY_CONSTANT = 100.0
-# Of few rows, chance cannot be told by their scatter.
-ONE_NAT = 1.0
+# nothing to learn, and its error bars still grow away from the data (docs/design/reliable_fits.md).
+NEARLY_CONSTANT_PRIOR = 100.0
+# Nats, summed over the rows left out, that a richer model has to gain beyond one standard error:
+# the scatter of few rows does not say what chance is (docs/design/reliable_fits.md).
+MIN_TOTAL_GAIN = 1.0
 
 
 def maximize_evidence(
@@ -39,24 +43,24 @@ def maximize_evidence(
     generator: Generator,
     callback: Callback = no_callback,
 ) -> tuple[LogPosterior, Tensor, tuple[float, ...], bool, Status]:
-    """Find the precisions that make the data most probable, and the MAP under them.
+    """Find the precisions of the largest evidence, and the MAP under them.
 
     Models are fitted from the simplest to the richest: where the prior is learned, the
     perceptron's own linear model under a strong prior, the same with a prior that is learned,
     and the network; each with constant noise, then, if it may vary, with noise that does. A
-    richer one takes the place of the simpler one that was best where it has more evidence at its
-    MAP than all before and, left out one at a time, the training rows are more probable by more
-    than one standard error.
+    richer model replaces the best of the simpler ones where it has more evidence at its MAP than
+    all before it and predicts the training rows, left out one at a time, better by more than one
+    standard error and by ``MIN_TOTAL_GAIN``.
 
     Parameters
     ----------
     log_posterior : LogPosterior
-        Its noise, and its prior where that is not learned, are where the search starts.
+        The search starts from its noise, and keeps its prior where that is not learned.
     weights : Tensor of shape (P,)
         Start.
     trainer : Trainer
-        Improves the weights, but for those of linear models, which are found by Newton's method;
-        its ``max_iter`` bounds the steps to a network, and those to linear models.
+        Trains the network; linear models are trained by Newton's method. Its ``max_iter`` bounds
+        the total steps of the network and, counted separately, of the linear models.
     options : EvidenceOptions
         What to learn.
     generator : torch.Generator
@@ -67,41 +71,42 @@ def maximize_evidence(
     Returns
     -------
     log_posterior : LogPosterior
-        With the precisions found, and perhaps without the hidden layers.
+        With the precisions found, and without hidden layers where the linear model is better.
     weights : Tensor of shape (P,)
-        Its MAP, as far as the steps went.
+        Its MAP, or where ``max_iter`` ended the training.
     curve : tuple of float
-        Losses on the way to the model that is returned, the last of them those of the training
-        to its MAP; the precisions change between rounds, and L with them.
+        Losses on the way to the model that is returned, its training to the MAP last; the
+        precisions change between rounds, and L with them.
     finished : bool
-        Whether ``max_iter`` left the network enough steps to lose against its linear model.
+        False where the linear model is returned because ``max_iter`` ended the network's search.
     status : Status
         Why the training to the MAP ended.
     """
-    whole = Alternation(trainer, options, generator, callback)
+    of_network = Alternation(trainer, options, generator, callback)
     best: Fit | None = None
-    least = most = -float("inf")
-    losses = whole.losses
-    for start, alternation in _models(Fit(log_posterior, weights), whole):
-        level = _search(_of_constant_noise(start), alternation, least)
-        if level is None:
+    # The largest evidence so far: under constant noise, and of all models.
+    of_constant = largest = -float("inf")
+    losses = of_network.losses
+    for start, alternation in _models(Fit(log_posterior, weights), of_network):
+        constant = _search(_with_constant_noise(start), alternation, of_constant)
+        if constant is None:
             continue
-        least = max(least, level.log_evidence)
-        for fit in (level, *_of_varying_noise(level, alternation)):
-            if best is None or (fit.log_evidence > most and _predicts_better(fit, best)):
+        of_constant = max(of_constant, constant.log_evidence)
+        for fit in (constant, *_with_varying_noise(constant, alternation)):
+            if best is None or (fit.log_evidence > largest and _predicts_better(fit, best)):
                 best, losses = fit, alternation.losses
-            most = max(most, fit.log_evidence)
+            largest = max(largest, fit.log_evidence)
     assert best is not None
     first, after = best.trained
     curve = losses[:first] + losses[after:] + losses[first:after]
-    finished = whole.left > 0 or best.log_posterior.network is log_posterior.network
+    finished = of_network.left > 0 or best.log_posterior.network is log_posterior.network
     return best.log_posterior, best.weights, tuple(curve), finished, best.status
 
 
 def _predicts_better(richer: Fit, simpler: Fit) -> bool:
-    """Whether rows left out are more probable: beyond chance, and by a nat in all."""
+    """Whether rows left out gain more density than chance explains."""
     gain, error = richer.rows.gain(simpler.rows.left_out)
-    return gain > error + ONE_NAT / richer.rows.n_rows
+    return gain > error + MIN_TOTAL_GAIN / richer.rows.n_rows
 
 
 def _models(start: Fit, alternation: Alternation) -> Iterator[tuple[Fit, Alternation]]:
@@ -110,57 +115,65 @@ def _models(start: Fit, alternation: Alternation) -> Iterator[tuple[Fit, Alterna
     network, X = log_posterior.network, log_posterior.X
     if options.prior and isinstance(network, MLP):
         linear = MLP((X.shape[1], network.n_outputs), n_noise=network.n_noise)
-        labels, names = linear.group_labels()
-        strong = scaled_precision(linear, NEARLY_CONSTANT).to(X)
-        prior = GaussianPrior(strong, labels.to(X.device), names)
+        strong = scaled_precision(linear, NEARLY_CONSTANT_PRIOR).to(X)
+        prior = GaussianPrior(strong, linear.weight_groups().to(X.device))
         model = replace(log_posterior, network=linear, prior=prior)
-        simple = Fit(model, start.weights.new_zeros(linear.n_weights))
-        # A convex problem; its random numbers do not change those of the network.
+        linear_start = Fit(model, start.weights.new_zeros(linear.n_weights))
+        # A convex problem, with random numbers of its own, so that the network's stay the same.
         newton = replace(
             alternation,
             trainer=make_trainer("newton-cg", **vars(alternation.trainer)),
             generator=Generator().manual_seed(0),
             losses=[],
         )
-        yield simple, replace(newton, options=replace(options, prior=False))
-        yield simple, newton
+        yield linear_start, replace(newton, options=replace(options, prior=False))
+        yield linear_start, newton
         if len(network.layer_sizes) == 2:
             return
     yield start, alternation
 
 
-def _search(start: Fit, alternation: Alternation, least: float) -> Fit | None:
-    """Alternate from each start for some rounds, and compare at their MAPs.
+def _search(start: Fit, alternation: Alternation, known: float) -> Fit | None:
+    """Alternate from each start for some rounds, and compare the starts at their MAPs.
 
-    The most promising goes first; one that promises less than what a MAP has is left out. None
-    where nothing reaches ``least``, the evidence that is known already, if any.
+    The one with the largest score goes on first; others go on only if they have more evidence
+    than its MAP. None where no start reaches ``known``, the evidence of a simpler model.
     """
-    options, network = alternation.options, start.log_posterior.network
+    options = alternation.options
     if not options.prior:
         return alternation.at_map(alternation.rounds(start, MAX_ROUNDS))
-    rounds: list[Fit] = []
-    # Without hidden layers there is one MAP, and noise alone can make it depend on the start.
-    layered = not isinstance(network, MLP) or len(network.layer_sizes) > 2
-    for multiples in options.starts if layered or options.noise else options.starts[-1:]:
-        known = max([least, *(fit.log_evidence for fit in rounds if fit.converged)])
-        if alternation.left > 0:
-            begun = _started(start, *multiples, options)
-            rounds.append(alternation.rounds(begun, SCREENING_ROUNDS, known))
     best: Fit | None = None
-    for fit in sorted(rounds, key=lambda fit: fit.score, reverse=True):
-        reached = least if best is None else best.log_evidence + EVIDENCE_TOL
-        if fit.log_evidence < reached:
+    screened = _screened(start, alternation, known)
+    for fit in sorted(screened, key=lambda fit: fit.score, reverse=True):
+        to_beat = known if best is None else best.log_evidence + EVIDENCE_TOL
+        if fit.log_evidence < to_beat:
             continue
         if not fit.ended:
-            fit = alternation.rounds(fit, MAX_ROUNDS - SCREENING_ROUNDS, reached)
-        fit = alternation.at_map(fit, least)
-        if fit.log_evidence > reached or (best is None and least == -float("inf")):
+            fit = alternation.rounds(fit, MAX_ROUNDS - SCREENING_ROUNDS, to_beat)
+        fit = alternation.at_map(fit, known)
+        nothing_known = best is None and known == -float("inf")
+        if fit.log_evidence > to_beat or nothing_known:
             best = fit
     return best
 
 
-def _of_constant_noise(start: Fit) -> Fit:
-    """A constant noise first, or rows that are hard to fit would be taken for noisy ones."""
+def _screened(start: Fit, alternation: Alternation, known: float) -> list[Fit]:
+    """What the first rounds from each start lead to."""
+    options, network = alternation.options, start.log_posterior.network
+    # A linear model has one MAP at given precisions, and only noise makes the end depend on the
+    # start.
+    layered = not isinstance(network, MLP) or len(network.layer_sizes) > 2
+    screened: list[Fit] = []
+    for multiples in options.starts if layered or options.noise else options.starts[-1:]:
+        to_reach = max([known, *(fit.log_evidence for fit in screened if fit.converged)])
+        if alternation.left > 0:
+            begun = _started(start, *multiples, options)
+            screened.append(alternation.rounds(begun, SCREENING_ROUNDS, to_reach))
+    return screened
+
+
+def _with_constant_noise(start: Fit) -> Fit:
+    """Start with constant noise, or rows that are hard to fit would be taken for noisy ones."""
     likelihood = start.log_posterior.likelihood
     if not isinstance(likelihood, HeteroscedasticLikelihood):
         return start
@@ -168,17 +181,16 @@ def _of_constant_noise(start: Fit) -> Fit:
     return replace(start, log_posterior=replace(start.log_posterior, likelihood=constant))
 
 
-def _of_varying_noise(level: Fit, alternation: Alternation) -> Iterator[Fit]:
-    """Let log noise vary around its level, which stays: a second one would drift against it."""
-    options = alternation.options
-    if options.noise and isinstance(level.log_posterior.likelihood, HeteroscedasticLikelihood):
-        freed = freed_noise(
-            level.log_posterior, level.weights, alternation.generator, options.noise_unit
+def _with_varying_noise(constant: Fit, alternation: Alternation) -> Iterator[Fit]:
+    """Let the log noise vary around its level, which is held: the two would drift apart."""
+    options, log_posterior = alternation.options, constant.log_posterior
+    if options.noise and isinstance(log_posterior.likelihood, HeteroscedasticLikelihood):
+        varying = with_varying_noise(
+            log_posterior, constant.weights, alternation.generator, options.noise_unit
         )
         alternation = replace(alternation, options=replace(options, noise=False))
-        yield alternation.at_map(
-            alternation.rounds(replace(level, log_posterior=freed), MAX_ROUNDS)
-        )
+        start = replace(constant, log_posterior=varying)
+        yield alternation.at_map(alternation.rounds(start, MAX_ROUNDS))
 
 
 def _started(start: Fit, strength: float, noise_std: float, options: EvidenceOptions) -> Fit:

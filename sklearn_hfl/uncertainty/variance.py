@@ -1,4 +1,4 @@
-"""Variance: of any functional, each with its own verdict."""
+"""Variance: of any functional, with an error bound and a convergence flag for each."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from sklearn_hfl.optim.perturbed_optima import PerturbedOptima
 
 __all__ = ["Variance", "accepted", "variance"]
 
-# A refit whose two scales disagree by more than this, or than a larger rtol, is not
-# believed: the central difference is then not yet, or no longer, the curvature.
-SCALE_AGREEMENT = 0.05
+# A refit whose two scales disagree by more than this, or than a larger rtol, has not converged:
+# the central difference is then not yet, or no longer, the curvature
+# (docs/design/network_route.md).
+MAX_SCALE_DISAGREEMENT = 0.05
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Variance:
         Bound (linearised rows) or estimate (network rows) of the relative error
         of the standard deviation.
     converged : Tensor of shape (G,)
-        Whether the asked route answers, see ``accepted``; where not, ``value`` is
-        the linearised variance.
+        Whether ``rel_error`` is within its tolerance, see ``accepted``; where a network's is
+        not, ``value`` is the linearised variance.
     """
 
     value: Tensor
@@ -38,23 +39,23 @@ class Variance:
 
 
 def accepted(optima: PerturbedOptima, rtol: float) -> Tensor:
-    """Tell which functionals the network's refit may answer.
+    """Tell which functionals take their variance from the network's refit.
 
     Parameters
     ----------
     optima : PerturbedOptima
         With a network response.
     rtol : float
-        Relative error asked for.
+        Tolerance of the relative error.
 
     Returns
     -------
     Tensor of shape (G,)
-        Whether the row's error estimate is within ``rtol`` or ``SCALE_AGREEMENT``.
+        Whether the row's error estimate is within ``rtol`` or ``MAX_SCALE_DISAGREEMENT``.
     """
     if optima.network is None:
         return torch.zeros_like(optima.linear.variance, dtype=torch.bool)
-    return optima.network.rel_error <= max(rtol, SCALE_AGREEMENT)
+    return optima.network.rel_error <= max(rtol, MAX_SCALE_DISAGREEMENT)
 
 
 def variance(optima: PerturbedOptima, rtol: float) -> Variance:

@@ -14,10 +14,10 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from sklearn_hfl import HFLClassifier, HFLRegressor, HFLWarning
-from sklearn_hfl._translation import BIAS_SHARE
 from sklearn_hfl.posterior.functional import Prediction
 from sklearn_hfl.posterior.link import IDENTITY, SOFTMAX
 from sklearn_hfl.uncertainty.exact import dense_ggn, exact_covariance
+from sklearn_hfl.uncertainty.post_hoc import BIAS_SHARE
 
 ACTIVATIONS = ["identity", "logistic", "tanh", "relu"]
 # Neither sklearn's several outputs nor relu's kinks need be stationary: said where tested.
@@ -60,7 +60,7 @@ def gradients(model):
     estimate = model.members_[0].estimate
     lp, weights = estimate.log_posterior, estimate.weights
     gradient = lp.value_and_gradient(weights[None])[1][0]
-    bias = torch.tensor([name.endswith("biases") for name in lp.prior.names])[lp.prior.labels]
+    bias = lp.prior.groups.of_kind("biases")[lp.prior.groups.labels]
     return gradient, bias, lp.prior.precision * weights
 
 

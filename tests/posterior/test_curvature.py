@@ -52,12 +52,12 @@ def test_excess_diagonal_equals_the_dense_one(case):
     assert_close(curvature.excess_diagonal(), dense.diagonal() - 1, rtol=1e-10, atol=1e-12)
 
 
-def test_spread_is_the_diagonal_of_the_outputs_covariance(case):
+def test_output_variance_is_the_diagonal_of_the_outputs_covariance(case):
     curvature, _ = case
     lp, S = curvature.log_posterior, randn(curvature.n_weights, 4)
     _, jacobian = lp.network.jacobian(curvature.weights, lp.X)
     expected = (jacobian * curvature.scale @ S).square().sum(-1)
-    assert_close(curvature.spread(S), expected)
+    assert_close(curvature.output_variance(S), expected)
 
 
 def test_skew_is_the_derivative_by_the_outputs(case):
@@ -98,8 +98,10 @@ def test_results_repeat(case):
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_the_spread_of_no_direction_is_zero(name):
+def test_the_output_variance_of_no_direction_is_zero(name):
     lp = problem(name).log_posterior
     curvature = GaussNewton(lp, problem(name).weights())
     expected = torch.zeros(len(lp.X), lp.network.n_outputs, dtype=torch.float64)
-    assert_close(curvature.spread(torch.zeros(lp.n_weights, 0, dtype=torch.float64)), expected)
+    assert_close(
+        curvature.output_variance(torch.zeros(lp.n_weights, 0, dtype=torch.float64)), expected
+    )

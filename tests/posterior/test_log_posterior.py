@@ -75,16 +75,16 @@ def test_select_takes_masks_and_indices():
     assert_close(by_mask.value(randn(2, lp.n_weights)), by_index.value(randn(2, lp.n_weights)))
 
 
-def test_the_spread_goes_with_its_rows():
+def test_the_variance_of_the_mean_goes_with_its_rows():
     lp = problem("log noise").log_posterior
-    spread, weights = randn(*lp.y.shape, seed=5) ** 2, randn(1, lp.n_weights)
-    averaged = replace(lp, spread=spread)
-    assert_close(averaged.targets(slice(2, 4)), torch.cat([lp.y, spread], 1)[2:4])
+    variance, weights = randn(*lp.y.shape, seed=5) ** 2, randn(1, lp.n_weights)
+    averaged = replace(lp, variance_of_mean=variance)
+    assert_close(averaged.targets(slice(2, 4)), torch.cat([lp.y, variance], 1)[2:4])
     assert_close(lp.targets(slice(2, 4)), lp.y[2:4])
     outputs = lp.network.forward(weights, lp.X)
     expected = (
         lp.value(weights)
-        + 0.5 * (lp.sample_weight @ (spread / lp.likelihood.noise_variance(outputs[0]))).sum()
+        + 0.5 * (lp.sample_weight @ (variance / lp.likelihood.noise_variance(outputs[0]))).sum()
     )
     assert_close(averaged.value(weights), expected)
     first, second = averaged.select(torch.arange(4)), averaged.select(torch.arange(4, len(lp.X)))

@@ -182,42 +182,57 @@ def test_module_network_keeps_a_copy():
 
 
 def test_groups_of_an_mlp_are_features_then_layers():
-    labels, names = MLP((2, 3, 1)).group_labels()
-    assert names == (
+    groups = MLP((2, 3, 1)).weight_groups()
+    assert groups.names == (
         "layer 0 feature 0",
         "layer 0 feature 1",
         "layer 0 biases",
         "layer 1 weights",
         "layer 1 biases",
     )
-    assert labels.tolist() == [0, 1] * 3 + [2] * 3 + [3] * 3 + [4]
+    assert groups.kinds == ("feature", "feature", "biases", "weights", "biases")
+    assert not any(groups.noise_only)
+    assert groups.labels.tolist() == [0, 1] * 3 + [2] * 3 + [3] * 3 + [4]
 
 
 def test_groups_of_a_module_are_its_tensors():
-    labels, names = as_module_network(MLP((2, 3, 1))).group_labels()
-    assert names == ("0.weight", "0.bias", "2.weight", "2.bias")
-    assert labels.tolist() == [0] * 6 + [1] * 3 + [2] * 3 + [3]
+    groups = as_module_network(MLP((2, 3, 1))).weight_groups()
+    assert groups.names == ("0.weight", "0.bias", "2.weight", "2.bias")
+    assert groups.labels.tolist() == [0] * 6 + [1] * 3 + [2] * 3 + [3]
+
+
+@pytest.mark.parametrize("name", ["biases", "a feature of", "weights of log noise"])
+def test_names_of_a_module_do_not_decide_what_its_groups_hold(name):
+    module = torch.nn.Linear(2, 1)
+    module.register_module(name, torch.nn.Linear(2, 1))
+    groups = ModuleNetwork(module, 1).weight_groups()
+    assert any(name in each for each in groups.names)
+    assert set(groups.kinds) == {"weights"}
+    assert not any(groups.noise_only)
 
 
 def test_log_noise_has_groups_of_its_own_in_the_last_layer():
-    labels, names = MLP((2, 3, 4), n_noise=2).group_labels()
-    assert names[3:] == (
+    groups = MLP((2, 3, 4), n_noise=2).weight_groups()
+    assert groups.names[3:] == (
         "layer 1 weights",
         "layer 1 biases",
         "layer 1 weights of log noise",
         "layer 1 biases of log noise",
     )
-    assert labels[9:].tolist() == [3] * 6 + [5] * 6 + [4] * 2 + [6] * 2
-    labels, names = MLP((2, 2), n_noise=1).group_labels()
-    assert names[3:] == ("layer 0 weights of log noise", "layer 0 biases of log noise")
-    assert labels.tolist() == [0, 1, 3, 3, 2, 4]
+    assert groups.kinds[3:] == ("weights", "biases") * 2
+    assert groups.noise_only == (False,) * 5 + (True,) * 2
+    assert groups.labels[9:].tolist() == [3] * 6 + [5] * 6 + [4] * 2 + [6] * 2
+    groups = MLP((2, 2), n_noise=1).weight_groups()
+    assert groups.names[3:] == ("layer 0 weights of log noise", "layer 0 biases of log noise")
+    assert groups.labels.tolist() == [0, 1, 3, 3, 2, 4]
 
 
 NOISY = pytest.param(MLP((2, 3, 4), n_noise=2), id="log noise")
 
 
 @pytest.mark.parametrize("network", [*NETWORKS, NOISY])
-def test_labels_index_the_names(network):
-    labels, names = network.group_labels()
-    assert labels.shape == (network.n_weights,)
-    assert set(labels.tolist()) == set(range(len(names)))
+def test_every_group_has_weights_a_name_and_a_kind(network):
+    groups = network.weight_groups()
+    assert groups.labels.shape == (network.n_weights,)
+    assert set(groups.labels.tolist()) == set(range(len(groups)))
+    assert len(groups.names) == len(groups.kinds) == len(groups.noise_only)

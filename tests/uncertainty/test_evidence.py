@@ -13,7 +13,7 @@ from sklearn_hfl.uncertainty.evidence import (
     log_multiplicity,
 )
 from sklearn_hfl.uncertainty.exact import dense_ggn
-from sklearn_hfl.uncertainty.noise import squared_residuals
+from sklearn_hfl.uncertainty.precisions import squared_residuals
 from tests import reference
 from tests.cases import LINEAR, PROBLEMS, TASKS, map_estimate, problem
 

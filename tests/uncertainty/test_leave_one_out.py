@@ -56,8 +56,8 @@ def test_classes_are_predicted_nearly_as_by_the_fit_without_the_row(n_classes):
     y = torch.nn.functional.one_hot(index).to(F64)
     y = y[:, 1:] if n_classes == 2 else y
     network = MLP((3, y.shape[1]))
-    labels, names = network.group_labels()
-    prior = GaussianPrior(torch.ones(len(names), dtype=F64), labels, names)
+    groups = network.weight_groups()
+    prior = GaussianPrior(torch.ones(len(groups), dtype=F64), groups)
     lp = LogPosterior(network, CategoricalLikelihood(), prior, X, y, torch.ones(60, dtype=F64))
     weights = fitted(lp, torch.zeros(lp.n_weights, dtype=F64))
     rows = leave_one_out(estimate_at(lp, weights))

@@ -208,7 +208,7 @@ def test_information_is_never_negative_and_grows_with_the_variance(k):
 def test_blocks_of_queries_hold_no_more_than_they_may(monkeypatch):
     post, draws = posterior(3), DRAWS[3]
     expected = averages(post)
-    monkeypatch.setattr("sklearn_hfl.uncertainty.moderation.MOST_NUMBERS", 2 * draws.numel())
+    monkeypatch.setattr("sklearn_hfl.uncertainty.moderation.MAX_BLOCK_NUMBERS", 2 * draws.numel())
     with Largest() as made:
         found = averages(post)
     assert_close(found, expected)

@@ -22,8 +22,8 @@ from tests.cases import F64, generator, randn
 
 def estimate(X, y, sizes, alpha):
     network = MLP(sizes)
-    labels, names = network.group_labels()
-    prior = GaussianPrior(torch.full((len(names),), alpha, dtype=F64), labels, names)
+    groups = network.weight_groups()
+    prior = GaussianPrior(torch.full((len(groups),), alpha, dtype=F64), groups)
     weight = torch.ones(len(X), dtype=F64)
     lp = LogPosterior(network, CategoricalLikelihood(), prior, X, y, weight)
     start = 0.3 * randn(network.n_weights, seed=4)

@@ -14,20 +14,98 @@ from sklearn_hfl.posterior.network import MLP
 from sklearn_hfl.posterior.prior import GaussianPrior
 from sklearn_hfl.uncertainty.alternation import Alternation, Fit
 from sklearn_hfl.uncertainty.exact import dense_ggn
-from sklearn_hfl.uncertainty.hyperprior import Hyperprior
-from sklearn_hfl.uncertainty.noise import (
-    LEAST_SHARE,
+from sklearn_hfl.uncertainty.noise import with_varying_noise
+from sklearn_hfl.uncertainty.precisions import (
+    FEATURE_STRENGTH,
+    MIN_NOISE_STD,
     PSEUDO_RESIDUAL,
-    freed_noise,
-    squared_residuals,
+    STRENGTH,
+    EvidenceOptions,
+    Hyperprior,
+    noise_precision,
 )
-from sklearn_hfl.uncertainty.precisions import EvidenceOptions, evidence_at
 from sklearn_hfl.uncertainty.search import maximize_evidence
 from tests import reference
 from tests.cases import F64, LINEAR, generator, map_estimate, problem, randn
+from tests.uncertainty.fixed_point import assert_fixed_point
 
 TRAINER = NewtonCG(1000, tol=0.0, n_iter_no_change=10)
 UNWEIGHTED = [name for name in LINEAR if "weighted" not in name]
+
+# γ and Σθ² of two groups; Σ w r² of two targets, γ and the rows.
+GAMMA, SQUARES = torch.tensor([3.0, 0.5], dtype=F64), torch.tensor([2.0, 4.0], dtype=F64)
+RESIDUALS, TOTAL_GAMMA = torch.tensor([0.5, 3.0], dtype=F64), torch.tensor(4.0, dtype=F64)
+ROWS = torch.tensor(20.0, dtype=F64)
+
+
+def hyperprior(strength, centre=(1.0, 2.0)):
+    return Hyperprior(torch.full((2,), strength, dtype=F64), torch.tensor(centre, dtype=F64))
+
+
+def test_without_strength_the_update_is_mackays():
+    assert_close(hyperprior(0.0).update(GAMMA, SQUARES), GAMMA / SQUARES)
+
+
+@pytest.mark.parametrize("strength", [0.005, 1.0])
+def test_groups_without_evidence_stay_at_the_centre(strength):
+    found = hyperprior(strength)
+    assert_close(found.update(torch.zeros(2), torch.zeros(2)), found.centre)
+
+
+def test_the_prior_precision_is_the_mode():
+    """Of ½ γ log α − ½ α Σθ², MacKay's view of the evidence, and the hyperprior."""
+    found = hyperprior(0.7)
+    best = found.update(GAMMA, SQUARES)
+
+    def density(alpha):
+        evidence = 0.5 * (GAMMA * alpha.log() - alpha * SQUARES).sum()
+        return float(evidence) + found.log_density(alpha)
+
+    assert all(density(best) > density(factor * best) for factor in (0.9, 1.1))
+
+
+def test_features_share_a_centre_and_other_groups_have_theirs_at_one():
+    lp = problem("one layer").log_posterior
+    n = lp.n_weights
+    weights, gamma = randn(n), torch.rand(n, dtype=F64, generator=torch.Generator().manual_seed(0))
+    found = Hyperprior.at(lp, weights, gamma)
+    features = lp.prior.groups.of_kind("feature")
+    assert 0 < features.sum() < len(features)
+    of_features = features[lp.prior.groups.labels]
+    shared = gamma[of_features].sum() / weights[of_features].square().sum()
+    assert_close(found.centre[features], shared.expand(int(features.sum())), rtol=0.05, atol=0)
+    assert (found.strength[features] == FEATURE_STRENGTH).all()
+    assert (found.centre[~features] == 1).all()
+    assert (found.strength[~features] == STRENGTH).all()
+
+
+def test_the_noise_precision_is_the_mode():
+    """Of (N − γ)/2 log β − ½ β Σ(y − f)², and the hyperprior, which is one more row."""
+    best = noise_precision(RESIDUALS, TOTAL_GAMMA, ROWS)
+
+    def density(beta):
+        return (ROWS - TOTAL_GAMMA + 1) * beta.log() - beta * (RESIDUALS + PSEUDO_RESIDUAL**2)
+
+    for factor in (0.99, 1.01):
+        assert (density(best) > density(factor * best)).all()
+
+
+@pytest.mark.parametrize("share", [1.0, 3.0])
+def test_a_twentieth_of_the_rows_is_left_for_the_noise(share):
+    found = noise_precision(RESIDUALS, share * ROWS, ROWS)
+    assert_close(found, noise_precision(RESIDUALS, 0.95 * ROWS, ROWS))
+
+
+@pytest.mark.parametrize("unit", [1.0, 50.0])
+def test_many_rows_without_residuals_end_at_the_lower_limit_of_the_noise(unit):
+    found = noise_precision(torch.zeros(2, dtype=F64), TOTAL_GAMMA, 1e6 * ROWS, unit)
+    assert_close(found.rsqrt(), torch.full((2,), MIN_NOISE_STD * unit, dtype=F64))
+
+
+def test_the_noise_has_the_unit_of_the_targets():
+    unit = torch.tensor([3.0, 0.1], dtype=F64)
+    found = noise_precision(unit**2 * RESIDUALS, TOTAL_GAMMA, ROWS, unit)
+    assert_close(found.rsqrt(), unit * noise_precision(RESIDUALS, TOTAL_GAMMA, ROWS).rsqrt())
 
 
 def maximize(name, prior=True, noise=True, **changes):
@@ -60,39 +138,6 @@ def test_a_round_knows_the_marginal_density_wherever_its_weights_are(name):
     expected += Hyperprior.at(lp, found.weights, gamma).log_density(lp.prior.group_precision)
     expected += 0.5 * (beta.log() - PSEUDO_RESIDUAL**2 * beta).sum().item()
     assert found.score == pytest.approx(expected, rel=1e-6)
-
-
-@pytest.mark.parametrize("name", ["linear", "linear, weighted"])
-def test_precisions_at_given_weights_are_a_fixed_point(name):
-    estimate, options = map_estimate(name), EvidenceOptions(True, True, rtol=1e-4)
-    lp = evidence_at(estimate.log_posterior, estimate.weights, options, generator(0))
-    assert_fixed_point(lp, estimate.weights)
-
-
-def test_a_loose_tolerance_ends_the_updates_early():
-    estimate = map_estimate("linear")
-    loose, tight = (
-        evidence_at(
-            estimate.log_posterior,
-            estimate.weights,
-            EvidenceOptions(True, True, rtol=rtol),
-            generator(0),
-        ).prior.group_precision
-        for rtol in (0.9, 1e-4)
-    )
-    assert ((loose - tight).abs() > 0.01 * tight).any()
-
-
-def assert_fixed_point(lp, weights):
-    gamma = reference.effective_parameters(lp, dense_ggn(lp, weights))
-    prior, k = lp.prior, lp.y.shape[1]
-    hyperprior = Hyperprior.at(lp, weights, gamma)
-    alpha = hyperprior.update(prior.group_sum(gamma), prior.group_sum(weights**2))
-    beta = (lp.sample_weight.sum() - gamma.sum() / k + 1) / (
-        squared_residuals(lp, weights) + PSEUDO_RESIDUAL**2
-    )
-    assert_close(prior.group_precision, alpha, rtol=1e-3, atol=0)
-    assert_close(lp.likelihood.noise_precision, beta, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("name", UNWEIGHTED)
@@ -171,11 +216,11 @@ def maximize_noisy(n_rows=80, **changes):
     x = torch.linspace(-1, 1, n_rows, dtype=F64)[:, None]
     noise = torch.exp(changes.pop("slope") * x) * randn(n_rows, 1)
     network = MLP((1, 2), n_noise=1)
-    labels, names = network.group_labels()
+    groups = network.weight_groups()
     lp = LogPosterior(
         network,
         HeteroscedasticLikelihood(torch.ones(1, dtype=F64)),
-        GaussianPrior(torch.ones(len(names), dtype=F64), labels, names),
+        GaussianPrior(torch.ones(len(groups), dtype=F64), groups),
         x,
         x + noise,
         torch.ones(n_rows, dtype=F64),
@@ -186,9 +231,9 @@ def maximize_noisy(n_rows=80, **changes):
 
 
 @pytest.mark.parametrize("slope", [0.0, 1.5])
-def test_log_noise_is_shrunk_where_nothing_speaks_for_it(slope):
+def test_log_noise_is_shrunk_where_the_noise_is_constant(slope):
     lp, weights, *_ = maximize_noisy(slope=slope)
-    alpha = dict(zip(lp.prior.names, lp.prior.group_precision.tolist(), strict=True))
+    alpha = dict(zip(lp.prior.groups.names, lp.prior.group_precision.tolist(), strict=True))
     learned = weights[1].item()  # how log noise grows with x
     # Its std is 1 / sqrt(2 Σ x²) = 0.14 in 80 rows.
     assert learned == pytest.approx(slope, abs=0.05 if slope == 0 else 0.4)
@@ -207,27 +252,13 @@ def test_the_level_of_the_noise_stays_while_log_noise_varies(monkeypatch):
     levels = []
 
     def recorded(*arguments):
-        freed = freed_noise(*arguments)
+        freed = with_varying_noise(*arguments)
         levels.append(freed.likelihood.noise_precision)
         return freed
 
-    monkeypatch.setattr("sklearn_hfl.uncertainty.search.freed_noise", recorded)
+    monkeypatch.setattr("sklearn_hfl.uncertainty.search.with_varying_noise", recorded)
     lp, *_ = maximize_noisy(n_rows=20, slope=1.0, max_iter=120)
     assert lp.likelihood.noise_precision in levels
-
-
-def test_rows_that_are_interpolated_keep_the_share_of_the_hyperprior():
-    case = problem("log noise")
-    constant = replace(case.log_posterior.likelihood, constant=True)
-    lp = replace(case.log_posterior, likelihood=constant)
-    freed = freed_noise(lp, case.weights(), generator(0)).likelihood
-    assert (freed.guard >= LEAST_SHARE).all()
-    assert not freed.constant
-    outputs = lp.network.forward(case.weights()[None], lp.X)[0]
-    fitted = replace(lp, y=outputs[:, :2])
-    assert_close(
-        freed_noise(fitted, case.weights(), generator(0)).likelihood.guard, torch.ones(2, dtype=F64)
-    )
 
 
 @pytest.mark.parametrize("name", ["linear", "one layer", "two layers"])
@@ -248,11 +279,11 @@ def test_rounds_that_lower_the_evidence_are_taken_back(monkeypatch):
     X, y = load_diabetes(return_X_y=True)
     X, y = scale(X)[:200], scale(y)[:200, None]
     network = MLP((10, 50, 1))
-    labels, names = network.group_labels()
+    groups = network.weight_groups()
     lp = LogPosterior(
         network,
         GaussianLikelihood(torch.ones(1, dtype=F64)),
-        GaussianPrior(torch.ones(len(names), dtype=F64), labels, names),
+        GaussianPrior(torch.ones(len(groups), dtype=F64), groups),
         torch.tensor(X),
         torch.tensor(y),
         torch.ones(200, dtype=F64),

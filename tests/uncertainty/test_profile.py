@@ -102,7 +102,7 @@ def test_ends_are_those_of_constrained_optima(name, which, z, rtol):
         assert half == pytest.approx(expected, rel=max(1e-5, rtol))
 
 
-def test_the_interval_of_a_gap_leans_to_one_side():
+def test_the_interval_of_a_gap_is_asymmetric():
     estimate, functional = map_estimate("sine with gap"), one("sine with gap", 10)
     interval = profile_interval(estimate, functional, Z, rtol=1e-2)
     center = functional.value(estimate.weights[None])[0]

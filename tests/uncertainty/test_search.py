@@ -43,8 +43,8 @@ LINEAR = {
 
 
 def log_posterior(likelihood, y, network):
-    labels, names = network.group_labels()
-    prior = GaussianPrior(torch.ones(len(names), dtype=F64), labels, names)
+    groups = network.weight_groups()
+    prior = GaussianPrior(torch.ones(len(groups), dtype=F64), groups)
     return LogPosterior(network, likelihood, prior, X, y, torch.ones(len(X), dtype=F64))
 
 
@@ -55,7 +55,7 @@ def maximize(likelihood, y, hidden, n_outputs, n_noise=0, seed=0):
     options = EvidenceOptions(True, noise, 0.0 if noise else 0.01, starts)
     lp, start = log_posterior(likelihood, y, network), initial_weights(network, generator(seed))
     found, weights, *_ = maximize_evidence(lp, start, TRAINER, options, generator(seed))
-    found = replace(found, spread=None)
+    found = replace(found, variance_of_mean=None)
     matrix = dense_ggn(found, weights)
     multiplicity = log_multiplicity(found.network, reference.effective_parameters(found, matrix))
     return found, reference.log_evidence(found, weights, matrix) + multiplicity
@@ -95,11 +95,11 @@ def test_rounds_that_fall_behind_end():
     lp = log_posterior(likelihood, y, MLP((6, 15, 1)))
     start = Fit(lp, initial_weights(lp.network, generator(0)))
 
-    def spent(least):
+    def spent(known):
         options = EvidenceOptions(True, True, rtol=0.0)
         alternation = Alternation(TRAINER, options, generator(0), lambda loss: None)
-        fit = alternation.rounds(start, 6, least)
-        assert fit.ended or least == -torch.inf
+        fit = alternation.rounds(start, 6, known)
+        assert fit.ended or known == -torch.inf
         return len(alternation.losses)
 
     assert spent(1e6) < spent(-torch.inf)
@@ -149,7 +149,7 @@ def test_noise_varies_only_where_the_rows_say_so(varies):
     assert found.likelihood.constant is not varies
 
 
-def test_a_map_that_lost_what_its_round_promised_goes_back():
+def test_a_map_with_too_little_evidence_gives_way_to_earlier_rounds():
     """Of rounds before, the one whose MAP has the most evidence is taken."""
     y = (LATENT[:, :1] + CURVED + 0.1 * randn(80, 1, seed=4)) / 2
     lp = log_posterior(GaussianLikelihood(UNIT), y, MLP((6, 15, 1)))
@@ -167,9 +167,9 @@ def test_a_map_that_lost_what_its_round_promised_goes_back():
         if evidence < climbed:
             break
         climbed = evidence
-    # All of them promise more than any MAP has, so that the MAPs alone say where to stop.
+    # Every round claims more evidence than any MAP has: the MAPs alone decide where to stop.
     certain = tuple(replace(r, log_evidence=1e9) for r in fit.path[:4])
     lost = replace(rounds[0], log_evidence=3e9, path=certain)
-    back = alternation().at_map(lost, least=-1e9)
+    back = alternation().at_map(lost, known=-1e9)
     assert back.log_evidence == pytest.approx(climbed, abs=0.5)
     assert climbed > first

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from sklearn_hfl.optim.perturbed_optima import perturbed_optima
 from sklearn_hfl.posterior.functional import Prediction, PredictionFunction, WeightedSum
 from sklearn_hfl.uncertainty.exact import dense_ggn, dense_hessian, exact_covariance
-from sklearn_hfl.uncertainty.variance import SCALE_AGREEMENT, accepted, variance
+from sklearn_hfl.uncertainty.variance import MAX_SCALE_DISAGREEMENT, accepted, variance
 from tests.cases import CURVED, F64, LINEAR, TASKS, estimate_at, map_estimate, problem, randn
 
 ORACLES = {"linearized": dense_ggn, "network": dense_hessian}
@@ -34,11 +34,11 @@ def mean_and_contrast(case):
     return WeightedSum(case.log_posterior.network, case.queries, W)
 
 
-def spread(case):
+def variance_of_outputs(case):
     return PredictionFunction(case.log_posterior.network, case.queries, lambda f: f.var(0))
 
 
-@pytest.mark.parametrize("functional", [predictions, mean_and_contrast, spread])
+@pytest.mark.parametrize("functional", [predictions, mean_and_contrast, variance_of_outputs])
 @pytest.mark.parametrize("name", CURVED)
 def test_any_functional_equals_the_dense_matrix(name, functional, mode):
     estimate, functional = map_estimate(name), functional(problem(name))
@@ -79,7 +79,7 @@ def example(rel_error):
     return replace(optima, network=network)
 
 
-ERRORS = [1e-4, SCALE_AGREEMENT, 0.2, torch.inf]
+ERRORS = [1e-4, MAX_SCALE_DISAGREEMENT, 0.2, torch.inf]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_rows_that_are_not_accepted_are_linearized():
 @pytest.mark.parametrize("rtol", [1e-3, 0.1, 0.3])
 def test_converged_rows_meet_the_tolerance(rtol):
     result = variance(example(ERRORS), rtol)
-    assert (result.rel_error[result.converged] <= max(rtol, SCALE_AGREEMENT)).all()
+    assert (result.rel_error[result.converged] <= max(rtol, MAX_SCALE_DISAGREEMENT)).all()
 
 
 def test_variances_are_finite_where_the_hessian_is_indefinite():
