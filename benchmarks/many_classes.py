@@ -1,11 +1,11 @@
-"""Many classes: what predictions cost.
+"""Many classes: the cost of predictions.
 
     OMP_NUM_THREADS=1 python benchmarks/many_classes.py
 
 Digits (10 classes, 50 hidden units) and Gaussian clouds (100 classes, 20 features, 10 hidden
 units), with a fixed prior and few training steps: the cost of a query depends on how many
-directions the data determine, not on how good the fit is. Seconds of the processor, which other
-work on the machine hardly changes.
+directions the data determine, not on how good the fit is. CPU seconds, which other work on the
+machine hardly changes.
 """
 
 from __future__ import annotations

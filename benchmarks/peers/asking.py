@@ -1,4 +1,4 @@
-"""Asking a peer: laplace-torch and curvlinops answer in an environment of their own, by files."""
+"""Peers in another environment: laplace-torch and curvlinops, called through files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BATCH_SIZE = 256
 def laplace_torch(
     peer: Path, model: HFLClassifier | HFLRegressor, Q: np.ndarray, **job: object
 ) -> dict[str, np.ndarray]:
-    """laplace-torch's answer at Q for the same weights and data, once.
+    """laplace-torch's result at Q for the same weights and data, once.
 
     ``job`` holds the rest of what laplace_torch.py beside this file reads.
     """

@@ -22,7 +22,7 @@ from curvlinops import GGNLinearOperator
 from laplace_torch import network
 from torch import Tensor, nn
 
-MOST_ITERATIONS = 10_000
+MAX_ITERATIONS = 10_000
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def solve(product: Callable[[Tensor], Tensor], b: Tensor, rtol: float) -> tuple[
     """Return bᵀA⁻¹b, to a relative error of ``rtol`` in its root, and the iterations it took."""
     x, r, p = torch.zeros_like(b), b.clone(), b.clone()
     squared, n_iter = float(r @ r), 0
-    while squared > 2 * rtol * float(b @ x) and n_iter < MOST_ITERATIONS:
+    while squared > 2 * rtol * float(b @ x) and n_iter < MAX_ITERATIONS:
         Ap = product(p)
         step = squared / float(p @ Ap)
         x, r = x + step * p, r - step * Ap
