@@ -9,7 +9,7 @@ and UCI data. ``agreement`` and ``plateau`` take one draw of each, or standard s
 methods for the same weights: defaults with variance="network", whose MAP is a strict minimum where
 one is found; "exact" is the dense Hessian. UCI data in ``plateau`` have prior precision 1 and a
 noise of 0.2 of y's SD. ``coverage`` takes ``--seeds`` draws, and ``--splits`` standard and gap
-splits of UCI data. The Laplace methods share a fit; the ensemble, dropout and the GP have their own.
+splits of UCI data. The Laplace methods share a fit; the ensemble, dropout and the GP do not.
 Kronecker, diagonal and last layer are computed densely here, from the Gauss-Newton matrix of the
 same MAP.
 Writes CSV files, and pictures into docs/images.
@@ -384,7 +384,7 @@ def gaussian_process(X: np.ndarray, y: np.ndarray, seed: int) -> Callable[..., o
 
 
 OTHERS = {
-    "5 perceptrons": deep_ensemble, "MC dropout": mc_dropout, "Matérn GP": gaussian_process,
+    "5 MLPRegressors": deep_ensemble, "MC dropout": mc_dropout, "Matérn GP": gaussian_process,
 }  # fmt: skip
 
 
