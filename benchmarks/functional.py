@@ -1,6 +1,6 @@
 """Functional: the error bar of a population mean, its cost and its error.
 
-Prints the time of the mean of 1000 rows with its std beside that of three queries of a
+Prints the time of the mean of 1000 rows with its std against that of three queries of a
 single row each (median of alternated repeats), and the relative error of that std, and
 of the std under independence, against the dense joint covariance of all rows. Run as
 

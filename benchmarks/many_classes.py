@@ -64,11 +64,11 @@ def report(model: HFLClassifier, queries: np.ndarray) -> None:
         "predict_proba with std": lambda: model.predict_proba(queries, return_std=True),
     }
     parts = []
-    for call, ask in calls.items():
+    for call, predict in calls.items():
         seconds = []
         for _ in range(3):
             began = time.process_time()
-            ask()
+            predict()
             seconds.append(time.process_time() - began)
         parts.append(f"{call} {min(seconds):8.3f}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

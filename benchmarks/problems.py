@@ -29,11 +29,11 @@ class Problem:
     Parameters
     ----------
     name : str
-        What it is.
+        Label.
     X, y, X_test, y_test : ndarray
         Data.
     params : dict
-        What the estimator is told besides defaults.
+        Parameters of the estimator that are not the defaults.
     """
 
     name: str

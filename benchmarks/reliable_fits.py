@@ -1,4 +1,4 @@
-"""Reliable fits: the default beside its own linear model, on synthetic problems and real tables.
+"""Reliable fits: the default against its own linear model, on synthetic problems and real tables.
 
     python benchmarks/reliable_fits.py grid
     python benchmarks/reliable_fits.py grid --quick
@@ -63,7 +63,7 @@ def judged(problem: Problem, **changes: object) -> dict[str, float]:
     return figures
 
 
-def guessing(problem: Problem) -> float:
+def without_features(problem: Problem) -> float:
     """Log density of the class frequencies, or of one normal distribution for all rows."""
     y, y_test = problem.y, problem.y_test
     if problem.classes:
@@ -80,14 +80,14 @@ def compared(problem: Problem) -> dict[str, object]:
         fits["gaussian"] = {"likelihood": "gaussian"}
     for label, changes in fits.items():
         row |= {f"{label} {k}": v for k, v in judged(problem, **changes).items()}
-    return row | {"guessing": guessing(problem)}
+    return row | {"no features": without_features(problem)}
 
 
 def print_grid(problems: list[Problem], jobs: int) -> None:
     heading(f"Reliable fits: {len(problems)} synthetic problems")
     print("evidence above that of the linear model, in nats; mean log density of 2000 other rows")
     print(
-        f"{'':62s}{'evidence':>9s}{'default':>9s}{'linear':>8s}{'gauss':>8s}{'guess':>8s}"
+        f"{'':62s}{'evidence':>9s}{'default':>9s}{'linear':>8s}{'gauss':>8s}{'none':>8s}"
         f"{'cover':>7s}{'CPU s':>7s}"
     )
     rows = []
@@ -96,7 +96,7 @@ def print_grid(problems: list[Problem], jobs: int) -> None:
         gain = row["default evidence"] - row["linear evidence"]
         other = [
             f"{row[k]:8.3f}" if k in row else 8 * " "
-            for k in ("linear log density", "gaussian log density", "guessing")
+            for k in ("linear log density", "gaussian log density", "no features")
         ]
         cover = f"{row['default coverage']:7.2f}" if "default coverage" in row else 7 * " "
         print(
@@ -111,7 +111,7 @@ def print_grid(problems: list[Problem], jobs: int) -> None:
     print(f"evidence above the linear model's: {gain.min():.1f} at the least")
     for label, column in (
         ("linear model", "linear log density"),
-        ("guessing", "guessing"),
+        ("no features", "no features"),
         ("Gaussian likelihood", "gaussian log density"),
     ):
         above = (density - table[column]).dropna()

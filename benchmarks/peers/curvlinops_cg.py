@@ -4,9 +4,9 @@ Runs in the environment that `make .venv-laplace/.installed` builds, which has c
 
     .venv-laplace/bin/python benchmarks/peers/curvlinops_cg.py job.npz answer.npz
 
-The job is that of laplace_torch.py beside this file, with ``rtol`` for the error of each standard
-deviation. Prior precisions whiten the system, I + S β JᵀJ S, and a query ends when the squared
-residual, which bounds what its variance lacks, is small enough: the certificate of
+The job is that of laplace_torch.py in this folder, with ``rtol`` for the error of each standard
+deviation. Prior precisions whiten the system, I + S β JᵀJ S, and a query stops when the squared
+residual, which bounds the missing variance, is small enough: the error bound of
 ``variance="linearized"``, without preconditioner.
 """
 
