@@ -1,11 +1,11 @@
-"""Ablation: what the defaults of training and evidence were chosen by.
+"""Ablation: the experiments behind the defaults of training and evidence.
 
 Prints, on inner validation rows taken from the *training* part of standard split 0
 (no test row is read) and on diabetes:
 
-1. evidence: the precisions from which it starts;
+1. evidence: the initial precisions;
 2. training: Gauss-Newton alone against the switch to the Hessian near the MAP, from
-   random weights and from those of a perceptron of scikit-learn.
+   random weights and from those of an MLPRegressor.
 
     python benchmarks/ablation.py --data ../shared/data/uci
 """
@@ -72,7 +72,7 @@ def trained(folder: Path, name: str) -> HFLRegressor:
 
 
 def adam_polished() -> HFLRegressor:
-    """A perceptron that "adam" left far from its MAP, in a gap's flat valley."""
+    """An MLPRegressor that "adam" left far from its MAP, in the flat valley of a gap."""
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.uniform(-2, -0.8, 40), rng.uniform(0.5, 1.6, 40)])
     X, y = x[:, None], np.sin(3 * x) + 0.15 * rng.standard_normal(80)

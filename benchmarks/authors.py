@@ -1,4 +1,4 @@
-"""The authors' tasks: coverage of the true function by the mean ± 1.96 epistemic std.
+"""The paper's synthetic tasks: coverage of the true function by the mean ± 1.96 epistemic std.
 
 Quadratic and sine of the implicit delta method's public code, noise 0.1, a 1×50 tanh network
 with defaults (precisions by evidence); the sine's rows leave a gap between −0.7 and 0.35.
@@ -48,18 +48,20 @@ def main() -> None:
         answers = Parallel(n_jobs=arguments.jobs)(
             delayed(answer)(name, seed) for seed in range(arguments.seeds)
         )
-        title = f"Authors' tasks: {name}, {arguments.seeds} seeds, 80 queries, 95 % intervals"
+        title = f"Synthetic tasks: {name}, {arguments.seeds} seeds, 80 queries, 95 % intervals"
         heading(title)
         regions = ["all"] if name == "quadratic" else list(REGIONS)
         heads = "".join(f"{'coverage, ' + region:>16s}{'width':>9s}" for region in regions)
-        print(f"{'':14s}{heads}{'settled':>10s}")
+        print(f"{'':14s}{heads}{'converged':>10s}")
         for method in METHODS:
-            covered, width, settled = (np.array([a[method][i] for a in answers]) for i in range(3))
+            covered, width, converged = (
+                np.array([a[method][i] for a in answers]) for i in range(3)
+            )
             cells = "".join(
                 f"{covered[:, REGIONS[r]].mean():16.1%}{width[:, REGIONS[r]].mean():9.3f}"
                 for r in regions
             )
-            print(f"{method:14s}{cells}{settled.mean():10.1%}", flush=True)
+            print(f"{method:14s}{cells}{converged.mean():10.1%}", flush=True)
         indefinite = sum(a["indefinite"] for a in answers)
         print(f"Hessian damped until positive definite: {indefinite} of {arguments.seeds} seeds")
         print(f"{time.perf_counter() - began:.0f} s")
@@ -75,7 +77,7 @@ def rows(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def answer(name: str, seed: int) -> dict[str, object]:
-    """For each method: which queries are covered, the widths, the share that settled."""
+    """For each method: which queries are covered, the widths, the share that converged."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     X, y = rows(name, seed)
@@ -83,8 +85,8 @@ def answer(name: str, seed: int) -> dict[str, object]:
     model = HFLRegressor(variance="network", random_state=seed).fit(X, y)
     found: dict[str, object] = {}
 
-    def report(method: str, mean: np.ndarray, std: np.ndarray, settled: float = 1.0) -> None:
-        found[method] = np.abs(mean - truth) <= Z * std, 2 * Z * std, settled
+    def report(method: str, mean: np.ndarray, std: np.ndarray, converged: float = 1.0) -> None:
+        found[method] = np.abs(mean - truth) <= Z * std, 2 * Z * std, converged
 
     for route in ("network", "linearized"):
         result = model.set_params(variance=route).predict_uncertainty(queries)

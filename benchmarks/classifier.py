@@ -9,9 +9,9 @@
 ``agreement`` compares standard deviations with the dense GGN. ``choices`` fits variants
 of the defaults to data that ``quality`` does not use: synthetic classes, and regression
 targets cut at their quantiles. ``quality`` runs repeated stratified folds of scikit-learn's
-data sets, with scikit-learn's own classifiers beside. ``novelty`` trains on eight of the ten
-digits and ranks test rows by how likely they are one of the other two. ``speed`` asks
-laplace-torch for the same posterior of the same network, turn by turn.
+data sets, next to scikit-learn's own classifiers. ``novelty`` trains on eight of the ten digits
+and ranks test samples by how likely they are one of the other two. ``speed`` compares with
+laplace-torch: the same posterior of the same network, in alternation.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ SETS = {
     "digits": datasets.load_digits,
 }
 N_BINS = 15
-# GaussianProcessClassifier, one against the rest and cubic in the rows, takes many minutes a
-# fold beyond this and is left out.
-MOST_GPC_ROWS = 1000
+# GaussianProcessClassifier, one-vs-rest and cubic in N, takes many minutes a fold beyond
+# this and is left out.
+MAX_GPC_ROWS = 1000
 
 
 def main() -> None:
@@ -118,7 +118,7 @@ def agreement(names: list[str]) -> None:
 
 
 def dense_std(model: HFLClassifier, X: np.ndarray, link: Link, matrix: torch.Tensor) -> np.ndarray:
-    """Std of the link's values at X by a dense solve, one row a query."""
+    """Std of the link's values at X by a dense solve, one row for each query."""
     estimate = model.members_[0].estimate
     functional = Prediction(estimate.log_posterior.network, model._queries(X), link)
     gradient = functional.gradient(estimate.weights)
@@ -130,7 +130,7 @@ def dense_std(model: HFLClassifier, X: np.ndarray, link: Link, matrix: torch.Ten
 
 
 def other_data(folder: Path) -> dict[str, tuple[np.ndarray, ...]]:
-    """(X, y, X_test, y_test) of problems that the quality table does not hold."""
+    """(X, y, X_test, y_test) of problems that are not in the quality table."""
     problems = {}
     shapes = [
         (150, 4, 4, 3, 0.0, 2.0),
@@ -168,8 +168,8 @@ def other_data(folder: Path) -> dict[str, tuple[np.ndarray, ...]]:
 
 VARIANTS: dict[str, dict[str, object]] = {
     "defaults": {},
-    "least prior 0": {"LEAST_PRIOR": 0.0},
-    "least prior 0.1": {"LEAST_PRIOR": 0.1},
+    "min prior 0": {"MIN_PRIOR": 0.0},
+    "min prior 0.1": {"MIN_PRIOR": 0.1},
     "start 1": {"STARTS": ((1.0, 1.0),)},
     "start 0.03": {"STARTS": ((0.03, 1.0),)},
     "starts 10, 1": {"STARTS": ((10.0, 1.0), (1.0, 1.0))},
@@ -214,7 +214,7 @@ def variant(name: str, problem: tuple[np.ndarray, ...]) -> dict[str, tuple[float
 
 @contextmanager
 def threads(n: int) -> Iterator[None]:
-    """Torch's thread count for a while."""
+    """Set torch's number of threads within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     yield
@@ -273,8 +273,8 @@ def quality(names: list[str], repeats: int, jobs: int) -> None:
         splits = list(folds.split(X, y))
         heading(f"Quality on {name}: {repeats} times 5 stratified folds")
         for peer in estimators():
-            if peer == "GPC" and len(y) > MOST_GPC_ROWS:
-                print(f"{peer:22s} left out: more than {MOST_GPC_ROWS} rows")
+            if peer == "GPC" and len(y) > MAX_GPC_ROWS:
+                print(f"{peer:22s} left out: more than {MAX_GPC_ROWS} rows")
                 continue
             parts = Parallel(n_jobs=jobs)(
                 delayed(fold)(peer, X, y, *split, seed) for seed, split in enumerate(splits)
@@ -284,7 +284,7 @@ def quality(names: list[str], repeats: int, jobs: int) -> None:
 
 
 def report(name: str, y: np.ndarray, splits: list, parts: list, link: str) -> None:
-    # Calibration of all rows of a repeat together: a fold of 30 rows has none.
+    # Calibration error over all rows of a repeat: a fold of 30 rows is too small for one.
     scores, accuracy, classes = [], [], parts[0][1]
     for start in range(0, len(splits), 5):
         chosen = slice(start, start + 5)

@@ -1,4 +1,4 @@
-"""Conformal: do 90 % intervals hold 90 % of new rows, and how wide are they?
+"""Conformal: do 90 % intervals cover 90 % of new samples, and how wide are they?
 
 Random splits into training, calibration and test rows. On each, one network gives three
 kinds of intervals: Gaussian ones, conformal ones from the same standard deviations, and
@@ -47,8 +47,8 @@ CASES = [
     ("varying", "gaussian"),
     ("varying", "heteroscedastic"),
 ]
-# 100 steps end near the MAP, not always at it. Coverage asks for no more. Log noise is
-# learned after the mean, and takes longer: a quarter of the splits stands for all.
+# 100 steps end near the MAP, not always at it. Coverage needs no more. Log noise is
+# learned after the mean, and takes longer: only a quarter of the splits is run.
 MAX_ITER = {"gaussian": 100, "heteroscedastic": 600}
 
 Rows = tuple[np.ndarray, np.ndarray]
@@ -71,7 +71,7 @@ def main() -> None:
         cases = CASES[2:]
     title = f"Conformal intervals of level {LEVEL:g}, means of {arguments.splits} splits"
     print(f"\n{title}\n{'-' * len(title)}")
-    print("widths in SDs of y; ± is the standard error over splits; 'where unsure' is the coverage")
+    print("widths in SDs of y; ± is the standard error over splits; 'largest stds' is the coverage")
     print("of the quarter of each test set with the largest std; 'varying' is sin(3x) with noise")
     print("whose std grows from 0.05 to 0.5 along x", flush=True)
     for case in cases:
@@ -83,17 +83,17 @@ def report(name: str, likelihood: str, arguments: argparse.Namespace) -> None:
     draw = source(name, arguments.data)
     n = arguments.splits if likelihood == "gaussian" else max(2, arguments.splits // 4)
     splits = (delayed(measure)(*draw(seed), ROWS[name], likelihood, seed) for seed in range(n))
-    # Splits × kinds × (coverage, width, coverage where unsure), and how std varies.
-    numbers, spread = map(np.array, zip(*Parallel(n_jobs=arguments.jobs)(splits), strict=True))
+    # Splits × kinds × (coverage, width, coverage of the largest stds), and how std varies.
+    numbers, std_ratio = map(np.array, zip(*Parallel(n_jobs=arguments.jobs)(splits), strict=True))
     train, calibration, test = ROWS[name]
     print(
         f"{name}, {likelihood}, {n} splits: {train} rows to train, {calibration} to "
         f"calibrate, {test} to test; "
-        f"largest std / least {np.median(spread):.2f} (median)"
+        f"largest std / smallest {np.median(std_ratio):.2f} (median)"
     )
     for i, kind in enumerate(KINDS):
-        coverage, width, unsure = (mean_and_error(numbers[:, i, j]) for j in range(3))
-        print(f"    {kind:9s}  coverage {coverage}  width {width}  where unsure {unsure}")
+        coverage, width, widest = (mean_and_error(numbers[:, i, j]) for j in range(3))
+        print(f"    {kind:9s}  coverage {coverage}  width {width}  largest stds {widest}")
     ratio = numbers[:, 1, 1] / numbers[:, 2, 1]
     print(f"    width of conformal / absolute {mean_and_error(ratio)}", flush=True)
 
@@ -104,7 +104,7 @@ def mean_and_error(values: np.ndarray) -> str:
 
 
 def source(name: str, folder: Path) -> Callable[[int], Rows]:
-    """Rows to split: the same for every seed, or new ones where they are synthetic."""
+    """Rows to split: the same for every seed, or new draws of synthetic data."""
     if name == "varying":
         return varying
     if name == "diabetes":
@@ -139,12 +139,12 @@ def measure(
         constant = SplitConformalRegressor(model, LEVEL, conformity_score="absolute", prefit=True)
         constant.conformalize(X[calibration], y[calibration])
         intervals.append(constant.predict_interval(X[test])[1][..., 0])
-    unsure = std >= np.quantile(std, 0.75)
+    widest = std >= np.quantile(std, 0.75)
     numbers = [
         (
             coverage_score(y[test], interval),
             np.diff(interval, axis=1).mean() / y.std(),
-            coverage_score(y[test][unsure], interval[unsure]),
+            coverage_score(y[test][widest], interval[widest]),
         )
         for interval in intervals
     ]

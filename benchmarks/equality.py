@@ -1,7 +1,7 @@
 """Equality: are the standard deviations those of the dense Laplace approximation?
 
 Prints, for every comparison, the relative error of the epistemic std against a
-dense matrix, and whether the reported bound covers it. Run as
+dense matrix, and whether the reported bound holds. Run as
 
     python benchmarks/equality.py --data ../shared/data/uci
 
@@ -133,7 +133,7 @@ def one_dimensional_tasks() -> None:
 
 
 def task(function: str, gap: bool, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """32 rows of the authors' functions on [-2, 2], with or without its middle half."""
+    """32 rows of the paper's synthetic functions on [-2, 2], with or without its middle half."""
     rng = np.random.default_rng(seed)
     x = rng.uniform(-2, 2, 32)
     if gap:
@@ -174,7 +174,7 @@ def real_data(folder: Path) -> None:
     for name, hidden in [*cases, ("concrete", (50, 50))]:
         X, y, queries = split(folder, name)
         began = time.perf_counter()
-        # Equality does not ask for a MAP: large fits are cut short to save minutes.
+        # The comparison holds at any weights: large fits are stopped early to save minutes.
         steps = 200 if name == "kin8nm" or len(hidden) > 1 else 2000
         model = HFLRegressor(hidden_layer_sizes=hidden, max_iter=steps, random_state=0).fit(X, y)
         fit_time = time.perf_counter() - began
@@ -212,7 +212,7 @@ def unconverged(folder: Path) -> None:
     heading("Training stopped after 5 steps: linearized against the dense GGN at those weights")
     for name in ("yacht", "concrete"):
         X, y, queries = split(folder, name)
-        queries = queries[:12]  # refits that slide away use up all their iterations
+        queries = queries[:12]  # refits that leave the basin use all their iterations
         model = HFLRegressor(max_iter=5, random_state=0).fit(X, y)
         exact = oracle(model, queries).ggn()
         result = model.predict_uncertainty(queries)
@@ -222,7 +222,7 @@ def unconverged(folder: Path) -> None:
         report(
             "unconverged", name, worst=float(error.max()),
             bound_holds=float(np.mean(error <= result.rel_error)),
-            stationary=str(model.converged_), network_settled=float(network.converged.mean()),
+            stationary=str(model.converged_), network_converged=float(network.converged.mean()),
             smallest_std=float(network.epistemic_std.min()),
         )  # fmt: skip
 
@@ -245,13 +245,13 @@ def network_on_real_data(folder: Path) -> None:
         hessian = dense.hessian()
         model.set_params(variance="linearized")
         linear = model.predict_uncertainty(queries).epistemic_std
-        settled = result.converged
-        ratio = np.abs(result.epistemic_std / linear - 1)[settled]
-        exact = np.abs(result.epistemic_std / dense.std(hessian) - 1)[settled]
+        converged = result.converged
+        ratio = np.abs(result.epistemic_std / linear - 1)[converged]
+        exact = np.abs(result.epistemic_std / dense.std(hessian) - 1)[converged]
         report(
             "network on real data", f"{name}, noise {noise:g}",
             negative_eigenvalues=int((torch.linalg.eigvalsh(hessian) < 0).sum()),
-            settled=float(settled.mean()), to_linearized_median=float(np.median(ratio)),
+            converged=float(converged.mean()), to_linearized_median=float(np.median(ratio)),
             to_hessian_median=float(np.median(exact)), to_hessian_worst=float(exact.max()),
             steps=model.n_iter_, fit_seconds=round(fit_time, 1), seconds=round(seconds, 1),
         )  # fmt: skip

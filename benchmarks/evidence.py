@@ -1,4 +1,4 @@
-"""Evidence: what learning the precisions is worth, on rows of *training* splits alone.
+"""Evidence: what learning the precisions gains, on *training* rows only.
 
 Of the training rows of standard splits 0 to 2 a tenth is held out; of those of gap splits 0 to
 3 the middle third by the next feature. No test row of any of these splits is read:
@@ -25,8 +25,8 @@ from sklearn_hfl.uncertainty import alternation, precisions
 SETS = ("yacht", "energy", "concrete", "wine")
 SPLITS = {"standard": range(3), "gap": range(4)}
 INF = float("inf")
-# What to call it, nats that a round may lose, worth of the features' hyperprior, share of the
-# step to the noise at the MAP, estimator.
+# Label, nats that a round may lose, strength of the features' hyperprior, share of the step to
+# the noise at the MAP, estimator.
 VARIANTS: list[tuple[str, float, float, float, dict[str, object]]] = [
     ("last round, weak hyperprior", INF, 0.005, 0.0, {}),
     ("best round, weak hyperprior", 0.1, 0.005, 0.0, {}),
@@ -80,7 +80,7 @@ def scores(
     renewal: float,
     params: dict[str, object],
 ) -> tuple[float, ...]:
-    """Scores on the rows held out, in units of y."""
+    """Scores on the held-out rows, in units of y."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     data = np.load(folder / f"{name}.npz")

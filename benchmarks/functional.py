@@ -1,6 +1,6 @@
-"""Functional: the error bar of a population mean, its price and its error.
+"""Functional: the error bar of a population mean, its cost and its error.
 
-Prints the time of the mean of 1000 rows with its std beside that of three queries of a
+Prints the time of the mean of 1000 rows with its std against that of three queries of a
 single row each (median of alternated repeats), and the relative error of that std, and
 of the std under independence, against the dense joint covariance of all rows. Run as
 
@@ -28,7 +28,7 @@ from sklearn_hfl.posterior.functional import Prediction
 from sklearn_hfl.uncertainty.exact import dense_ggn, dense_hessian, exact_covariance
 
 N_ROWS = 1000
-# Training steps at most: the network's route needs the very MAP, the other none in particular.
+# Maximum training steps: the network route needs a strict minimum, the linearised one does not.
 CASES = (
     ("kin8nm", "linearized", 200),
     ("concrete", "linearized", 200),
@@ -58,7 +58,7 @@ def main() -> None:
         )
         model = HFLRegressor(variance=route, max_iter=steps, random_state=0, **prior).fit(X, y)
         rng = np.random.default_rng(0)
-        # Rows like those of training, and not the same.
+        # Drawn like the training rows, but not the same.
         population = X[rng.integers(len(X), size=N_ROWS)]
         population = population + 0.1 * X.std(0) * rng.standard_normal(population.shape)
         singles = [population[i : i + 1] for i in range(3)]
@@ -88,7 +88,7 @@ def rows(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def alternated(repeats: int, *tasks: Callable[[], object]) -> list[float]:
-    """Median seconds of each task, all of them in turn, after one round that is not counted."""
+    """Median seconds of each task, in alternation, after one warm-up round."""
     seconds: list[list[float]] = [[] for _ in tasks]
     for repeat in range(repeats + 1):
         for task, times in zip(tasks, seconds, strict=True):

@@ -2,10 +2,10 @@
 
     python benchmarks/grid_search.py --data ../shared/data/uci --splits 5
 
-One search a split over prior precision and hidden units, through a pipeline, scored both
+One search per split over prior precision and hidden units, through a pipeline, scored both
 ways by 3-fold cross-validation on at most 200 training rows of the standard splits. Each
-score's choice is fitted to these rows; the table holds the mean NLPD of both on the split's
-test rows. No default of the package comes from here.
+score's choice is refitted to these rows; the table has the mean NLPD of both on the test rows.
+No default of the package was chosen here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ GRID = {
     "hflregressor__prior_precision": [0.001, 0.01, 0.1, 1.0, 10.0, 100.0],
     "hflregressor__hidden_layer_sizes": [(10,), (50,)],
 }
-MOST_ROWS = 200
+MAX_ROWS = 200
 
 
 def main() -> None:
@@ -71,10 +71,10 @@ def main() -> None:
 
 
 def compare(X: np.ndarray, y: np.ndarray, test: np.ndarray, seed: int) -> tuple[float, float, bool]:
-    """Test NLPD of the choice by each score, and whether both chose alike."""
+    """Test NLPD of the choice by each score, and whether both choices agree."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    train = np.random.default_rng(seed).permutation(np.flatnonzero(~test))[:MOST_ROWS]
+    train = np.random.default_rng(seed).permutation(np.flatnonzero(~test))[:MAX_ROWS]
     pipeline = make_pipeline(PowerTransformer(), HFLRegressor(max_iter=100, random_state=seed))
     search = GridSearchCV(
         pipeline,

@@ -2,12 +2,12 @@
 
     python benchmarks/growth.py
 
-Every size runs in a process of its own, on rows of a smooth function, at the random weights
-where training starts: what a build and a query cost does not depend on how good the weights
-are. The prior follows the fan-in, and the noise grows with the square root of the rows, so that
-the data determine about as many weights (γ) at each size. Beside it stands the floor: the products
-that the method cannot do without, at the rate at which this machine multiplies matrices of that
-shape. `make benchmark-speed` gives it one thread.
+Every size runs in a separate process, on samples of a smooth function, at the initial random
+weights: the cost of a build and of a query does not depend on how good the weights are. The prior
+scales with the fan-in and the noise with the square root of the rows, so that the number of
+effective parameters γ is about the same at each size. "floor" is the time of the unavoidable
+products at the rate at which this machine multiplies matrices of that shape. `make
+benchmark-speed` runs it with one thread.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from sklearn_hfl.uncertainty.diagnostics import diagnose
 PICTURE = Path("docs/images/growth.png")
 N_FEATURES = 10
 RTOL = 0.01
-# Weights are 12 times the hidden units, and one.
+# There are 12 weights per hidden unit, and one more.
 AXES: dict[str, tuple[tuple[int, int, int], ...]] = {
     "weights": tuple((500, h, 1000) for h in (500, 1000, 2000, 4000, 8000)),
     "rows": tuple((n, 50, 1000) for n in (500, 2000, 8000, 32_000, 128_000)),
@@ -72,7 +72,7 @@ def main() -> None:
                 f"{row['directions']:11.0f}{row['build_s']:9.3f}{row['build_floor_s']:8.3f}"
                 f"{row['query_s']:9.4f}{row['query_floor_s']:8.4f}{row['peak_gb']:9.3f}"
             )
-        # Of the larger half, where what does not grow is small beside what does.
+        # Of the larger half, where constant costs are relatively small.
         rest = found[len(found) // 2 :]
         slopes = {name: slope(rest, axis, name) for name in ("build_s", "query_s", "peak_gb")}
         print("slopes of the larger half: " + ", ".join(f"{k} {v:.2f}" for k, v in slopes.items()))
@@ -119,23 +119,23 @@ def measured(n: int, units: int, n_queries: int) -> dict[str, float]:
         built = time.perf_counter()
         estimate = MapEstimate(log_posterior, weights, subspace)
         member = Member(estimate, diagnose(estimate), ())
-        asked = time.perf_counter()
+        queried = time.perf_counter()
         (answer,) = Ensemble((member,), Route("linearized", RTOL, "auto")).variances(Q)
         answered = time.perf_counter()
     assert answer.converged.all()
     P, m = len(weights), subspace.rank
-    # A product by the Jacobian and its transpose for each direction, and orthogonalisation.
+    # A product with the Jacobian and its transpose for each direction, and orthogonalisation.
     build = 2 * n * P * m / rate(n, P, min(m, 64)) + 2 * P * m * m / rate(P, m, min(m, 64))
     query = 2 * P * m * n_queries / rate(P, m, min(n_queries, 1000))
     return {
         "rows": n, "weights": P, "queries": n_queries, "gamma": subspace.n_effective,
         "directions": m, "build_s": built - began, "build_floor_s": build,
-        "query_s": answered - asked, "query_floor_s": query, "peak_gb": peak[0],
+        "query_s": answered - queried, "query_floor_s": query, "peak_gb": peak[0],
     }  # fmt: skip
 
 
 def rate(rows: int, inner: int, columns: int) -> float:
-    """Multiply-adds a second of a matrix product of this shape, or of a part of its rows."""
+    """Multiply-adds per second of a matrix product of this shape, or of part of its rows."""
     rows = max(1, min(rows, 10**7 // inner))
     A, B = torch.randn(rows, inner).double(), torch.randn(inner, columns).double()
     spent = []

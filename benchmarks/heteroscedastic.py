@@ -1,7 +1,7 @@
-"""Heteroscedastic: what a noise that depends on the row is worth beside one for all rows.
+"""Heteroscedastic: noise that depends on x against constant noise.
 
-Inner splits of training rows into three parts: to train on, to calibrate conformal intervals
-on, and to measure on. Real data are the training rows of standard split 0; test rows are not
+Inner splits of training rows into three parts: training, calibration of conformal
+intervals, and evaluation. Real data are the training rows of standard split 0; test rows are not
 read. Each line compares likelihood="heteroscedastic" with "gaussian", same seed and network.
 
     python benchmarks/heteroscedastic.py --data ../shared/data/uci
@@ -34,7 +34,7 @@ NOISES = {
     "ramp": lambda x: 0.05 + 0.45 * (x + 2) / 4,
     "bump": lambda x: 0.02 + 0.5 * np.exp(-8 * x**2),
 }
-# Real data, and the most rows that are taken of each.
+# Real data, and the maximum number of rows of each.
 REAL = {"concrete": 1000, "yacht": 1000, "energy": 1000, "power": 1000, "wine": 800}
 
 Rows = tuple[np.ndarray, np.ndarray]
@@ -103,7 +103,7 @@ def measure(name: str, folder: Path, seed: int) -> dict[str, float | np.ndarray]
     train, calibration, held_out = np.split(order, [n, n + (len(y) - n) // 2])
     result: dict[str, float | np.ndarray] = {}
     stds, widths = {}, {}
-    # The heteroscedastic fit comes first: its std makes the quarters.
+    # The heteroscedastic fit comes first: its std defines the quarters.
     for likelihood in reversed(LIKELIHOODS):
         began = time.perf_counter()
         model = HFLRegressor(
@@ -111,7 +111,7 @@ def measure(name: str, folder: Path, seed: int) -> dict[str, float | np.ndarray]
         ).fit(X[train], y[train])
         result[f"{likelihood} seconds"] = time.perf_counter() - began
         with warnings.catch_warnings():
-            # Concrete and wine hold rows twice; both likelihoods see the same ones.
+            # Concrete and wine contain duplicate rows; both likelihoods get the same.
             warnings.simplefilter("ignore", HFLWarning)
             model.conformalize(X[calibration], y[calibration])
         mean, std = model.predict(X[held_out], return_std=True)

@@ -1,11 +1,11 @@
-"""Many classes: what predictions cost.
+"""Many classes: the cost of predictions.
 
     OMP_NUM_THREADS=1 python benchmarks/many_classes.py
 
 Digits (10 classes, 50 hidden units) and Gaussian clouds (100 classes, 20 features, 10 hidden
 units), with a fixed prior and few training steps: the cost of a query depends on how many
-directions the data determine, not on how good the fit is. Seconds of the processor, which other
-work on the machine hardly changes.
+directions the data determine, not on how good the fit is. CPU seconds, which other work on the
+machine hardly changes.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ def report(model: HFLClassifier, queries: np.ndarray) -> None:
         "predict_proba with std": lambda: model.predict_proba(queries, return_std=True),
     }
     parts = []
-    for call, ask in calls.items():
+    for call, predict in calls.items():
         seconds = []
         for _ in range(3):
             began = time.process_time()
-            ask()
+            predict()
             seconds.append(time.process_time() - began)
         parts.append(f"{call} {min(seconds):8.3f}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

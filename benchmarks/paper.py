@@ -1,15 +1,15 @@
-"""The paper's comparison: Hessian-free Laplace beside what it approximates and its competitors.
+"""The paper's comparison: Hessian-free Laplace against dense Laplace and competing methods.
 
     python benchmarks/paper.py agreement    # the same weights, std against the dense Hessian's
     python benchmarks/paper.py coverage      # in and out of the gap; NLPD, CRPS, time, memory
     python benchmarks/paper.py plateau      # λ over six decades
 
-Tasks: the authors' quadratic and sine (noise 0.1; the sine's rows leave a gap), and UCI data.
-``agreement`` and ``plateau`` take one draw of each, or standard split 0, and compare answers for
-the same weights: defaults with variance="network", whose MAP is a strict minimum where one is
-found; "exact" is the dense Hessian. UCI data in ``plateau`` have prior precision 1 and a noise of
-0.2 of y's SD. ``coverage`` takes ``--seeds`` draws, and ``--splits`` standard and gap splits of UCI
-data. The Laplace methods in it share a fit; the ensemble, dropout and the GP make their own.
+Tasks: the paper's synthetic tasks, quadratic and sine (noise 0.1; the sine's inputs leave a gap),
+and UCI data. ``agreement`` and ``plateau`` take one draw of each, or standard split 0, and compare
+methods for the same weights: defaults with variance="network", whose MAP is a strict minimum where
+one is found; "exact" is the dense Hessian. UCI data in ``plateau`` have prior precision 1 and a
+noise of 0.2 of y's SD. ``coverage`` takes ``--seeds`` draws, and ``--splits`` standard and gap
+splits of UCI data. The Laplace methods share a fit; the ensemble, dropout and the GP do not.
 Kronecker, diagonal and last layer are computed densely here, from the Gauss-Newton matrix of the
 same MAP.
 Writes CSV files, and pictures into docs/images.
@@ -59,7 +59,7 @@ RTOL = 0.01
 # λ in units of 1 / std: how many posterior standard deviations the optimum moves.
 STRENGTHS = np.logspace(-5, 1, 25)
 PLATEAU = 0.01
-MOST_SWEPT = 40
+MAX_SWEPT = 40
 
 
 def main() -> None:
@@ -100,7 +100,7 @@ def split(
 
 
 class AtTheMap:
-    """A MAP, and what each method says of the same queries; variances are standardised."""
+    """A MAP and each method's variances at the same queries, in standardised units."""
 
     def __init__(
         self, X: np.ndarray, y: np.ndarray, Q: np.ndarray, seed: int = 0, **params: object
@@ -116,7 +116,7 @@ class AtTheMap:
 
     @property
     def methods(self) -> dict[str, Callable[[], torch.Tensor]]:
-        """Variances of the queries, each from nothing but the MAP."""
+        """Variances of the queries by each method, from the MAP alone."""
         last = slice(-self.log_posterior.network.layer_sizes[-2] - 1, None)
         return {
             "HFL network, one side": lambda: self.moved(0.1)[1],
@@ -141,7 +141,7 @@ class AtTheMap:
         return self.by(matrix)
 
     def kronecker(self) -> torch.Tensor:
-        """Blocks N E[a aᵀ] ⊗ E[Λ g gᵀ] of each layer's weights, its biases apart (K-FAC)."""
+        """Blocks N E[a aᵀ] ⊗ E[Λ g gᵀ] of each layer's weights, biases separate (K-FAC)."""
         network, prior = self.log_posterior.network, self.log_posterior.prior.precision
         jacobian = network.jacobian(self.weights, self.log_posterior.X)[1][:, 0]
         precision = self.model.noise_std_**-2 * self.unit**2
@@ -157,8 +157,8 @@ class AtTheMap:
         optima = perturbed_optima(self.estimate, self.prediction, "network", rtol=RTOL)
         assert optima.network is not None
         self.strength = optima.network.strength * optima.linear.variance.sqrt()
-        self.settled = accepted(optima, RTOL)
-        return torch.where(self.settled, optima.network.variance, optima.linear.variance)
+        self.converged = accepted(optima, RTOL)
+        return torch.where(self.converged, optima.network.variance, optima.linear.variance)
 
     def amortized(self) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
@@ -167,7 +167,7 @@ class AtTheMap:
         return amortized_response(estimate, self.whitened).variance
 
     def moved(self, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Refits at λ = scale / std: the difference taken on both sides, and on one."""
+        """Refits at λ = scale / std: central and one-sided differences."""
         linear = linear_response(self.estimate, self.whitened, rtol=1e-3)
         found = network_response(self.estimate, self.prediction, linear, 1e-3, (scale,))
         index = torch.arange(len(found.plus))
@@ -183,15 +183,15 @@ def agreement(arguments: argparse.Namespace) -> None:
         X, y, Q = task(name, arguments.data)
         at = AtTheMap(X, y, Q)
         found, seconds, memory = {}, {}, {}
-        for method, ask in at.methods.items():
+        for method, variance in at.methods.items():
             with peak_above() as peak:
                 began = time.perf_counter()
-                found[method] = ask().clamp_min(0).sqrt().numpy() * at.unit
+                found[method] = variance().clamp_min(0).sqrt().numpy() * at.unit
                 seconds[method] = time.perf_counter() - began
             memory[method] = 1000 * peak[0]
         heading(
             f"Agreement: {name}, {len(X)} rows, {len(at.weights)} weights, {len(Q)} queries, "
-            f"{at.settled.double().mean():.0%} of refits settled"
+            f"{at.converged.double().mean():.0%} of refits converged"
             f"{', Hessian damped' if at.damped else ''}"
         )
         print(
@@ -223,7 +223,7 @@ def draw_agreement(ax: plt.Axes, name: str, found: dict[str, np.ndarray]) -> Non
     exact = found["dense Hessian"]
     ends = exact.min() / 1.5, exact.max() * 1.5
     ax.plot(ends, ends, color="0.7", lw=1, zorder=0)
-    # Ours last, on top; "amortized" would hide "linearized".
+    # Ours last, on top; "amortized" would cover "linearized".
     shown = ["last layer", "diagonal", "Kronecker"]
     shown += ["HFL linearized", "HFL network, one side", "HFL network"]
     for i, method in enumerate(shown):
@@ -243,8 +243,8 @@ def plateau(arguments: argparse.Namespace) -> None:
     names, table = tasks(arguments.data), []
     heading("Plateau: λ over six decades, share of its range where every std is within 1 %")
     print(
-        f"{'':12s}{'queries':>8s}{'settled':>9s}{'both sides: decades':>21s}{'from':>9s}{'to':>9s}"
-        f"{'one side: decades':>19s}{'automatic λ std':>22s}{'worst error there':>19s}"
+        f"{'':12s}{'queries':>8s}{'converged':>11s}{'both sides: decades':>21s}{'from':>9s}"
+        f"{'to':>9s}{'one side: decades':>19s}{'automatic λ std':>22s}{'worst error there':>19s}"
     )
     figure, axes = plt.subplots(
         1, len(names), figsize=(3 * len(names), 3.2), sharey=True, layout="constrained"
@@ -254,19 +254,19 @@ def plateau(arguments: argparse.Namespace) -> None:
         # At the precisions that the evidence finds, yacht has no Laplace approximation: its
         # Hessian is indefinite.
         given = {} if name in TRUTH else {"prior_precision": 1.0, "noise_std": 0.2 * y.std()}
-        at = AtTheMap(X, y, Q[:MOST_SWEPT] if given else Q, max_iter=4000, **given)
+        at = AtTheMap(X, y, Q[:MAX_SWEPT] if given else Q, max_iter=4000, **given)
         exact, automatic = at.hessian().sqrt(), at.network()
         both_sides, one_side = zip(*(at.moved(scale) for scale in STRENGTHS), strict=True)
         errors = {
             side: (torch.stack(variances).clamp_min(0).sqrt() / exact - 1).abs().numpy()
             for side, variances in (("both sides", both_sides), ("one side", one_side))
         }
-        chosen = at.strength[at.settled].numpy()
-        chosen_error = (automatic.sqrt() / exact - 1).abs()[at.settled].numpy()
+        chosen = at.strength[at.converged].numpy()
+        chosen_error = (automatic.sqrt() / exact - 1).abs()[at.converged].numpy()
         spans = {side: widest(STRENGTHS, error.max(1)) for side, error in errors.items()}
         (low, high), decades = spans["both sides"], [np.log10(b / a) for a, b in spans.values()]
         print(
-            f"{name:12s}{len(exact):8d}{at.settled.double().mean():9.1%}{decades[0]:21.1f}"
+            f"{name:12s}{len(exact):8d}{at.converged.double().mean():11.1%}{decades[0]:21.1f}"
             f"{low:9.1e}{high:9.1e}{decades[1]:19.1f}{chosen.min():11.0e} to {chosen.max():5.0e}"
             f"{chosen_error.max():19.1e}",
             flush=True,
@@ -315,7 +315,7 @@ def draw_plateau(
 
 @standardized
 def deep_ensemble(X: np.ndarray, y: np.ndarray, seed: int) -> Callable[..., object]:
-    """Five perceptrons; the noise is that of their residuals on rows held out of each."""
+    """Five MLPRegressors; the noise is that of their residuals on held-out rows."""
     members, squares = [], []
     for member in range(N_MEMBERS):
         order = np.random.default_rng([seed, member]).permutation(len(y))
@@ -334,7 +334,7 @@ def deep_ensemble(X: np.ndarray, y: np.ndarray, seed: int) -> Callable[..., obje
 
 @standardized
 def mc_dropout(X: np.ndarray, y: np.ndarray, seed: int) -> Callable[..., object]:
-    """One relu network, 200 passes with units dropped; noise from a tenth of the rows."""
+    """One relu network, 200 passes with dropout; noise from a tenth of the rows."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         order, n_out = torch.randperm(len(y)), max(1, len(y) // 10)
@@ -367,7 +367,7 @@ def mc_dropout(X: np.ndarray, y: np.ndarray, seed: int) -> Callable[..., object]
 
 @standardized
 def gaussian_process(X: np.ndarray, y: np.ndarray, seed: int) -> Callable[..., object]:
-    """Matérn 5/2 with a length for each feature, and white noise."""
+    """Matérn 5/2 with a length scale for each feature, and white noise."""
     kernel = ConstantKernel() * Matern(np.ones(X.shape[1]), nu=2.5) + WhiteKernel(0.1)
     model = GaussianProcessRegressor(kernel, random_state=seed).fit(X, y)
     noise = model.kernel_.k2.noise_level
@@ -381,7 +381,7 @@ def gaussian_process(X: np.ndarray, y: np.ndarray, seed: int) -> Callable[..., o
 
 
 OTHERS = {
-    "5 perceptrons": deep_ensemble, "MC dropout": mc_dropout, "Matérn GP": gaussian_process,
+    "5 MLPRegressors": deep_ensemble, "MC dropout": mc_dropout, "Matérn GP": gaussian_process,
 }  # fmt: skip
 
 
@@ -444,10 +444,10 @@ def scores(folder: Path, name: str, family: str, number: int) -> list[dict[str, 
         at = AtTheMap(X, y, Q, seed=number)
         fitting, of_fit = time.perf_counter() - began, 1000 * peak[0]
     mean = at.model.predict(Q)
-    for method, ask in at.methods.items():
+    for method, variance in at.methods.items():
         with peak_above() as peak:
             began = time.perf_counter()
-            epistemic = ask().clamp_min(1e-12).sqrt().numpy() * at.unit
+            epistemic = variance().clamp_min(1e-12).sqrt().numpy() * at.unit
             spent = fitting + time.perf_counter() - began
         report(method, mean, epistemic, at.model.noise_std_, spent, max(of_fit, 1000 * peak[0]))
     for method, fit in OTHERS.items():

@@ -1,4 +1,4 @@
-"""Problems to fit: made up, of real rows split once more, and of classes of scikit-learn."""
+"""Problems to fit: synthetic, real training rows split again, and scikit-learn's classes."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ KINDS = "2 classes", "4 classes", "gaussian", "heteroscedastic"
 
 @dataclass(frozen=True)
 class Problem:
-    """Rows to fit and rows to be judged by.
+    """Training and test samples.
 
     Parameters
     ----------
     name : str
-        What it is.
+        Label.
     X, y, X_test, y_test : ndarray
         Data.
     params : dict
-        What the estimator is told besides defaults.
+        Parameters of the estimator that are not the defaults.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Problem:
         return estimator(random_state=0, **{**self.params, **changes})
 
 
-# ---------------------------------------------------------------- made-up problems
+# ---------------------------------------------------------------- synthetic problems
 
 
 def grid() -> Iterator[Problem]:
@@ -92,7 +92,7 @@ def made_up(kind: str, a: int, b: int, form: int, noise: int, dummies: bool, see
 
 
 def _signal(X: Array, form: str, random: np.random.RandomState) -> Array:
-    """Three to five features count; unit SD."""
+    """Three to five relevant features; unit SD."""
     used = random.permutation(X.shape[1])[:4]
     Z = (X[:, used] - X[:, used].mean(0)) / X[:, used].std(0)
     weights = random.uniform(0.5, 1.5, 4) * random.choice([-1, 1], 4)
@@ -106,7 +106,7 @@ def _signal(X: Array, form: str, random: np.random.RandomState) -> Array:
 
 
 def shapes() -> Iterator[Problem]:
-    """What no linear model learns, and the cases that were known to go wrong."""
+    """Shapes that no linear model learns, and cases known to go wrong."""
     for name, make in (("moons", make_moons), ("circles", make_circles)):
         noise = {"noise": 0.2} if name == "moons" else {"noise": 0.1, "factor": 0.5}
         X, y = make(200 + TEST_ROWS, random_state=0, **noise)
@@ -137,7 +137,7 @@ def _split(name: str, X: Array, y: Array, n: int, **params: object) -> Problem:
     return Problem(name, X[:n], y[:n], X[n:], y[n:], params)
 
 
-# ---------------------------------------------------------------- training rows split once more
+# ---------------------------------------------------------------- training rows split again
 
 UCI = "yacht", "energy", "concrete", "wine", "power", "kin8nm"
 
@@ -162,7 +162,7 @@ def inner(folder: Path, n_splits: int) -> Iterator[Problem]:
 
 
 def classes() -> Iterator[Problem]:
-    """Five folds of the classes that scikit-learn carries."""
+    """Five folds of scikit-learn's classification data."""
     for name in ("iris", "wine", "breast_cancer", "digits"):
         X, y = getattr(sklearn.datasets, f"load_{name}")(return_X_y=True)
         for train, test in StratifiedKFold(5, shuffle=True, random_state=0).split(X, y):

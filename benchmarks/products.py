@@ -1,7 +1,7 @@
-"""Products: what one multiplication by the Gauss-Newton matrix costs, and in which form.
+"""Products: the cost of one product with the Gauss-Newton matrix, in each implementation.
 
 Prints the time of JᵀJV in milliseconds (median of five): with the Jacobian kept, with the Jacobian
-formed anew in blocks of so many rows, and layer by layer in blocks of so many rows. The constants
+recomputed in blocks of rows, and layer by layer in blocks of rows. The constants
 of sklearn_hfl/posterior/curvature.py come from this table. Run as
 
     python benchmarks/products.py
@@ -25,8 +25,8 @@ SHAPES = ((927, 8, (50,), 1), (7373, 8, (50,), 1), (927, 8, (50, 50), 1), (2000,
           (1437, 64, (50,), 10))  # fmt: skip
 JACOBIAN_ROWS = (64, 256, 1024)
 LAYER_ROWS = (16, 64, 256, 1024)
-# A Jacobian of more numbers than this does not fit the memory limit, and is not kept.
-MOST_KEPT = 10**7
+# A Jacobian with more entries than this exceeds the memory limit, and is not kept.
+MAX_KEPT = 10**7
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
         for m in (1, 64):
             V = torch.ones(network.n_weights, m, dtype=torch.float64)
             kept = "-"
-            if n * k * network.n_weights <= MOST_KEPT:
+            if n * k * network.n_weights <= MAX_KEPT:
                 dense = formed(slice(None))
                 kept = f"{milliseconds(lambda: product(dense.rows, V, n, n)):.1f}"  # noqa: B023
             cells = "".join(

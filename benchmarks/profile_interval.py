@@ -1,10 +1,10 @@
-"""Profile: coverage of the true function by profile intervals, beside Gaussian ones.
+"""Profile: coverage of the true function by profile intervals, and by Gaussian ones.
 
-The in-between design of the authors' sine (public code of the Implicit Delta Method): 160
+The in-between task on the paper's synthetic sine (public code of the Implicit Delta Method): 160
 rows on [-1.5, -0.7) and [0.35, 1.15), noise 0.1, queries from -2 to 1.95. Prints for each
 prior the share of queries at which f(x) = -sin(3x - 0.3) lies in the 95 % interval of the
 mean function: Gaussian with the network's own std, and profile; over all queries, over the
-rows' own range and in the gap between, with mean widths, the share of ends that were found
+range of the data and in the gap between, with mean widths, the share of ends that were found
 (others stand at the linearised std), and seconds of the intervals. Run as
 
     python benchmarks/profile_interval.py --seeds 20
@@ -57,10 +57,10 @@ def main() -> None:
             model = HFLRegressor(variance="network", random_state=seed, **params).fit(*rows(seed))
             for kind, intervals in (("Gaussian", gaussian), ("profile", profile)):
                 began = time.perf_counter()
-                lower, upper, settled = intervals(model)
+                lower, upper, converged = intervals(model)
                 seconds[kind].append(time.perf_counter() - began)
                 found[kind].append(((lower <= TRUTH) & (upper >= TRUTH), upper - lower))
-                shares[kind].append(settled)
+                shares[kind].append(converged)
         for kind, results in found.items():
             covered, width = (np.array(a) for a in zip(*results, strict=True))
             cells = "".join(

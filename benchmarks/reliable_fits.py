@@ -1,15 +1,15 @@
-"""Reliable fits: the default beside its own linear model, on made-up problems and real tables.
+"""Reliable fits: the default against its own linear model, on synthetic problems and real tables.
 
     python benchmarks/reliable_fits.py grid
     python benchmarks/reliable_fits.py grid --quick
     python benchmarks/reliable_fits.py tables
     python benchmarks/reliable_fits.py inner --data ../shared/data/uci
 
-"grid" has 60 problems and the shapes that no linear model learns, "--quick" the shapes alone and
-the cases that once went wrong. "tables" are those that the packages of benchmarks/peers/tables.txt
-carry; each is one-hot encoded, imputed, and judged in 5 folds. "inner" splits the training rows
-of the first UCI splits once more, at random and by the middle third of a feature, and the
-classes that scikit-learn carries in 5 folds.
+"grid" has 60 problems and the shapes that no linear model learns, "--quick" only the shapes and
+the cases that once went wrong. "tables" come with the packages of benchmarks/peers/tables.txt;
+each is one-hot encoded, imputed, and scored in 5 folds. "inner" splits the training rows of the
+first UCI splits again, at random and by the middle third of a feature, and scikit-learn's
+classification data in 5 folds.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def judged(problem: Problem, **changes: object) -> dict[str, float]:
     return figures
 
 
-def guessing(problem: Problem) -> float:
+def without_features(problem: Problem) -> float:
     """Log density of the class frequencies, or of one normal distribution for all rows."""
     y, y_test = problem.y, problem.y_test
     if problem.classes:
@@ -80,14 +80,14 @@ def compared(problem: Problem) -> dict[str, object]:
         fits["gaussian"] = {"likelihood": "gaussian"}
     for label, changes in fits.items():
         row |= {f"{label} {k}": v for k, v in judged(problem, **changes).items()}
-    return row | {"guessing": guessing(problem)}
+    return row | {"no features": without_features(problem)}
 
 
 def print_grid(problems: list[Problem], jobs: int) -> None:
-    heading(f"Reliable fits: {len(problems)} made-up problems")
+    heading(f"Reliable fits: {len(problems)} synthetic problems")
     print("evidence above that of the linear model, in nats; mean log density of 2000 other rows")
     print(
-        f"{'':62s}{'evidence':>9s}{'default':>9s}{'linear':>8s}{'gauss':>8s}{'guess':>8s}"
+        f"{'':62s}{'evidence':>9s}{'default':>9s}{'linear':>8s}{'gauss':>8s}{'none':>8s}"
         f"{'cover':>7s}{'CPU s':>7s}"
     )
     rows = []
@@ -96,7 +96,7 @@ def print_grid(problems: list[Problem], jobs: int) -> None:
         gain = row["default evidence"] - row["linear evidence"]
         other = [
             f"{row[k]:8.3f}" if k in row else 8 * " "
-            for k in ("linear log density", "gaussian log density", "guessing")
+            for k in ("linear log density", "gaussian log density", "no features")
         ]
         cover = f"{row['default coverage']:7.2f}" if "default coverage" in row else 7 * " "
         print(
@@ -111,7 +111,7 @@ def print_grid(problems: list[Problem], jobs: int) -> None:
     print(f"evidence above the linear model's: {gain.min():.1f} at the least")
     for label, column in (
         ("linear model", "linear log density"),
-        ("guessing", "guessing"),
+        ("no features", "no features"),
         ("Gaussian likelihood", "gaussian log density"),
     ):
         above = (density - table[column]).dropna()
@@ -181,7 +181,7 @@ def encoded(frame: Any) -> Pipeline:
 
 
 def folds(name: str, frame: Any, y: Array, n_folds: int) -> dict[str, object]:
-    """Means over folds of the log density of the default and its rivals."""
+    """Means over folds of the log density of the default and of the baselines."""
     classes = y.dtype.kind == "i"
     split = (StratifiedKFold if classes else KFold)(5, shuffle=True, random_state=0)
     found: dict[str, list[float]] = {}
@@ -196,11 +196,11 @@ def folds(name: str, frame: Any, y: Array, n_folds: int) -> dict[str, object]:
                 found.setdefault(f"{label} {k}", []).append(v)
         linear = judged(problem, hidden_layer_sizes=())["log density"]
         found.setdefault("linear log density", []).append(linear)
-        found.setdefault("rival log density", []).append(_rival(problem))
+        found.setdefault("baseline log density", []).append(_baseline(problem))
     return {"table": name, "rows": len(y)} | {k: float(np.mean(v)) for k, v in found.items()}
 
 
-def _rival(problem: Problem) -> float:
+def _baseline(problem: Problem) -> float:
     """BayesianRidge, or logistic regression with the penalty that folds choose."""
     if problem.classes:
         grid = {"C": np.logspace(-3, 2, 6)}
@@ -216,7 +216,7 @@ def _rival(problem: Problem) -> float:
 def print_tables(n_folds: int, jobs: int) -> None:
     heading(f"Real tables: mean log density of {n_folds} of 5 folds")
     print(
-        f"{'':40s}{'rows':>6s}{'default':>9s}{'linear':>9s}{'rival':>9s}{'hetero':>9s}"
+        f"{'':40s}{'rows':>6s}{'default':>9s}{'linear':>9s}{'baseline':>9s}{'hetero':>9s}"
         f"{'cover':>7s}{'hetero':>7s}{'CPU s':>7s}"
     )
     rows = []
@@ -228,7 +228,7 @@ def print_tables(n_folds: int, jobs: int) -> None:
             for k, width in (
                 ("default log density", "9.3f"),
                 ("linear log density", "9.3f"),
-                ("rival log density", "9.3f"),
+                ("baseline log density", "9.3f"),
                 ("heteroscedastic log density", "9.3f"),
                 ("default coverage", "7.2f"),
                 ("heteroscedastic coverage", "7.2f"),
@@ -239,11 +239,11 @@ def print_tables(n_folds: int, jobs: int) -> None:
     save("reliable-tables.csv", rows)
 
 
-# ---------------------------------------------------------------- training rows split once more
+# ---------------------------------------------------------------- training rows split again
 
 
 def print_inner(problems: list[Problem], jobs: int) -> None:
-    heading("Training rows split once more: means")
+    heading("Training rows split again: means")
     print(f"{'':20s}{'splits':>8s}{'log density':>13s}{'coverage':>10s}{'CPU s':>8s}")
     figures = Parallel(n_jobs=jobs)(delayed(judged)(p) for p in problems)
     rows = pd.DataFrame([{"data": p.name} | f for p, f in zip(problems, figures, strict=True)])

@@ -1,4 +1,4 @@
-"""Reporting: what the scripts of this folder print and score alike."""
+"""Reporting: printing and scores shared by the scripts of this folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Z90 = 1.6448536269514722
 
 
 def machine() -> str:
-    """Where the numbers come from."""
+    """Machine and versions that the numbers come from."""
     return (
         f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
         f"scikit-learn {sklearn.__version__}"
@@ -36,7 +36,7 @@ def heading(text: str) -> None:
 
 
 def save(name: str, rows: Sequence[dict[str, object]]) -> None:
-    """Write the rows of a table, which may name different columns, to a CSV file."""
+    """Write the rows of a table, which may have different columns, to a CSV file."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     with (RESULTS / name).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
@@ -46,13 +46,13 @@ def save(name: str, rows: Sequence[dict[str, object]]) -> None:
 
 
 def peak() -> float:
-    """Largest memory of this process so far, in GB."""
+    """Peak memory of this process so far, in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 @contextmanager
 def peak_above() -> Iterator[list[float]]:
-    """Most memory, in GB, that was held at a time within the block beyond what was before it."""
+    """Peak memory, in GB, within the block, beyond what was allocated before it."""
     page = resource.getpagesize()
 
     def resident() -> int:
@@ -74,7 +74,7 @@ def peak_above() -> Iterator[list[float]]:
 
 
 def normal_scores(y: np.ndarray, mean: np.ndarray, std: np.ndarray) -> tuple[float, float]:
-    """Mean log-likelihood of y, and the share of it that 90 % intervals cover."""
+    """Mean log-likelihood of y, and the coverage of 90 % intervals."""
     z = (y - mean) / std
     log_likelihood = np.mean(-0.5 * z**2 - np.log(std) - 0.5 * np.log(2 * np.pi))
     return float(log_likelihood), float(np.mean(np.abs(z) < Z90))

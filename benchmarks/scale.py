@@ -1,12 +1,12 @@
-"""Scale: many rows, beside averaged perceptrons, and more rows than memory holds.
+"""Scale: many rows, next to averaged MLPRegressors, and more rows than fit in memory.
 
     python benchmarks/scale.py rows
     python benchmarks/scale.py memory-mapped --rows 2000000
 
-Both draw rows of a smooth function with noise. ``rows`` fits 41 000 of them with 9 features by a
-network of 100 units, asks for 4500 standard deviations, and does the same with five
-MLPRegressors, in turn; ratios are taken within each repetition. ``memory-mapped`` writes X of
-float32 to a file, reads it through a memory map, and reports the peak of memory.
+Both draw samples of a smooth function with noise. ``rows`` fits a network of 100 units to 41 000
+rows of 9 features, computes 4500 standard deviations, and does the same with five MLPRegressors,
+in alternation; ratios are taken within each repetition. ``memory-mapped`` writes X of float32 to
+a file, reads it through a memory map, and reports the peak memory.
 """
 
 from __future__ import annotations
@@ -78,11 +78,11 @@ def rows(n: int, repeats: int, passes: int) -> None:
         seconds.append((fitted - began, time.perf_counter() - fitted))
     ours, theirs = np.median(seconds, axis=0)
     ratio = np.median([a / b for a, b in seconds])
-    mean, spread = y.mean() + unit * members.mean(0), unit * members.std(0, ddof=1)
+    mean, peer_std = y.mean() + unit * members.mean(0), unit * members.std(0, ddof=1)
     print(f"medians of {repeats}; RMSE and coverage are of the function without noise")
     for name, spent, centre, std in (
         ("HFLRegressor, adam", ours, result.mean, result.epistemic_std),
-        ("5 MLPRegressors", theirs, mean, spread),
+        ("5 MLPRegressors", theirs, mean, peer_std),
     ):
         error = np.abs(centre - truth)
         print(

@@ -1,4 +1,4 @@
-"""Few rows: coverage of 90 % intervals after fits of 10, 20 and 40 rows, defaults everywhere.
+"""Few rows: coverage of 90 % intervals after fits of 10, 20 and 40 rows, with the defaults.
 
 python benchmarks/small_data.py --data ../shared/data/uci
 """
@@ -18,8 +18,8 @@ from sklearn.datasets import load_diabetes
 
 SIZES = (10, 20, 40)
 CHOSEN = ("HFLRegressor", "GaussianProcessRegressor", "BayesianRidge", "5 MLPRegressors", "NGBoost")
-# NGBoost starts an interpreter for each fit.
-MOST_DRAWS = {"NGBoost": 10}
+# NGBoost starts a Python process for each fit.
+MAX_DRAWS = {"NGBoost": 10}
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     print(f"{'':36s}" + "".join(f"{f'{n} rows':>20s}" for n in SIZES))
     for name, (X, y) in sets.items():
         for method in CHOSEN:
-            draws = range(min(arguments.draws, MOST_DRAWS.get(method, arguments.draws)))
+            draws = range(min(arguments.draws, MAX_DRAWS.get(method, arguments.draws)))
             cells = []
             for n in SIZES:
                 found = Parallel(n_jobs=arguments.jobs)(
@@ -51,7 +51,7 @@ def main() -> None:
 def scores(
     method: str, X: np.ndarray, y: np.ndarray, n_rows: int, seed: int
 ) -> tuple[float, float]:
-    """Mean log-likelihood and coverage of the rows that were not drawn."""
+    """Mean log-likelihood and coverage on the rows that were not drawn."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     drawn = np.random.default_rng([seed, n_rows]).permutation(len(y)) < n_rows

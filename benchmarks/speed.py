@@ -4,10 +4,10 @@
     python benchmarks/speed.py large
 
 ``small`` gives both sides the same network, prior precision and noise, on standard split 0:
-kin8nm with one hidden layer, concrete with two. Each repetition asks every method in turn,
-and ratios are taken within it. "build" is what happens once, between the MAP and the first
-query: the subspace here, ``Laplace.fit`` there. ``large`` takes 42 201 weights, whose dense
-curvature would need 14 GB, and reports time and peak memory, beside curvlinops' conjugate
+kin8nm with one hidden layer, concrete with two. Each repetition runs every method in turn,
+and ratios are taken within it. "build" is done once, between the MAP and the first query: the
+subspace here, ``Laplace.fit`` there. ``large`` takes 42 201 weights, whose dense
+curvature would need 14 GB, and reports time and peak memory, next to curvlinops' conjugate
 gradients for each query; ``--rows`` shortens it.
 """
 
@@ -40,7 +40,7 @@ PEERS = {
     "laplace last layer": ("last_layer", "full"),
 }
 RTOL = 0.01
-# The evidence's rounds included: enough for a γ of some hundreds.
+# Including the rounds of the evidence: enough for a γ of some hundreds.
 LARGE_STEPS = 60
 
 
@@ -150,7 +150,7 @@ def small(
             "query_s": answering, "times_linearized": ratio, "median_error": np.median(error),
             "worst_error": error.max(),
         })  # fmt: skip
-    # Three times as far from the rows' mean as the test rows are.
+    # Three times as far from the mean as the test rows.
     centre = X.mean(0)
     far = centre + 3 * (Q - centre)
     result = amortized.predict_uncertainty(far)
@@ -169,7 +169,7 @@ def small(
 
 
 def build(estimate: MapEstimate, beyond: float = np.inf) -> MapEstimate:
-    """What fit does once the MAP is found."""
+    """What fit does after the MAP is found."""
     generator = torch.Generator().manual_seed(0)
     return replace(
         estimate, subspace=krylov_subspace(estimate.curvature(), generator, beyond=beyond)
@@ -189,7 +189,7 @@ def many(
     arguments: argparse.Namespace,
     seconds: dict[str, list[tuple[float, float]]],
 ) -> dict[str, float]:
-    """Throughput of the amortized route, and what the processor's products would allow.
+    """Throughput of the amortized route, and the limit set by the processor's matrix products.
 
     Queries a second are returned, of each method.
     """

@@ -1,7 +1,7 @@
-"""UCI: log-likelihood, RMSE and coverage on the standard and gap splits, beside peers.
+"""UCI: log-likelihood, RMSE and coverage on the standard and gap splits, next to other methods.
 
-Every method has one set of settings for all data sets. Splits that are in the results
-already are not run again, so that an interrupted run goes on where it stopped:
+Every method has one set of settings for all data sets. Splits already in the results are
+not run again, so that an interrupted run resumes where it stopped:
 
     python benchmarks/uci.py run --data ../shared/data/uci --jobs 2
     python benchmarks/uci.py print
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run what is missing; each row of the results is written when it is known."""
+    """Run the missing splits; each result is written as soon as it is known."""
     done = {key(row) for row in read()}
     jobs = [job for job in wanted(arguments) if job not in done]
     found = Parallel(n_jobs=arguments.jobs, return_as="generator_unordered")(

@@ -18,7 +18,8 @@ exclude_patterns = ["design/README.md"]
 # Docstrings that scikit-learn's base classes hand down refer to its own pages.
 suppress_warnings = ["ref.ref", "ref.term"]
 
-# Formulas are written in letters that every reader has, not in TeX.
+# $...$ and $$...$$ are formulas, here and where the repository is browsed.
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
 autosummary_generate = True

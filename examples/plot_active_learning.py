@@ -2,13 +2,13 @@
 Active learning
 ===============
 
-Measure next where the mean function is least known.
+Query the label where the epistemic std is largest.
 
-Two networks start from the same four rows of a sine. One then asks twelve times for the
-candidate whose epistemic std is the largest, the other for any candidate; most of those
-lie on the left, as in data that were collected without a plan. Left and middle: what each
-knows in the end, and the rows that it asked for. Right: the error over the whole range as
-rows arrive, for several starts.
+Two networks start from the same four labelled points of a sine. One then queries twelve times
+the candidate with the largest epistemic std, the other a random candidate; most candidates lie
+on the left, as in data collected without a design. Left and middle: the final fit of each and
+the points it queried. Right: the error over the whole range against the number of points, for
+several starts.
 """
 
 import warnings
@@ -28,7 +28,7 @@ def truth(x: np.ndarray) -> np.ndarray:
 
 
 def learn(by_std: bool, seed: int) -> tuple[list[float], HFLRegressor, np.ndarray, np.ndarray]:
-    """Errors as rows arrive; the last network, and the rows that it learned from."""
+    """Errors after each query; the last network, and its training data."""
     rng = np.random.default_rng(seed)
     y = truth(candidates) + 0.1 * rng.standard_normal(len(candidates))
     chosen = list(rng.choice(len(candidates), N_START, replace=False))
@@ -51,11 +51,11 @@ def learn(by_std: bool, seed: int) -> tuple[list[float], HFLRegressor, np.ndarra
             chosen.append(rng.choice(left))
 
 
-warnings.simplefilter("ignore", HFLWarning)  # networks on the way need not be at their MAP
+warnings.simplefilter("ignore", HFLWarning)  # intermediate networks need not be at their MAP
 figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
 for ax, by_std, name, color in (
     (axes[0], True, "largest epistemic std", "tab:blue"),
-    (axes[1], False, "any row", "tab:red"),
+    (axes[1], False, "random", "tab:red"),
 ):
     runs = [learn(by_std, seed) for seed in range(N_SEEDS)]
     curves = np.array([run[0] for run in runs])
@@ -68,15 +68,15 @@ for ax, by_std, name, color in (
     ax.fill_between(grid, mean - 1.96 * std, mean + 1.96 * std, color=color, alpha=0.2, lw=0)
     ax.plot(grid, mean, color=color, label="mean ± 1.96 epistemic std")
     ax.plot(grid, truth(grid), "k:", lw=1, label="truth")
-    ax.plot(x[:N_START], y[:N_START], "k+", ms=9, label="first rows")
-    ax.plot(x[N_START:], y[N_START:], "o", color=color, ms=4, label="rows asked for")
+    ax.plot(x[:N_START], y[:N_START], "k+", ms=9, label="initial points")
+    ax.plot(x[N_START:], y[N_START:], "o", color=color, ms=4, label="queried points")
     ax.plot(candidates, np.full_like(candidates, -3.8), "|", color="0.6", ms=6, alpha=0.5)
-    ax.set(title=f"asked for: {name}", xlabel="x (strokes: candidates)", ylim=(-4, 4))
+    ax.set(title=f"queried: {name}", xlabel="x (ticks: candidates)", ylim=(-4, 4))
     ax.legend(loc="upper left", fontsize=8)
     counts = N_START + np.arange(curves.shape[1])
     axes[2].plot(counts, curves.T, color=color, lw=0.6, alpha=0.5)
     axes[2].plot(counts, np.median(curves, axis=0), color=color, lw=2, label=f"{name}, median")
-axes[2].set(ylim=(0, 2), xlabel="rows measured", title=f"RMSE over the range, {N_SEEDS} starts")
+axes[2].set(ylim=(0, 2), xlabel="labelled points", title=f"RMSE over the range, {N_SEEDS} starts")
 axes[2].legend()
 for ax in axes:
     ax.spines[["top", "right"]].set_visible(False)

@@ -2,13 +2,13 @@
 Calibrated intervals
 ====================
 
-How far can error bars be trusted, and what do held-out rows mend?
+Calibrate prediction intervals on held-out data.
 
-Diabetes, scikit-learn's: 442 patients, of whom 120 train the network and 120 calibrate it.
-Left: intervals of level 0.9 for the other patients, sorted by prediction, Gaussian and
-conformal; red points lie outside the conformal interval. Right: over five random splits, the
-share of the other patients that intervals of every level hold. It varies from split to split,
-as chance will have it; the mean of the conformal ones is close to the level.
+scikit-learn's diabetes data: 442 patients, of whom 120 train the network and 120 calibrate it.
+Left: intervals of level 0.9 for the test patients, sorted by prediction, Gaussian and
+conformal; red points lie outside the conformal interval. Right: coverage of the test patients
+for every level, over five random splits. It varies from split to split by chance; the mean of
+the conformal ones is close to the level.
 """
 
 import matplotlib.pyplot as plt
@@ -24,7 +24,7 @@ colors = {"gaussian": "tab:orange", "conformal": "tab:blue"}
 coverage = {kind: [] for kind in colors}
 width = {kind: [] for kind in colors}
 
-for seed in reversed(range(5)):  # the left picture shows the last, seed 0
+for seed in reversed(range(5)):  # the left panel shows the last, seed 0
     order = np.random.default_rng(seed).permutation(len(y))
     train, calibration, test = np.split(order, [120, 240])
     model = HFLRegressor(hidden_layer_sizes=(10,), random_state=0)
@@ -39,8 +39,8 @@ for seed in reversed(range(5)):  # the left picture shows the last, seed 0
 
 for kind in colors:
     print(
-        f"{kind:9s} 90 % intervals hold {np.mean(coverage[kind], axis=0)[-2]:.1%} of "
-        f"{len(test)} other patients; their mean width is {np.mean(width[kind]):.0f}"
+        f"{kind:9s} 90 % intervals cover {np.mean(coverage[kind], axis=0)[-2]:.1%} of "
+        f"{len(test)} test patients; their mean width is {np.mean(width[kind]):.0f}"
     )
 
 figure, (left, right) = plt.subplots(
@@ -50,7 +50,7 @@ mean = model.predict(X[test])
 rows = test[np.argsort(mean)]
 place = np.arange(len(rows))
 bands = {kind: model.predict_interval(X[rows], 0.9, kind)[1] for kind in colors}
-labels = {kind: f"{kind}, holds {coverage_score(y[rows], bands[kind]):.0%}" for kind in colors}
+labels = {kind: f"{kind}, covers {coverage_score(y[rows], bands[kind]):.0%}" for kind in colors}
 left.fill_between(
     place, *bands["conformal"].T, step="mid", color="tab:blue", alpha=0.25, lw=0,
     label=labels["conformal"],
@@ -61,15 +61,15 @@ left.plot(place, np.sort(mean), color="black", lw=1, label="mean")
 lower, upper = bands["conformal"].T
 outside = (y[rows] < lower) | (y[rows] > upper)
 left.scatter(place, y[rows], s=8, c=np.where(outside, "tab:red", "black"), zorder=3)
-left.set(xlabel="other patients, sorted by prediction", ylabel="progression after a year")
+left.set(xlabel="test patients, sorted by prediction", ylabel="progression after a year")
 left.set(title="intervals of level 0.9, one split", xlim=(0, len(rows) - 1))
 left.legend(fontsize="small", frameon=False, loc="upper left")
 
-right.plot([0, 1], [0, 1], color="gray", lw=1, label="as promised")
+right.plot([0, 1], [0, 1], color="gray", lw=1, label="calibrated")
 for kind, color in colors.items():
     right.plot(levels, np.transpose(coverage[kind]), color=color, lw=0.8, alpha=0.4)
     right.plot(levels, np.mean(coverage[kind], axis=0), color=color, lw=2, label=kind)
-right.set(xlabel="confidence level", ylabel="share of other patients inside")
+right.set(xlabel="confidence level", ylabel="coverage of test patients")
 right.set(title="five splits, and their mean", xlim=(0, 1), ylim=(0, 1), aspect="equal")
 right.legend(fontsize="small", frameon=False)
 plt.show()

@@ -2,12 +2,12 @@
 Coverage
 ========
 
-Do intervals hold as many held-out rows as they say, and what are they made of?
+Empirical against nominal coverage, and the decomposition of the error bars.
 
-A sine with a gap in the inputs. Left: mean and intervals. Middle: coverage of intervals
-of every level on other rows from the same inputs: of the network, of the network with the
-noise left out (these intervals are for the mean, not for new rows), and of a linear model.
-Right: over the input, how much of each error bar is noise.
+A sine with a gap in the inputs. Left: mean and intervals. Middle: coverage of intervals of
+every level on test data from the same distribution: of the network, of the network without the
+noise (these intervals are for the mean, not for new observations), and of a linear model.
+Right: epistemic and aleatoric part of the std against the input.
 """
 
 import matplotlib.pyplot as plt
@@ -45,11 +45,11 @@ for model, color in zip(models, ("tab:blue", "tab:red"), strict=True):
     )
 mean, epistemic_std = models[0].predict(X_test, return_std="epistemic")
 CoverageDisplay.from_predictions(
-    y_test, mean, epistemic_std, name="epistemic std alone", ax=middle,
+    y_test, mean, epistemic_std, name="epistemic std only", ax=middle,
     color="tab:blue", ls=":",
 )  # fmt: skip
-middle.set(title="400 other rows")
+middle.set(title="400 test points")
 grid = np.linspace(-2.6, 2.6, 160)[:, None]
 UncertaintyDecompositionDisplay.from_estimator(models[0], grid, feature=0, ax=right)
-right.set(title="what the error bars are made of", xlabel="x")
+right.set(title="decomposition of the std", xlabel="x")
 plt.show()

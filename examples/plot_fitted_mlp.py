@@ -2,12 +2,12 @@
 A fitted MLPRegressor with error bars
 =====================================
 
-The network stays, the uncertainty is added.
+Add error bars to a fitted network without retraining it.
 
-scikit-learn's perceptron is trained as always. `HFLRegressor.from_mlp` reads its weights and
-its penalty `alpha`, which is a Gaussian prior, and answers with the same predictions and
-their standard deviations. Left: trained to convergence. Right: "adam" stopped early; the
-warning says how far from the MAP it is, and `polish=True` goes on from there.
+`HFLRegressor.from_mlp` takes the weights of a fitted MLPRegressor and its penalty `alpha`, which
+is a Gaussian prior, and gives the same predictions with their standard deviations. Left: trained
+to convergence. Right: "adam" stopped early; the warning says how far from the MAP it is, and
+`polish=True` continues training from there.
 """
 
 import warnings
@@ -53,7 +53,7 @@ for axis, (mlp, fitted, title) in zip(
     strict=True,
 ):
     PredictionIntervalDisplay.from_estimator(fitted, X, y, ax=axis)
-    axis.plot(grid, mlp.predict(grid), "k:", label="the MLPRegressor itself")
+    axis.plot(grid, mlp.predict(grid), "k:", label="MLPRegressor")
     axis.set(title=title, xlabel="x", ylim=(-3.5, 3.5))
 axes[0].legend(fontsize=8, loc="upper right")
 plt.show()

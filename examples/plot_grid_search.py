@@ -2,11 +2,11 @@
 Grid search
 ===========
 
-Hyperparameters for the best density, not just the best mean.
+Select hyperparameters by log predictive density.
 
 A pipeline of a transformer and the network, searched over prior precision and hidden units
-with two scores at once. R² asks for the mean alone; the log density also asks whether the
-error bars are right, and punishes a network that is sure and wrong.
+with two scores. R² measures only the mean; the log density also measures the error bars, and
+penalises over-confident networks.
 """
 
 import matplotlib.pyplot as plt
@@ -37,9 +37,11 @@ print(
 )
 best = search.best_estimator_
 mean, std = best.predict(X_test[:3], return_std=True)
-print("three patients:", ", ".join(f"{m:.0f} ± {s:.0f}" for m, s in zip(mean, std, strict=True)))
 print(
-    f"held out: minus NLPD {nlpd_scorer(best, X_test, y_test):.2f}, R² "
+    "three test patients:", ", ".join(f"{m:.0f} ± {s:.0f}" for m, s in zip(mean, std, strict=True))
+)
+print(
+    f"test data: minus NLPD {nlpd_scorer(best, X_test, y_test):.2f}, R² "
     f"{best.score(X_test, y_test):.2f}, 90 % intervals off by "
     f"{-coverage_scorer(best, X_test, y_test):.1%}"
 )

@@ -2,11 +2,11 @@
 In-between uncertainty
 ======================
 
-What the two kinds of standard deviation say in a gap.
+Error bars of the network and of its linearisation in a gap.
 
-Two clusters of rows of a sine with known noise, nothing between them. The
-network's own perturbed optima (the paper's method, curvature: exact Hessian) and
-those of its linearisation (curvature: Gauss-Newton) are drawn side by side.
+Two clusters of training data from a sine with known noise, and a gap between them. Left: the
+network's linearisation (curvature: Gauss-Newton). Right: the perturbed optima of the network
+itself (the paper's method, curvature: exact Hessian).
 """
 
 import matplotlib.pyplot as plt
@@ -43,7 +43,7 @@ for axis, variance in zip(axes, ("linearized", "network"), strict=True):
         )  # fmt: skip
     axis.plot(grid, result.mean, color="tab:blue", label="mean")
     axis.plot(grid, truth(grid), "--", color="tab:orange", label="true function")
-    axis.plot(x, y, ".", color="black", label="32 training rows")
+    axis.plot(x, y, ".", color="black", label="32 training points")
     inside = np.abs(grid) <= 1
     covered = np.abs(result.mean - truth(grid)) <= 1.96 * result.epistemic_std
     axis.set(title=f'variance="{variance}"', xlabel="x", ylim=(-4, 4))

@@ -2,13 +2,13 @@
 Population mean
 ===============
 
-Rows that were never measured err together, and their mean shows it.
+Prediction errors are correlated, which matters for the std of a mean.
 
-A survey measured few of many people, the younger ones more often. How sure is the mean
-over all of them, and the difference between two regions? Left: the fitted curve of each
-region, and where people are. Right: the std of both numbers, as one functional of the
-network, and as if the errors of any two people were independent, which they are not: one
-network predicts all of them.
+A survey measured a few of many people, the younger ones more often. What is the std of the mean
+over all of them, and of the difference between two regions? Left: the fitted curve of each
+region, and the measured people. Right: the std of both numbers, as a functional of the network,
+and as if the errors of any two people were independent, which they are not, since one network
+predicts all of them.
 """
 
 import matplotlib.pyplot as plt
@@ -35,7 +35,7 @@ model = HFLRegressor(hidden_layer_sizes=(20,), random_state=0).fit(people[measur
 _, epistemic = model.predict(people, return_std="epistemic")
 questions = {
     "mean of all": np.full(n, 1 / n),
-    "south less north": south / south.sum() - (1 - south) / (1 - south).sum(),
+    "south minus north": south / south.sum() - (1 - south) / (1 - south).sum(),
 }
 stds = {}
 for name, weights in questions.items():
@@ -61,13 +61,13 @@ left.legend(loc="upper left")
 left.spines[["top", "right"]].set_visible(False)
 
 places = np.arange(len(stds))
-labels = ("errors taken as independent", "predict_functional")
+labels = ("assuming independent errors", "predict_functional")
 for i, (label, color) in enumerate(zip(labels, ("0.7", "tab:green"), strict=True)):
     heights = [pair[i] for pair in stds.values()]
     bars = right.bar(places + 0.38 * (i - 0.5), heights, 0.36, color=color, label=label)
     right.bar_label(bars, fmt="%.3f", padding=2)
 right.margins(y=0.1)
-right.set(xticks=places, xticklabels=list(stds), ylabel="std", title="how sure is the number?")
+right.set(xticks=places, xticklabels=list(stds), ylabel="std", title="std of each functional")
 right.legend()
 right.spines[["top", "right"]].set_visible(False)
 plt.show()

@@ -4,9 +4,9 @@ Two moons
 
 Class probabilities, and how uncertain they are away from the data.
 
-Left: the moderated probability of the second class. Middle: the standard deviation
-of the probability itself, large where the classes meet and where no row has been.
-Right: the mutual information, which is what the label of a row would still teach.
+Left: the moderated probability of the second class. Middle: the standard deviation of the
+probability, large along the decision boundary where there are no data. Right: the mutual
+information between the label and the weights.
 """
 
 import matplotlib.pyplot as plt
@@ -46,5 +46,7 @@ near = model.predict_uncertainty(X).mutual_information.mean()
 corners = [[-3.5, -2.75], [4.5, -2.75], [-3.5, 3.25], [4.5, 3.25]]
 far = model.predict_uncertainty(corners).mutual_information.mean()
 print(f"training accuracy: {model.score(X, y):.3f}")
-print(f"mean mutual information at the rows: {near:.3f} nats, in the corners: {far:.3f} nats")
+print(
+    f"mean mutual information on the training data: {near:.3f} nats, in the corners: {far:.3f} nats"
+)
 plt.show()

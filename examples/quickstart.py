@@ -26,7 +26,7 @@ mean, std = model.predict(X_test, return_std=True)
 epistemic = model.predict(X_test, return_std="epistemic")[1]
 
 print("disease progression one year on, with error bars")
-print("  mean ± std   (of it epistemic)   observed")
+print("  mean ± std     (epistemic)       observed")
 for row in zip(mean[:6], std[:6], epistemic[:6], y_test[:6], strict=True):
     print("  {:4.0f} ± {:3.0f}   ({:3.0f})                {:4.0f}".format(*row))
 
@@ -51,25 +51,25 @@ left.plot(position, mean[order], color="tab:blue", label="mean")
 observed = y_test[order]
 left.plot(position[inside], observed[inside], ".", color="black", ms=5, label="observed, inside")
 left.plot(position[~inside], observed[~inside], "x", color="tab:red", ms=6, label="outside")
-left.set(xlabel="test rows, by predicted mean", ylabel="disease progression",
+left.set(xlabel="test samples, by predicted mean", ylabel="disease progression",
          title=f"{coverage:.0%} of test rows inside")  # fmt: skip
 left.legend(frameon=False, fontsize=8)
 
-# One feature moved far beyond the data, the others held at their means.
+# One feature varied far beyond the data, the others at their means.
 grid = np.linspace(-0.3, 0.4, 200)
 bmi = data.feature_names.index("bmi")
 rows = np.tile(X_train.mean(axis=0), (200, 1))
 rows[:, bmi] = grid
 line, total = model.predict(rows, return_std=True)
-spread = model.predict(rows, return_std="epistemic")[1]
+epistemic = model.predict(rows, return_std="epistemic")[1]
 right.fill_between(grid, line - 1.645 * total, line + 1.645 * total,
                    color="tab:blue", alpha=0.15, lw=0, label="90 %, noise included")  # fmt: skip
-right.fill_between(grid, line - 1.645 * spread, line + 1.645 * spread,
-                   color="tab:blue", alpha=0.35, lw=0, label="90 %, epistemic alone")  # fmt: skip
+right.fill_between(grid, line - 1.645 * epistemic, line + 1.645 * epistemic,
+                   color="tab:blue", alpha=0.35, lw=0, label="90 %, epistemic only")  # fmt: skip
 right.plot(grid, line, color="tab:blue")
 right.plot(X_train[:, bmi], y_train, ".", color="0.4", ms=2, label="training rows")
 right.set(xlabel="body mass index (standardised units of the data set)",
-          title="less certain where there are no data")  # fmt: skip
+          title="larger std away from the data")  # fmt: skip
 right.legend(frameon=False, fontsize=8, loc="upper left")
 
 path = Path(__file__).with_suffix(".png")

@@ -1,6 +1,6 @@
 """Copy measured tables from benchmarks/results into README.md and the design record.
 
-With --check, fail where a page differs from the results in place of writing it.
+With --check, fail where a page differs from the results instead of writing it.
 """
 
 from __future__ import annotations
@@ -78,16 +78,16 @@ def printed(file: str, title: str) -> str:
 
 
 def equality_table() -> str:
-    """The heart of the equality benchmark: worst errors, and whether bounds and checks held."""
+    """Summary of the equality benchmark: worst errors, and whether bounds and checks held."""
     with (RESULTS / "equality.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     lines = [
-        "| epistemic std compared | with | worst relative error | verdict |",
+        "| epistemic std compared | with | worst relative error | check |",
         "|---|---|---|---|",
     ]
 
-    def add(what: str, reference: str, worst: float, verdict: str) -> None:
-        lines.append(f"| {what} | {reference} | {worst:.0e} | {verdict} |")
+    def add(what: str, reference: str, worst: float, check: str) -> None:
+        lines.append(f"| {what} | {reference} | {worst:.0e} | {check} |")
 
     def percent(value: str) -> str:
         return f"{100 * float(value):.0f} %"
@@ -95,16 +95,16 @@ def equality_table() -> str:
     for row in rows:
         case = row["case"]
         if row["table"] == "one-dimensional":
-            settled = f"{percent(row['network_converged'])} of rows settled"
+            check = f"{percent(row['network_converged'])} of rows converged"
             add(f"network, {case}, `std_rtol=1e-5`", "dense Hessian",
-                float(row["network_worst"]), settled)  # fmt: skip
+                float(row["network_worst"]), check)  # fmt: skip
         elif row["table"] == "real data":
-            verdict = f"bound holds for {percent(row['bound_holds_0.01'])} of rows"
-            add(f"linearized, {case}, defaults", "dense GGN", float(row["worst_0.01"]), verdict)
+            check = f"bound holds for {percent(row['bound_holds_0.01'])} of rows"
+            add(f"linearized, {case}, defaults", "dense GGN", float(row["worst_0.01"]), check)
         elif row["table"] == "network on real data":
-            settled = f"{percent(row['settled'])} of rows settled"
+            check = f"{percent(row['converged'])} of rows converged"
             add(f"network, {case} of y's SD", "dense Hessian",
-                float(row["to_hessian_worst"]), settled)  # fmt: skip
+                float(row["to_hessian_worst"]), check)  # fmt: skip
         elif row["table"] == "linear":
             add("linear network", "BayesianRidge", float(row["std"]), "closed form")
     return "\n".join(lines) + "\n"

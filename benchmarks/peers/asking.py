@@ -1,4 +1,4 @@
-"""Asking a peer: laplace-torch and curvlinops answer in an environment of their own, by files."""
+"""Peers in another environment: laplace-torch and curvlinops, called through files."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ BATCH_SIZE = 256
 def laplace_torch(
     peer: Path, model: HFLClassifier | HFLRegressor, Q: np.ndarray, **job: object
 ) -> dict[str, np.ndarray]:
-    """laplace-torch's answer at Q for the same weights and data, once.
+    """laplace-torch's result at Q for the same weights and data, once.
 
-    ``job`` holds the rest of what laplace_torch.py beside this file reads.
+    ``job`` has the other inputs of laplace_torch.py in this folder.
     """
-    return _ask("laplace_torch.py", peer, model, Q, **job)
+    return _run("laplace_torch.py", peer, model, Q, **job)
 
 
 def curvlinops_cg(
     peer: Path, model: HFLRegressor, Q: np.ndarray, **job: object
 ) -> dict[str, np.ndarray]:
     """Standard deviations at Q by conjugate gradients, query by query, with the seconds of each."""
-    return _ask("curvlinops_cg.py", peer, model, Q, **job)
+    return _run("curvlinops_cg.py", peer, model, Q, **job)
 
 
-def _ask(
+def _run(
     script: str, peer: Path, model: HFLClassifier | HFLRegressor, Q: np.ndarray, **job: object
 ) -> dict[str, np.ndarray]:
     weights = {}

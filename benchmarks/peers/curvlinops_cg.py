@@ -4,9 +4,9 @@ Runs in the environment that `make .venv-laplace/.installed` builds, which has c
 
     .venv-laplace/bin/python benchmarks/peers/curvlinops_cg.py job.npz answer.npz
 
-The job is that of laplace_torch.py beside this file, with ``rtol`` for the error of each standard
-deviation. Prior precisions whiten the system, I + S β JᵀJ S, and a query ends when the squared
-residual, which bounds what its variance lacks, is small enough: the certificate of
+The job is that of laplace_torch.py in this folder, with ``rtol`` for the error of each standard
+deviation. Prior precisions whiten the system, I + S β JᵀJ S, and a query stops when the squared
+residual, which bounds the missing variance, is small enough: the error bound of
 ``variance="linearized"``, without preconditioner.
 """
 
@@ -22,7 +22,7 @@ from curvlinops import GGNLinearOperator
 from laplace_torch import network
 from torch import Tensor, nn
 
-MOST_ITERATIONS = 10_000
+MAX_ITERATIONS = 10_000
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def solve(product: Callable[[Tensor], Tensor], b: Tensor, rtol: float) -> tuple[
     """Return bᵀA⁻¹b, to a relative error of ``rtol`` in its root, and the iterations it took."""
     x, r, p = torch.zeros_like(b), b.clone(), b.clone()
     squared, n_iter = float(r @ r), 0
-    while squared > 2 * rtol * float(b @ x) and n_iter < MOST_ITERATIONS:
+    while squared > 2 * rtol * float(b @ x) and n_iter < MAX_ITERATIONS:
         Ap = product(p)
         step = squared / float(p @ Ap)
         x, r = x + step * p, r - step * Ap

@@ -1,4 +1,4 @@
-"""Peer: the Laplace posterior of laplace-torch around a network that is trained already.
+"""Peer: the Laplace posterior of laplace-torch around a trained network.
 
 Runs in the environment that `make .venv-laplace/.installed` builds:
 
@@ -39,7 +39,7 @@ def network(job: dict[str, np.ndarray]) -> nn.Sequential:
 
 
 def tune(laplace: Laplace) -> None:
-    """Raise the evidence by a hundred steps of adam in log prior precision and log noise."""
+    """Maximise the evidence by a hundred steps of adam in log prior precision and log noise."""
     logs = torch.zeros(2, requires_grad=True)
     optimizer = torch.optim.Adam([logs], lr=0.1)
     for _ in range(TUNING_STEPS):

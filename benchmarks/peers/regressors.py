@@ -1,4 +1,4 @@
-"""Peers in regression: each fits rows, and returns what predicts mean and std, noise included."""
+"""Peers in regression: each fits (X, y) and returns a predictor of mean and std, noise included."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ __all__ = ["METHODS", "Predict", "Prediction"]
 Prediction = tuple[np.ndarray, np.ndarray]
 Predict = Callable[[np.ndarray], Prediction]
 
-# A GP costs the cube of its rows.
-MOST_GP_ROWS = 2000
+# A GP costs O(N³).
+MAX_GP_ROWS = 2000
 N_MEMBERS = 5
 HELD_OUT = 0.1
-# Of those tried on inner splits (adam with 1000 to 3000 passes, lbfgs; tanh, relu; alpha from
-# 1e-4 to 1) the best on concrete, energy and yacht.
+# The best on inner splits of concrete, energy and yacht among adam with 1000 to 3000 passes and
+# lbfgs, tanh and relu, and alpha from 1e-4 to 1.
 MLP = {"hidden_layer_sizes": (50,), "solver": "lbfgs", "alpha": 0.1, "max_iter": 2000}
 
 
 def hfl(X: np.ndarray, y: np.ndarray, seed: int, **params: object) -> Predict:
-    """Fit HFLRegressor: defaults, but for what is given."""
+    """Fit HFLRegressor: with the defaults and the given parameters."""
     model = HFLRegressor(random_state=seed, **params).fit(X, y)
     return partial(model.predict, return_std=True)
 
 
 def standardized(fit: Callable[[np.ndarray, np.ndarray, int], Predict]) -> Callable[..., Predict]:
-    """Fit on standardised rows; predict in units of y."""
+    """Fit on standardised data; predict in units of y."""
 
     def fitted(X: np.ndarray, y: np.ndarray, seed: int) -> Predict:
         scaler, centre, unit = StandardScaler().fit(X), y.mean(), y.std()
@@ -55,7 +55,7 @@ def standardized(fit: Callable[[np.ndarray, np.ndarray, int], Predict]) -> Calla
 
 @standardized
 def deep_ensemble(X: np.ndarray, y: np.ndarray, seed: int) -> Predict:
-    """Five MLPRegressors; each holds a tenth of the rows out, on which the noise is fitted."""
+    """Five MLPRegressors; the noise of each is fitted on a held-out tenth of the rows."""
     members, squares = [], []
     for member in range(N_MEMBERS):
         order = np.random.default_rng([seed, member]).permutation(len(y))
@@ -74,8 +74,8 @@ def deep_ensemble(X: np.ndarray, y: np.ndarray, seed: int) -> Predict:
 
 @standardized
 def gaussian_process(X: np.ndarray, y: np.ndarray, seed: int) -> Predict:
-    """A length scale for each feature, white noise; of large data some rows."""
-    rows = np.random.default_rng(seed).permutation(len(y))[:MOST_GP_ROWS]
+    """A length scale for each feature, white noise; large data are subsampled."""
+    rows = np.random.default_rng(seed).permutation(len(y))[:MAX_GP_ROWS]
     kernel = ConstantKernel() * RBF(np.ones(X.shape[1])) + WhiteKernel(0.1)
     model = GaussianProcessRegressor(kernel, random_state=seed).fit(X[rows], y[rows])
     return partial(model.predict, return_std=True)
@@ -88,7 +88,7 @@ def bayesian_ridge(X: np.ndarray, y: np.ndarray, seed: int) -> Predict:
 
 
 def elsewhere(script: str, environment: str, **job: np.ndarray) -> Prediction:
-    """Mean and std from a script in an environment of its own."""
+    """Mean and std from a script in another environment."""
     with TemporaryDirectory() as folder:
         question, answer = Path(folder, "job.npz"), Path(folder, "answer.npz")
         np.savez(question, **job)

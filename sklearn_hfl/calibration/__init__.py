@@ -1,1 +1,1 @@
-"""How predictions are given coverage: scores of rows that were held out."""
+"""Calibration of predictions: split conformal scores of held-out data."""

@@ -1,4 +1,4 @@
-"""Split conformal prediction: finite-sample coverage from the scores of held-out rows.
+"""Split conformal prediction: finite-sample coverage from the scores of held-out data.
 
 If n calibration rows and a new row are exchangeable, the new row's score is at most the
 k-th smallest of the n with probability k / (n + 1) or more, whatever the model and the
@@ -25,12 +25,12 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-# Of a row. Rounding lifts products over an integer: 100 × 0.07 is 7.000000000000001.
+# In rows. Rounding can lift a product above an integer: 100 × 0.07 is 7.000000000000001.
 ROUNDING = 1e-9
 
 
 def rows_needed(level: float) -> int:
-    """Fewest calibration rows for which a level can be reached: ⌈level / (1 − level)⌉.
+    """Minimum number of calibration rows for a level: ⌈level / (1 − level)⌉.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def rows_needed(level: float) -> int:
 
 
 def conformal_quantile(scores: Array, level: float) -> Any:
-    """Score that a new row stays under with probability ``level``, or a little more.
+    """Score that a new sample does not exceed with at least probability ``level``.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def conformal_quantile(scores: Array, level: float) -> Any:
     if n < needed:
         raise ValueError(
             f"confidence_level={level:g} needs {needed} calibration rows or more, but conformalize "
-            f"was given {n}. Give it more rows, or ask for a level of {n / (n + 1):.3g} or less."
+            f"got {n}. Use more calibration rows, or a level of {n / (n + 1):.3g} or less."
         )
     rank = max(1, math.ceil((n + 1) * level - ROUNDING))
     return scores[rank - 1]
@@ -97,7 +97,7 @@ def label_scores(proba: Array, index: NDArray[np.intp]) -> Array:
     proba : ndarray of shape (n, n_classes)
         Predicted probabilities.
     index : ndarray of shape (n,)
-        The class that was observed.
+        Index of the observed class.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def label_sets(proba: Array, quantile: float) -> NDArray[np.bool_]:
     proba : ndarray of shape (n, n_classes)
         Predicted probabilities.
     quantile : float
-        Of the scores `label_scores`.
+        Conformal quantile of `label_scores`.
 
     Returns
     -------

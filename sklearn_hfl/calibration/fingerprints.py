@@ -1,4 +1,4 @@
-"""Fingerprints: which rows were trained on, in little memory however many they are."""
+"""Fingerprints of training rows: membership in constant memory."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ __all__ = ["Fingerprints"]
 
 Array = NDArray[np.float64]
 
-# Two numbers are taken for one where they agree to so many decimals, in standard deviations.
+# Two values count as equal if they agree to this many decimals, in standard deviations.
 DECIMALS = 6
 # Fingerprints kept, of 8 bytes each.
-MOST = 4096
+MAX_HASHES = 4096
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Hashes of rows, or the smallest of them where there are many.
+    """Hashes of rows, or the smallest of them if there are many.
 
-    Which rows are kept then depends on their values alone (a bottom-k sketch: E. Cohen,
-    H. Kaplan, PODC 2007), so that other rows can be told to be among them or not
-    wherever their own hash is small enough.
+    Which hashes are kept depends only on the values of the rows (a bottom-k sketch: E. Cohen,
+    H. Kaplan, PODC 2007), so membership of another row can be decided if its own hash is
+    small enough.
 
     Parameters
     ----------
     hashes : ndarray of uint64, of shape (k,)
-        Ascending, k ≤ ``MOST``.
+        Ascending, k ≤ ``MAX_HASHES``.
     """
 
     hashes: NDArray[np.uint64]
 
     @classmethod
     def of_rows(cls, blocks: Iterable[Array]) -> Fingerprints:
-        """Take those of blocks of rows (n, n_columns), standardised."""
+        """Hash blocks of standardised rows (n, n_columns)."""
         kept = np.empty(0, dtype=np.uint64)
         for rows in blocks:
-            kept = np.unique(np.concatenate([kept, _hashes(rows)]))[:MOST]
+            kept = np.unique(np.concatenate([kept, _hashes(rows)]))[:MAX_HASHES]
         return cls(kept)
 
     @property
     def complete(self) -> bool:
-        """Whether no row was left out."""
-        return len(self.hashes) < MOST
+        """Whether the hashes of all rows are kept."""
+        return len(self.hashes) < MAX_HASHES
 
     def count(self, rows: Array) -> int:
-        """Count the rows (n, n_columns) that are among those fingerprinted.
+        """Count the rows (n, n_columns) that are among the fingerprinted ones.
 
-        Where not all are kept this is an estimate, from a share of the rows about as
-        large as that of the fingerprints kept.
+        If not all hashes are kept this is an estimate, from about the share of the rows
+        whose hashes would have been kept.
         """
         hashes = _hashes(rows)
-        told = hashes if self.complete else hashes[hashes <= self.hashes[-1]]
-        found = int(np.isin(told, self.hashes).sum())
-        return round(found * len(rows) / len(told)) if found else 0
+        known = hashes if self.complete else hashes[hashes <= self.hashes[-1]]
+        found = int(np.isin(known, self.hashes).sum())
+        return round(found * len(rows) / len(known)) if found else 0
 
 
 def _hashes(rows: Array) -> NDArray[np.uint64]:

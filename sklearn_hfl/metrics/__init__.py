@@ -1,4 +1,4 @@
-"""Metrics of predicted distributions and intervals, and scorers for model selection."""
+"""Metrics of predictive distributions and intervals, and scorers for model selection."""
 
 from sklearn_hfl.metrics.scorers import (
     CoverageScorer,

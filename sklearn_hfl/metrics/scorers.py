@@ -1,4 +1,4 @@
-"""Scorers: what model selection calls with a fitted estimator and held-out rows."""
+"""Scorers for model selection: called with a fitted estimator and held-out data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class _Scorer(ABC):
-    """What the scorers share: how they are called, and the routing of sample_weight."""
+    """Base of the scorers: the call, and the routing of sample_weight."""
 
     _request: bool | str | None = field(default=None, init=False, repr=False)
 
@@ -50,7 +50,7 @@ class _Scorer(ABC):
         estimator : estimator
             Its ``predict(X, return_std=True)`` returns (mean, std).
         X : array-like of shape (n, n_features)
-            Queries.
+            Inputs.
         y : array-like of shape (n,) or (n, n_outputs)
             Observed values.
         sample_weight : array-like of shape (n,), default=None
@@ -70,7 +70,7 @@ class _Scorer(ABC):
         """Score predicted moments; larger is better."""
 
     def set_score_request(self, *, sample_weight: bool | str | None) -> Any:
-        """Say whether routed metadata reach the scorer.
+        """Request routed metadata.
 
         Parameters
         ----------
@@ -81,15 +81,15 @@ class _Scorer(ABC):
         Returns
         -------
         scorer
-            A copy with this request; the original stays as it is.
+            A copy with this request; the original is unchanged.
         """
         scorer = copy(self)
         object.__setattr__(scorer, "_request", sample_weight)
-        scorer.get_metadata_routing()  # which refuses what is no request
+        scorer.get_metadata_routing()  # raises an error for an invalid request
         return scorer
 
     def get_metadata_routing(self) -> Any:
-        """Tell scikit-learn what was requested.
+        """Return the metadata request.
 
         Returns
         -------
@@ -121,9 +121,9 @@ class NLPDScorer(_Scorer):
     """Scorer by minus the negative log predictive density of Gaussian predictions.
 
     Like all scorers here it is called with ``(estimator, X, y, sample_weight=None)``,
-    and takes any estimator whose ``predict(X, return_std=True)`` returns (mean, std).
-    The std must be that of a new y, noise included (of a GaussianProcessRegressor:
-    with a WhiteKernel in place of ``alpha``). With metadata routing enabled, the
+    and accepts any estimator whose ``predict(X, return_std=True)`` returns (mean, std).
+    The std must be that of a new observation, noise included (of a GaussianProcessRegressor:
+    with a WhiteKernel instead of ``alpha``). With metadata routing enabled, the
     estimator needs ``set_predict_request(return_std=True)`` in a pipeline.
 
     See Also
@@ -154,7 +154,7 @@ class CRPSScorer(_Scorer):
     See Also
     --------
     crps_gaussian : The metric.
-    NLPDScorer : What the scorers ask of an estimator.
+    NLPDScorer : Requirements on the estimator.
 
     Examples
     --------
@@ -184,7 +184,7 @@ class IntervalScorer(_LevelScorer):
     See Also
     --------
     interval_score : The metric.
-    NLPDScorer : What the scorers ask of an estimator.
+    NLPDScorer : Requirements on the estimator.
 
     Examples
     --------
@@ -209,8 +209,8 @@ class IntervalScorer(_LevelScorer):
 class CoverageScorer(_LevelScorer):
     """Scorer by minus ``|coverage − level|`` of the central Gaussian intervals mean ± z std.
 
-    The best score is 0. Wide intervals where little is known and narrow ones
-    everywhere else are not rewarded: compare by the other scorers too.
+    The best score is 0. Coverage does not reward intervals that adapt to the input: use the
+    other scorers too.
 
     Attributes
     ----------
@@ -220,7 +220,7 @@ class CoverageScorer(_LevelScorer):
     See Also
     --------
     coverage_score : The coverage itself.
-    NLPDScorer : What the scorers ask of an estimator.
+    NLPDScorer : Requirements on the estimator.
 
     Examples
     --------
@@ -238,7 +238,7 @@ class CoverageScorer(_LevelScorer):
     ) -> float:
         values, lower, upper = ends_of(*self._intervals(y, mean, std))
         coverage = column_means((lower <= values) & (values <= upper), sample_weight)
-        # Each output by itself: one that is covered too often does not make up for another.
+        # Per output: over-coverage of one does not compensate under-coverage of another.
         return -float(np.abs(coverage - self.confidence_level).mean())
 
 

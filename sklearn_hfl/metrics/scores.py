@@ -1,4 +1,4 @@
-"""Scores of predicted distributions and intervals against what was observed."""
+"""Scores of predictive distributions and intervals against observed values."""
 
 from __future__ import annotations
 
@@ -58,9 +58,11 @@ def crps_gaussian(
 ) -> float:
     r"""Continuous ranked probability score of N(mean, std²), in units of y; smaller is better.
 
-    The score ∫ (F(t) − 1[y ≤ t])² dt of a predictive distribution function F is for a
-    Gaussian σ (z (2Φ(z) − 1) + 2φ(z) − 1/√π) with z = (y − mean) / σ [1]_. For a point
-    forecast, σ → 0, it is the absolute error.
+    For a predictive distribution function F the score is
+    :math:`\int (F(t) - 1[y \le t])^2 dt`; for a Gaussian it is
+    :math:`\sigma (z (2\Phi(z) - 1) + 2\varphi(z) - 1/\sqrt\pi)` with
+    :math:`z = (y - \mathrm{mean}) / \sigma` [1]_. For a point forecast, :math:`\sigma \to 0`,
+    it is the absolute error.
 
     Parameters
     ----------
@@ -101,10 +103,10 @@ def interval_score(
     confidence_level: float = 0.9,
     sample_weight: ArrayLike | None = None,
 ) -> float:
-    """Width of the intervals, plus 2/α times the distance of what lies outside; smaller is better.
+    """Width of the intervals plus 2/α times the distance outside them; smaller is better.
 
     α = 1 − ``confidence_level``. Among all intervals, the central one of the true
-    distribution has the least expected score [1]_.
+    distribution has the smallest expected score [1]_.
 
     Parameters
     ----------
@@ -144,7 +146,7 @@ def coverage_score(
 ) -> float:
     """Share of the observed values that lie in their intervals, ends included.
 
-    Closer to the intervals' level is better: it is no score to be maximised.
+    Closer to the nominal level is better: coverage is not to be maximised.
 
     Parameters
     ----------
@@ -224,14 +226,14 @@ def ends_of(y: ArrayLike, interval: ArrayLike) -> tuple[Array, Array, Array]:
     wrong = ~((lower <= upper) & (lower < np.inf) & (upper > -np.inf))
     if wrong.any():
         raise ValueError(
-            f"Expected the lower end first in each interval, and no NaN, but {wrong.sum()} of "
-            f"{wrong.size} intervals are not so."
+            f"Expected lower ≤ upper in each interval, and no NaN, but {wrong.sum()} of "
+            f"{wrong.size} intervals violate this."
         )
     return values, lower, upper
 
 
 def column_means(values: Any, sample_weight: ArrayLike | None) -> Array:
-    """Average over the rows.
+    """Average over samples.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Displays of error bars in scikit-learn's style; they need matplotlib."""
+"""Displays of predictive uncertainty, in scikit-learn's style; they need matplotlib."""
 
 from sklearn_hfl.plotting.coverage import CoverageDisplay
 from sklearn_hfl.plotting.decomposition import UncertaintyDecompositionDisplay

@@ -1,4 +1,4 @@
-"""Canvas: the axes that a display draws on, and what is allowed there."""
+"""Canvas: axes, styles and labels shared by the displays."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["axes_for", "name_of", "single_output", "style"]
 
 
 def axes_for(owner: str, ax: Any) -> Any:
-    """Give the axes to draw on.
+    """Return the axes to draw on.
 
     Parameters
     ----------
     owner : str
-        Name of the display, for the message.
+        Name of the display, for the error message.
     ax : matplotlib Axes or None
         None is a new figure.
 
@@ -60,12 +60,12 @@ def style(defaults: dict[str, Any], given: dict[str, Any] | None, artist: Any) -
 
 
 def single_output(owner: str, name: str, columns: Array) -> Array:
-    """Take the only column.
+    """Return the only column.
 
     Parameters
     ----------
     owner : str
-        Name of the display, for the message.
+        Name of the display, for the error message.
     name : str
         Name of the values.
     columns : ndarray of shape (n, n_outputs)
@@ -89,7 +89,7 @@ def single_output(owner: str, name: str, columns: Array) -> Array:
 
 
 def name_of(estimator: Any) -> str:
-    """Name an estimator by its class, a pipeline by that of its last step.
+    """Return the class name of an estimator, for a pipeline that of its last step.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Coverage: how often intervals of each level hold what was observed."""
+"""Coverage: share of observed values inside the intervals of each level."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ LEVELS = np.linspace(0, 1, 101)
 
 
 class CoverageDisplay:
-    """Nominal level of central Gaussian intervals against the share of rows inside.
+    """Empirical against nominal coverage of central Gaussian intervals.
 
-    Above the diagonal intervals are too wide, below it too narrow. The grey band holds,
-    level by level, 95 % of what chance gives a calibrated model on so many independent
-    rows; that the model itself came from few rows of training is no part of it. Make one
+    Above the diagonal intervals are too wide, below it too narrow. The grey band is the
+    pointwise 95 % range of the coverage of a calibrated model on this many independent
+    samples; it does not include the variation of the model with its training data. Create one
     with ``from_estimator`` or ``from_predictions``; pass ``ax=display.ax_`` to compare
     several models.
 
@@ -31,9 +31,9 @@ class CoverageDisplay:
     nominal : ndarray of shape (n_levels,)
         Levels, from 0 to 1.
     empirical : ndarray of shape (n_levels,)
-        Share of the rows inside the interval of each level.
+        Share of the samples inside the interval of each level.
     n_samples : int
-        Number of rows.
+        Number of samples.
     name : str, default=None
         Label of the line.
 
@@ -46,7 +46,7 @@ class CoverageDisplay:
     line_ : matplotlib Line2D
         The coverage.
     band_ : matplotlib PolyCollection or None
-        The band of chance; None where the axes had that of as many rows already.
+        The sampling band; None if the axes already had one for this number of samples.
 
     Examples
     --------
@@ -152,9 +152,9 @@ class CoverageDisplay:
         means = check_values("mean", mean, columns.shape)
         stds = check_std("std", std, columns.shape)
         y = single_output(cls.__name__, "y_true", columns)
-        # The least level whose interval holds each row; their distribution is the coverage.
-        least = np.sort(erf(np.abs(y - means[:, 0]) / stds[:, 0] / np.sqrt(2)))
-        empirical = np.searchsorted(least, LEVELS, side="right") / len(y)
+        # The smallest level whose interval contains each value; their distribution is the coverage.
+        smallest = np.sort(erf(np.abs(y - means[:, 0]) / stds[:, 0] / np.sqrt(2)))
+        empirical = np.searchsorted(smallest, LEVELS, side="right") / len(y)
         display = cls(LEVELS.copy(), empirical, n_samples=len(y), name=name)
         return display.plot(ax=ax, **kwargs)
 
@@ -182,7 +182,7 @@ class CoverageDisplay:
             words = {"color": "0.4", "fontsize": "small", "transform": ax.transAxes}
             ax.text(0.97, 0.03, "intervals too narrow", ha="right", va="bottom", **words)
         self.band_ = None
-        label = f"95 % by chance, {self.n_samples} rows"
+        label = f"95 % sampling band, n = {self.n_samples}"
         if label not in present:
             low, high = (binom.ppf(q, self.n_samples, self.nominal) for q in (0.025, 0.975))
             # binom.ppf gives −1 for a share of 0.
@@ -200,8 +200,8 @@ class CoverageDisplay:
             self.nominal, self.empirical, **style({"label": label}, kwargs, Line2D)
         )
         ax.set(
-            xlabel="nominal coverage of the interval",
-            ylabel="share of rows inside",
+            xlabel="nominal coverage",
+            ylabel="empirical coverage",
             xlim=(0, 1),
             ylim=(0, 1),
             aspect="equal",

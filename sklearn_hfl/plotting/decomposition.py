@@ -1,4 +1,4 @@
-"""Decomposition: which part of each row's error bar is noise, and which is ignorance."""
+"""Decomposition of the std into an epistemic and an aleatoric part."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from sklearn_hfl.plotting.canvas import axes_for, name_of, single_output
 
 __all__ = ["UncertaintyDecompositionDisplay"]
 
-RANK = "share of rows, by total std"
+RANK = "quantile of the total std"
 
 
 class UncertaintyDecompositionDisplay:
-    """Epistemic, aleatoric and total standard deviation of rows, and their errors.
+    """Epistemic, aleatoric and total standard deviation of samples, and their errors.
 
-    The rows are in order of their total std, so that one sees for how many of them more
-    data would help; or they are drawn over the values of a feature, which shows where.
-    Make one with ``from_estimator`` or ``from_predictions``.
+    Samples are sorted by their total std, which shows for what share of them more data
+    would help; or they are drawn over a feature, which shows where. Create one with
+    ``from_estimator`` or ``from_predictions``.
 
     Parameters
     ----------
     x : ndarray of shape (n,)
-        Position of each row.
+        Position of each sample.
     epistemic_std, aleatoric_std : ndarray of shape (n,)
         The parts; total² = epistemic² + aleatoric².
     error : ndarray of shape (n,), default=None
-        ``|y − mean|`` of each row, drawn as points.
-    xlabel : str, default="share of rows, by total std"
-        What the positions are.
+        ``|y − mean|`` of each sample, drawn as points.
+    xlabel : str, default="quantile of the total std"
+        Label of the positions.
     connected : bool, default=True
         Draw lines, not points.
 
@@ -92,7 +92,7 @@ class UncertaintyDecompositionDisplay:
         Parameters
         ----------
         estimator : estimator
-            Fitted; its ``predict`` knows ``return_std="epistemic"``.
+            Fitted; its ``predict`` supports ``return_std="epistemic"``.
         X : array-like or dataframe of shape (n, n_features)
             Inputs.
         y : array-like of shape (n,), default=None
@@ -109,7 +109,7 @@ class UncertaintyDecompositionDisplay:
         Raises
         ------
         ValueError
-            If the estimator does not tell its parts apart.
+            If the estimator has no epistemic std.
         """
         mean, std = predict_moments(estimator, X)
         part = predict_epistemic_std(estimator, X, std)
@@ -117,7 +117,7 @@ class UncertaintyDecompositionDisplay:
             raise ValueError(
                 f"{cls.__name__} expects an estimator whose predict(X, return_std='epistemic') "
                 f"gives a part of the std, such as HFLRegressor, but {name_of(estimator)} gives "
-                "the total alone. PredictionIntervalDisplay and CoverageDisplay take it."
+                "only the total. Use PredictionIntervalDisplay or CoverageDisplay."
             )
         total = check_std("std", std, np.shape(std) if np.ndim(std) == 2 else (len(std), 1))
         epistemic = check_std("epistemic std", part, total.shape, or_zero=True)
@@ -164,7 +164,7 @@ class UncertaintyDecompositionDisplay:
         aleatoric = check_std("aleatoric_std", aleatoric_std, shape, or_zero=True)[:, 0]
         epistemic = single_output(cls.__name__, "the std", epistemic)
         if (y_true is None) != (mean is None):
-            raise ValueError("y_true and mean come together, but one of them is missing.")
+            raise ValueError("Expected both y_true and mean or neither, but got only one of them.")
         error = None
         if y_true is not None and mean is not None:
             values = check_values("y_true", y_true, shape) - check_values("mean", mean, shape)

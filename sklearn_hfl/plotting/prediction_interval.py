@@ -21,21 +21,21 @@ from sklearn_hfl.plotting.canvas import axes_for, single_output, style
 
 __all__ = ["PredictionIntervalDisplay"]
 
-# Share of the data's range that is drawn on either side of them.
+# Margin drawn on either side of the data, as a share of their range.
 MARGIN = 0.2
 
 
 class PredictionIntervalDisplay:
     """Mean and central Gaussian intervals of a model with one input and one output.
 
-    Make one with ``from_estimator`` or ``from_predictions``.
+    Create one with ``from_estimator`` or ``from_predictions``.
 
     Parameters
     ----------
     x, mean, std : ndarray of shape (n,)
-        Where, and the moments of the prediction there, noise included; x ascends.
+        Positions, ascending, and moments of the prediction there, noise included.
     epistemic_std : ndarray of shape (n,), default=None
-        Part of std that more data would reduce; None draws the total alone.
+        Part of std that more data would reduce; None draws only the total.
     x_points, y_points : ndarray of shape (n_points,), default=None
         Data to draw as well.
     confidence_level : float, default=0.9
@@ -101,7 +101,7 @@ class PredictionIntervalDisplay:
         ----------
         estimator : estimator
             Fitted to one feature; its ``predict(X, return_std=True)`` returns (mean, std).
-            Where it knows ``return_std="epistemic"``, that part is drawn as well.
+            If it supports ``return_std="epistemic"``, that part is drawn as well.
         X : array-like or dataframe of shape (n, 1)
             Inputs.
         y : array-like of shape (n,), default=None
@@ -109,7 +109,7 @@ class PredictionIntervalDisplay:
         confidence_level : float, default=0.9
             Level of both bands.
         grid_resolution : int, default=200
-            Number of inputs at which the estimator is asked.
+            Number of inputs at which predictions are drawn.
         ax : matplotlib Axes, default=None
             Axes to draw on; None is a new figure.
         **kwargs : dict
@@ -123,7 +123,7 @@ class PredictionIntervalDisplay:
         if np.ndim(X) != 2 or columns.shape[1] != 1:
             raise ValueError(
                 f"{cls.__name__} expects X of shape (n, 1), one feature, but got shape "
-                f"{np.shape(X)}. UncertaintyDecompositionDisplay shows rows of many features."
+                f"{np.shape(X)}. UncertaintyDecompositionDisplay shows data with several features."
             )
         if not integer(2).accepts(grid_resolution):
             raise ValueError(
@@ -169,7 +169,7 @@ class PredictionIntervalDisplay:
         Parameters
         ----------
         x, mean, std : array-like of shape (n,)
-            Where, in any order, and the moments of the prediction there, noise included.
+            Positions, in any order, and moments of the prediction there, noise included.
         epistemic_std : array-like of shape (n,), default=None
             Part of std that more data would reduce.
         x_points, y_points : array-like of shape (n_points,), default=None
@@ -203,7 +203,9 @@ class PredictionIntervalDisplay:
             part = check_std("epistemic_std", epistemic_std, shape, or_zero=True)[order, 0]
         points = {}
         if (x_points is None) != (y_points is None):
-            raise ValueError("x_points and y_points come together, but one of them is missing.")
+            raise ValueError(
+                "Expected both x_points and y_points or neither, but got only one of them."
+            )
         if x_points is not None and y_points is not None:
             inputs = check_values("x_points", x_points)
             targets = check_values("y_points", y_points)
@@ -243,7 +245,7 @@ class PredictionIntervalDisplay:
         self.total_band_ = self._band(ax, self.std, 0.18, f"{percent}, noise included")
         self.epistemic_band_ = None
         if self.epistemic_std is not None:
-            label = f"{percent}, epistemic alone"
+            label = f"{percent}, epistemic only"
             self.epistemic_band_ = self._band(ax, self.epistemic_std, 0.35, label)
         self.points_ = None
         if self.x_points is not None:

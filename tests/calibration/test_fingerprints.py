@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from sklearn_hfl.calibration.fingerprints import MOST, Fingerprints
+from sklearn_hfl.calibration.fingerprints import MAX_HASHES, Fingerprints
 
 ROWS = np.random.default_rng(0).standard_normal((40, 3))
 
@@ -34,7 +34,7 @@ def test_rounding_hides_no_shared_row():
 def test_many_rows_are_estimated_from_those_kept(shared):
     rows = np.random.default_rng(1).standard_normal((40_000, 2))
     known = Fingerprints.of_rows(np.array_split(rows, 7))
-    assert len(known.hashes) == MOST
+    assert len(known.hashes) == MAX_HASHES
     assert not known.complete
     asked = np.random.default_rng(2).standard_normal((10_000, 2))
     n = int(shared * len(asked))

@@ -162,7 +162,7 @@ def test_moments_that_are_none_are_refused(metric, arrays, message):
 @pytest.mark.parametrize(
     ("ends", "message"),
     [
-        (INTERVAL[:, ::-1], "lower end first"),
+        (INTERVAL[:, ::-1], "lower ≤ upper"),
         (INTERVAL * np.nan, "no NaN"),
         (INTERVAL[1:], r"Expected interval of shape \(60, 2\)"),
         (INTERVAL[..., None], r"Expected interval of shape \(60, 2\)"),

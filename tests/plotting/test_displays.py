@@ -76,7 +76,7 @@ def test_intervals_of_a_pipeline_are_drawn_in_both_parts(pipeline):
     assert_allclose(display.line_.get_xydata(), np.column_stack([grid, mean]))
     assert_array_equal(display.points_.get_xydata(), np.column_stack([X[:, 0], Y]))
     assert labels(display) == [
-        "mean", "50 %, noise included", "50 %, epistemic alone", "data"
+        "mean", "50 %, noise included", "50 %, epistemic only", "data"
     ]  # fmt: skip
     assert display.figure_ is display.ax_.figure
 
@@ -111,7 +111,7 @@ def test_intervals_are_drawn_on_given_axes_in_the_colour_of_the_line():
         ({"std": [1, 1]}, "Expected std of the same shape"),
         ({"mean": [[0, 0]] * 3}, "shows one output, but mean has 2 columns"),
         ({"epistemic_std": [np.nan] * 3}, "epistemic_std contains NaN"),
-        ({"x_points": [1]}, "come together"),
+        ({"x_points": [1]}, "both x_points and y_points"),
         ({"x_points": [1], "y_points": [1, 2]}, "Expected y_points of the same shape"),
         ({"confidence_level": 1}, "PredictionIntervalDisplay: confidence_level"),
     ],
@@ -161,7 +161,7 @@ def test_coverages_share_axes(ridge, pipeline):
     second = CoverageDisplay.from_estimator(pipeline, X, Y, ax=first.ax_, color="red")
     assert second.band_ is None
     assert labels(second) == [
-        "calibrated", "95 % by chance, 40 rows", "BayesianRidge", "HFLRegressor"
+        "calibrated", "95 % sampling band, n = 40", "BayesianRidge", "HFLRegressor"
     ]  # fmt: skip
     assert second.line_.get_color() == "red"
     assert CoverageDisplay.from_estimator(ridge, X[:9], Y[:9], ax=first.ax_).band_ is not None
@@ -212,7 +212,7 @@ def test_parts_are_drawn_over_a_feature(feature):
 
 
 def test_without_parts_there_is_nothing_to_decompose(ridge):
-    with pytest.raises(ValueError, match="BayesianRidge gives the total alone"):
+    with pytest.raises(ValueError, match="BayesianRidge gives only the total"):
         UncertaintyDecompositionDisplay.from_estimator(make_pipeline(ridge), X)
 
 
@@ -227,7 +227,7 @@ def test_features_that_are_none_are_refused(pipeline, feature):
     [
         ((TWO**2, TWO**2), {}, "shows one output"),
         ((Y**2, -(Y**2)), {}, "Expected aleatoric_std ≥ 0"),
-        ((Y**2, Y**2), {"y_true": Y}, "come together"),
+        ((Y**2, Y**2), {"y_true": Y}, "both y_true and mean"),
         ((Y**2, Y**2), {"by": Y[1:]}, "Expected by of the same shape"),
     ],
 )
