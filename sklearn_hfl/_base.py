@@ -38,7 +38,7 @@ from sklearn_hfl._ensemble.advice import of_fit, of_missed_rows
 from sklearn_hfl._ensemble.ensemble import Ensemble
 from sklearn_hfl._ensemble.member import Member, fit_member
 from sklearn_hfl._ensemble.route import Route
-from sklearn_hfl._translation import Trained
+from sklearn_hfl._ensemble.trained import Trained
 from sklearn_hfl.calibration.fingerprints import Fingerprints
 from sklearn_hfl.exceptions import HFLConvergenceWarning, warn
 from sklearn_hfl.optim.solvers import make_trainer

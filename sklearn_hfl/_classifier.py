@@ -12,13 +12,13 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils import check_random_state
 from torch import nn
 
-from sklearn_hfl._adoption import ClassifierAdoption
+from sklearn_hfl._adoption.estimators import ClassifierAdoption
 from sklearn_hfl._base import HFLBase
 from sklearn_hfl._data.columns import check_labels, numbers_expected
 from sklearn_hfl._data.labels import check_labelled_data, class_weighted
 from sklearn_hfl._data.params import Rule, any_of, mapping, named_as_public, none, one_of
+from sklearn_hfl._ensemble.trained import Trained
 from sklearn_hfl._queries.sets import PredictionSets
-from sklearn_hfl._translation import Trained
 from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 

@@ -11,14 +11,14 @@ from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin
 from torch import nn
 
-from sklearn_hfl._adoption import RegressorAdoption
+from sklearn_hfl._adoption.estimators import RegressorAdoption
 from sklearn_hfl._base import HFLBase
 from sklearn_hfl._data.columns import numbers_expected
 from sklearn_hfl._data.params import Rule, any_of, boolean, named_as_public, one_of, real, reals
 from sklearn_hfl._data.validation import Array, check_training_data, to_numpy
+from sklearn_hfl._ensemble.trained import Trained
 from sklearn_hfl._queries.functionals import PopulationFunctionals
 from sklearn_hfl._queries.intervals import PredictionIntervals
-from sklearn_hfl._translation import Trained
 from sklearn_hfl.exceptions import HFLDataWarning, warn
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.rescaling import Affine
@@ -68,10 +68,9 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         each. "evidence" learns it; it is then at least a thousandth of y's. Only
         "evidence" if heteroscedastic.
     normalize_X, normalize_y : bool, default=True
-        Whether X and y are standardised inside. ``module_``, ``coefs_``, a given
-        ``prior_precision`` and the X that a ``module`` receives are then in standardised
-        units. Results are in units of y either way, and do not depend on this choice if
-        prior_precision="evidence".
+        Whether X and y are standardised inside: the units of ``module_``, ``coefs_``, a given
+        ``prior_precision`` and a ``module``'s X. Results are in units of y either way, and do
+        not depend on this choice if prior_precision="evidence".
     variance : {"linearized", "network", "amortized"}, default="linearized"
         Whose perturbed optima are found: those of the network's linearisation at
         the MAP (curvature: generalised Gauss-Newton; always defined), or those of
@@ -86,7 +85,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         For variance="network": how far the optimum is moved, in posterior
         standard deviations. "auto" compares several scales row by row.
     solver : {"newton-cg", "lbfgs", "adam"}, default="newton-cg"
-        Optimiser. "adam" takes mini-batches, for data that are too large for full passes.
+        Optimiser. "adam" takes mini-batches, for data too large for full passes.
     memory_limit : float, default=4e9
         Bytes of work memory that fit and queries may use beside the data and the results.
     max_iter : int, default=2000
@@ -96,15 +95,14 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         Training ends when the loss, summed over the data, fell by less than ``tol``
         sqrt(γ) nats a step over ``n_iter_no_change`` steps: draws from the posterior of γ
         effective parameters differ in it by sqrt(γ / 2). For "lbfgs" it is ``tol`` nats a
-        step, for "adam" nats a row and pass. Not used by variance="network", whose MAP is
-        polished.
+        step, for "adam" nats a row and pass. variance="network" ignores it and trains on.
     batch_size : "auto" or int, default="auto"
         Rows of a mini-batch of "adam"; "auto" is min(200, n_samples).
     learning_rate_init : float, default=0.001
         Step size of "adam".
     early_stopping : bool, default=False
-        With "adam", hold rows out and stop when their loss stops falling. The
-        held-out rows still count in the posterior's curvature.
+        With "adam", stop when the loss of held-out rows, which count in the posterior's
+        curvature all the same, stops falling.
     validation_fraction : float, default=0.1
         Share of the rows that ``early_stopping`` holds out.
     n_iter_no_change : int, default=10
@@ -112,8 +110,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
     warm_start : bool, default=False
         Start from the weights of the last fit, where their number still fits.
     n_estimators : int, default=1
-        Number of members: MAPs from different random starts, each with its own Laplace
-        posterior, mixed with equal weights.
+        MAPs from different random starts, whose Laplace posteriors are mixed equally.
     random_state : int, RandomState instance or None, default=None
         Source of initial weights, mini-batches and random probes.
     verbose : bool, default=False
@@ -141,8 +138,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         False. Here and below, of the member with the largest evidence. If heteroscedastic,
         the outputs after the means are the logs of the noise std, each up to a constant.
     coefs_, intercepts_ : list of ndarray
-        Weights (n_in, n_out) and biases (n_out,) of each layer; a single layer where ``fit``
-        has chosen the linear model. Not with ``module``.
+        Weights (n_in, n_out) and biases (n_out,) of each layer, not with ``module``.
     n_iter_ : int
         Training steps.
     loss_ : float
@@ -164,9 +160,8 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
         ``loss_``. Counts all modes that are the same function, since hidden units can be
         permuted.
     converged_ : bool
-        Whether every member's MAP is stationary, which means closer to the optimum than a
-        tenth of the posterior's radius, and no member kept its linear model only because
-        ``max_iter`` was reached.
+        Whether every member's MAP is stationary (closer to the optimum than a tenth of the
+        posterior's radius), and none kept its linear model because of ``max_iter`` alone.
     grad_norm_ : float
         Norm of the loss's gradient.
     diagnostics_ : dict

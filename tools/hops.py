@@ -21,17 +21,19 @@ import sklearn_hfl
 from sklearn_hfl import HFLRegressor
 
 PACKAGE = Path(sklearn_hfl.__file__).parent
+PRIMITIVE = "optim/perturbed_optima.py:perturbed_optima"
 X = np.linspace(-1, 1, 12)[:, None]
 Y = np.sin(3 * X[:, 0])
 
 
 def stack_at(target: str, action: Callable[[], object]) -> list[str]:
-    """Functions "module:name" of the package that lead from ``action`` to ``target``."""
+    """Functions "file:name" of the package that lead from ``action`` to the first ``target``."""
     found: list[str] = []
 
     def watch(frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and not found and frame.f_code.co_name == target:
-            found.extend(_functions(frame))
+        if event == "call" and not found and frame.f_code.co_name == target.split(":")[1]:
+            functions = _functions(frame)
+            found.extend(functions if functions[-1:] == [target] else [])
 
     sys.setprofile(watch)
     try:
@@ -47,7 +49,7 @@ def _functions(frame: FrameType | None) -> list[str]:
         path, name = Path(frame.f_code.co_filename), frame.f_code.co_name
         # Comprehensions are frames before Python 3.12, and no hop for a reader.
         if path.is_relative_to(PACKAGE) and not name.startswith("<"):
-            names.append(f"{path.relative_to(PACKAGE)}:{name}")
+            names.append(f"{path.relative_to(PACKAGE).as_posix()}:{name}")
         frame = frame.f_back
     return names[::-1]
 
@@ -57,8 +59,8 @@ def stacks() -> dict[str, list[str]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = HFLRegressor(hidden_layer_sizes=(3,), max_iter=30, random_state=0)
-        fit = stack_at("newton_cg", lambda: model.fit(X, Y))
-        predict = stack_at("perturbed_optima", lambda: model.predict(X, return_std=True))
+        fit = stack_at("optim/newton_cg.py:train", lambda: model.fit(X, Y))
+        predict = stack_at(PRIMITIVE, lambda: model.predict(X, return_std=True))
     return {"predict": predict, "fit": fit}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Any, Self
 
 import torch
@@ -10,39 +9,18 @@ from numpy.typing import ArrayLike
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from torch import Generator, Tensor, nn
 
+from sklearn_hfl._adoption.mlp import check_mlp, mlp_params, trained_mlp
+from sklearn_hfl._adoption.module import FreshCopies, LogitDifference, gives_two, module_params
+from sklearn_hfl._adoption.parameters import check_polish
 from sklearn_hfl._base import HFLBase
-from sklearn_hfl._translation import (
-    FreshCopies,
-    LogitDifference,
-    Trained,
-    check_mlp,
-    check_polish,
-    gives_two,
-    mlp_params,
-    module_params,
-    trained_mlp,
-)
+from sklearn_hfl._ensemble.trained import Trained
 from sklearn_hfl.posterior.module import module_start
 from sklearn_hfl.posterior.network import Network
 
 __all__ = ["ClassifierAdoption", "RegressorAdoption"]
 
 
-class Adoption(HFLBase, ABC):
-    """What both estimators do with a trained network."""
-
-    @abstractmethod
-    def _fit(self, X: Any, y: Any, sample_weight: Any, trained: Trained | None = None) -> None:
-        """Fit, from the weights of a network that is trained already if there is one."""
-
-    def _adopt(self, X: Any, y: Any, sample_weight: Any, trained: Trained) -> Self:
-        self._check_params()
-        with torch.inference_mode(False):
-            self._fit(X, y, sample_weight, trained)
-        return self
-
-
-class RegressorAdoption(Adoption):
+class RegressorAdoption(HFLBase):
     """``from_mlp`` and ``from_torch`` of the regressor."""
 
     noise_std_: Any
@@ -131,7 +109,7 @@ class RegressorAdoption(Adoption):
             )
         model = cls(**mlp_params(mlp, params), normalize_X=False, normalize_y=False)
         trained = trained_mlp(mlp, X, polish, params)
-        model._adopt(X, y, sample_weight, trained)
+        _fit_around(trained, model, X, y, sample_weight)
         if trained.alpha is not None:
             model.prior_precision = _of_weights(model)
         if "noise_std" not in params:
@@ -215,10 +193,11 @@ class RegressorAdoption(Adoption):
         def start(X: Tensor, n_outputs: int, generator: Generator) -> tuple[Network, Tensor]:
             return module_start(module, X, n_outputs)
 
-        return model._adopt(X, y, sample_weight, Trained(start, check_polish(polish)))
+        trained = Trained(start, check_polish(polish))
+        return _fit_around(trained, model, X, y, sample_weight)
 
 
-class ClassifierAdoption(Adoption):
+class ClassifierAdoption(HFLBase):
     """``from_mlp`` and ``from_torch`` of the classifier."""
 
     @classmethod
@@ -302,7 +281,7 @@ class ClassifierAdoption(Adoption):
             )
         model = cls(**{"link_approx": "none", **mlp_params(mlp, params)}, normalize_X=False)
         trained = trained_mlp(mlp, X, polish, params)
-        model._adopt(X, y, sample_weight, trained)
+        _fit_around(trained, model, X, y, sample_weight)
         if trained.alpha is not None:
             model.prior_precision = _of_weights(model)
         return model
@@ -392,7 +371,16 @@ class ClassifierAdoption(Adoption):
                 model.module = FreshCopies(LogitDifference(module))
             return module_start(LogitDifference(module), X, n_outputs)
 
-        return model._adopt(X, y, sample_weight, Trained(start, check_polish(polish)))
+        trained = Trained(start, check_polish(polish))
+        return _fit_around(trained, model, X, y, sample_weight)
+
+
+def _fit_around(trained: Trained, model: Any, X: Any, y: Any, sample_weight: Any) -> Any:
+    """Fit an estimator that starts from the weights of a network, and may stay there."""
+    model._check_params()
+    with torch.inference_mode(False):
+        model._fit(X, y, sample_weight, trained)
+    return model
 
 
 def _of_weights(model: HFLBase) -> float:

@@ -1,0 +1,1 @@
+"""Fitted estimators around networks that were trained elsewhere."""
