@@ -130,7 +130,7 @@ benchmark-evidence: $(VENV)/.installed-plot  ## Repeat the experiments behind th
 	$(VENV)/bin/python tools/fill_tables.py
 	cat benchmarks/results/evidence.txt
 
-benchmark-authors: $(VENV)/.installed-plot  ## Coverage of the true function on the authors' tasks
+benchmark-authors: $(VENV)/.installed-plot  ## Coverage of the true function on the paper's synthetic tasks
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/authors.py > benchmarks/results/authors.txt
 	$(VENV)/bin/python tools/fill_tables.py
 	cat benchmarks/results/authors.txt

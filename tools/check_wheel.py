@@ -16,8 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[1]
-MOST_BYTES = 200_000
-MOST_SECONDS = 0.2
+MAX_BYTES = 200_000
+MAX_SECONDS = 0.2
 IMPORT = (
     "import time, torch, sklearn.base, sklearn.metrics, sklearn.preprocessing, sklearn.utils; "
     "began = time.perf_counter(); import sklearn_hfl; print(time.perf_counter() - began)"
@@ -39,7 +39,7 @@ def built(folder: Path) -> Path:
     strangers = [n for n in names if not n.startswith(("sklearn_hfl/", "sklearn_hfl-"))]
     size = wheel.stat().st_size
     print(f"{wheel.name}: {len(names)} files, {size / 1000:.0f} kB")
-    if strangers or size > MOST_BYTES or "sklearn_hfl/py.typed" not in names:
+    if strangers or size > MAX_BYTES or "sklearn_hfl/py.typed" not in names:
         raise SystemExit(
             f"The wheel should hold sklearn_hfl alone, but it has {strangers or names}."
         )
@@ -60,8 +60,8 @@ def check_import(python: Path, folder: Path) -> None:
     seconds = [float(run(python, "-c", IMPORT, cwd=folder)) for _ in range(5)]
     median = statistics.median(seconds)
     print(f"import: {median:.3f} s beyond torch and scikit-learn (median of 5)")
-    if median > MOST_SECONDS:
-        raise SystemExit(f"Importing sklearn_hfl may take {MOST_SECONDS} s.")
+    if median > MAX_SECONDS:
+        raise SystemExit(f"Importing sklearn_hfl may take {MAX_SECONDS} s.")
 
 
 def check_readme(python: Path, folder: Path) -> None:
