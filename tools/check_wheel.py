@@ -16,7 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[1]
-MAX_BYTES = 200_000
+# The modules are 212 kB: a data file, a picture or a second copy of them would show.
+MAX_BYTES = 250_000
 MAX_SECONDS = 0.2
 IMPORT = (
     "import time, torch, sklearn.base, sklearn.metrics, sklearn.preprocessing, sklearn.utils; "
