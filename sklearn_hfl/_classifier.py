@@ -164,8 +164,8 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
     grad_norm_ : float
         Norm of the loss's gradient.
     diagnostics_ : dict
-        The numbers behind these for each member, with the mean log density of the training
-        rows and its leave-one-out estimate.
+        The numbers behind these for each member, the mean log density of the training rows,
+        its leave-one-out estimate, and why training ended.
     conformity_scores_ : ndarray of shape (n_calibration_rows,)
         Only after ``conformalize``: 1 − p(own class) of its rows, ascending.
 

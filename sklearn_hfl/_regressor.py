@@ -165,8 +165,8 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, Pre
     grad_norm_ : float
         Norm of the loss's gradient.
     diagnostics_ : dict
-        The numbers behind these for each member, with the mean log density of the training
-        rows and its leave-one-out estimate.
+        The numbers behind these for each member, the mean log density of the training rows,
+        its leave-one-out estimate, and why training ended.
     conformity_scores_ : ndarray of shape (n_calibration_rows,) or (n_calibration_rows, n_outputs)
         Only after ``conformalize``: ``|y − mean|`` / std of its rows, ascending in each
         column.

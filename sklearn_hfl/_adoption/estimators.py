@@ -6,7 +6,6 @@ from typing import Any, Self
 
 import torch
 from numpy.typing import ArrayLike
-from sklearn.neural_network import MLPClassifier, MLPRegressor
 from torch import Generator, Tensor, nn
 
 from sklearn_hfl._adoption.mlp import check_mlp, mlp_params, trained_mlp
@@ -101,6 +100,8 @@ class RegressorAdoption(HFLBase):
         >>> bool(far > near)
         True
         """
+        from sklearn.neural_network import MLPRegressor  # a tenth of a second that fits do not need
+
         check_mlp(mlp, MLPRegressor, cls.__name__)
         if mlp.out_activation_ != "identity":
             raise ValueError(
@@ -273,6 +274,8 @@ class ClassifierAdoption(HFLBase):
         >>> proba.shape, std.shape
         ((4, 2), (4, 2))
         """
+        from sklearn.neural_network import MLPClassifier
+
         check_mlp(mlp, MLPClassifier, cls.__name__)
         if mlp.out_activation_ == "logistic" and mlp.n_outputs_ > 1:
             raise ValueError(

@@ -9,17 +9,17 @@ from sklearn_hfl.exceptions import HFLDataWarning, warn
 
 __all__ = ["warn_of_scale"]
 
-# A likelihood to the power w counts its row w times. The mean of the weights is 1 where they
-# say how rows compare (importance weights), below 1 where old rows fade, and above 1 where
-# rows repeat: within a factor of ten nothing is said. On 331 rows of the diabetes data and
-# 200 of two moons, constant weights gave
+# A likelihood to the power w counts its row w times. The mean of the weights is 1 for importance
+# weights, below 1 where old rows are discounted, and above 1 where rows repeat: no warning is
+# given within a factor of ten of 1. On 331 rows of the diabetes data and 200 of two moons,
+# constant weights gave
 #     weight           1/N    0.01   0.03    0.1    0.3      1      3     10
 #     R²              0.00    0.00   0.38   0.37   0.35   0.34  -3.30  -2.36
 #     accuracy        0.50    0.50   0.88   0.88   0.94   0.96   0.96   0.95
-# Beyond the band it is mostly another convention: weights that sum to 1 leave the prior
-# alone, and survey weights that sum to a population make every digit of y evidence.
-BAND = 10.0
-# Fewer rows than this fit nothing, however many share them.
+# Beyond it the weights mostly follow another convention: weights that sum to 1 leave the prior
+# unchanged, and survey weights that sum to a population make every digit of y evidence.
+MAX_FACTOR = 10.0
+# A fit needs at least this total weight, however many rows share it.
 MIN_ROWS = 2
 
 
@@ -41,8 +41,8 @@ def warn_of_scale(weight: NDArray[np.float64], name: str = "sample_weight") -> N
         With their sum, and how to rescale them.
     """
     total, used = weight.sum(), np.count_nonzero(weight)
-    few = total < max(MIN_ROWS, used / BAND)
-    many = total > BAND * used and bool((weight != np.round(weight)).any())
+    few = total < max(MIN_ROWS, used / MAX_FACTOR)
+    many = total > MAX_FACTOR * used and bool((weight != np.round(weight)).any())
     if few or many:
         effect = (
             "so few data leave the posterior close to the prior, and the fit close to a constant"

@@ -21,8 +21,9 @@ from sklearn_hfl.uncertainty.variance import Variance, variance
 
 __all__ = ["chunk_of_pairs", "logit_posterior", "with_pairs"]
 
-# Logits for each direction of a subspace from which turning it to Ritz pairs pays.
-PAIRS_FROM = 3
+# Minimum number of logits per direction of the subspace for which converting it to Ritz pairs
+# pays off.
+MIN_LOGITS_PER_DIRECTION = 3
 
 
 def chunk_of_pairs(estimate: MapEstimate) -> int:
@@ -33,14 +34,14 @@ def chunk_of_pairs(estimate: MapEstimate) -> int:
 
 
 def with_pairs(members: tuple[Member, ...], n_queries: int, route: Route) -> tuple[Member, ...]:
-    """Turn all subspaces to Ritz pairs, where there are enough queries to pay for it.
+    """Convert all subspaces to Ritz pairs, where there are enough queries for it to pay off.
 
-    Turning costs some products of the basis with as many columns as it has, a gradient two
-    products with a column.
+    Converting costs a few products of the basis with m columns, a gradient two products with
+    one column.
     """
     k = members[0].estimate.log_posterior.network.n_outputs
     rank = max(member.estimate.subspace.rank for member in members)
-    if route.mode != "linearized" or n_queries * k < PAIRS_FROM * rank:
+    if route.mode != "linearized" or n_queries * k < MIN_LOGITS_PER_DIRECTION * rank:
         return members
     turned = []
     for member in members:

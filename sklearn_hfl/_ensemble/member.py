@@ -28,8 +28,8 @@ from sklearn_hfl.uncertainty.search import maximize_evidence
 
 __all__ = ["Member", "fit_member"]
 
-# A classifier's fit goes on until the logits of any query at all are known to this relative
-# error of their std, four of which ε of ``Subspace.beyond`` may be: many classes are many
+# A classifier's subspace is extended until the std of every logit of any query is known to this
+# relative error, which ``Subspace.beyond`` may be four times as large as: many classes are many
 # logits, and none of them then needs directions of its own.
 LOGIT_RTOL = 0.01
 
@@ -60,7 +60,7 @@ class Member:
 
     @property
     def network(self) -> Network:
-        """Of the MAP."""
+        """Network of the MAP estimate."""
         return self.estimate.log_posterior.network
 
     @property

@@ -111,11 +111,11 @@ class PosteriorPredictive(HFLBase):
         -------
         Bunch
             ``mean``, ``std``, ``epistemic_std``, ``aleatoric_std`` of shape (n,)
-            or (n, n_outputs) in units of y, std² = epistemic_std² + aleatoric_std²;
+            or (n, n_outputs) in units of y, with std² = epistemic_std² + aleatoric_std²;
             ``converged`` (n,): whether all of the row's epistemic stds met
             ``std_rtol`` (variance="network": or two perturbation scales agreed to
             5 %; other rows hold the linearized value); ``rel_error`` (n,): the
-            largest bound of their relative errors (an estimate where
+            largest bound on their relative errors (an estimate where
             variance="network").
 
         Examples

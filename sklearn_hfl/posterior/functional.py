@@ -95,7 +95,7 @@ class WeightedSum:
     X: Tensor
     W: Tensor
     link: Link = IDENTITY
-    memory_limit: float = 1e9
+    memory_limit: float = 4e9
 
     @property
     def n_functionals(self) -> int:
@@ -139,7 +139,7 @@ class PredictionFunction:
     network: Network
     X: Tensor
     func: Callable[[Tensor], Tensor]
-    memory_limit: float = 1e9
+    memory_limit: float = 4e9
 
     @cached_property
     def n_functionals(self) -> int:

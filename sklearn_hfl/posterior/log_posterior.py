@@ -18,8 +18,8 @@ __all__ = ["LogPosterior"]
 # them are held at a time (tests/test_memory.py measures the peak).
 MEMORY_SHARE = 1 / 16
 # Numbers that the graph of a gradient keeps for each row, in multiples of the network's width, and
-# those of a block of a Hessian product. With all rows in one block it left the processor's cache,
-# and took two to four times as long.
+# those of a block of a Hessian product. With all rows in one block, a Hessian product left the
+# processor's cache and took two to four times as long.
 GRAPH_NUMBERS = 4
 CACHED_NUMBERS = 400_000
 

@@ -38,10 +38,10 @@ __all__ = ["EVIDENCE_TOL", "Alternation", "Fit"]
 # direction the next round escapes (docs/design/evidence.md).
 STEPS_PER_ROUND = 10
 ROUND_DECREMENT_TOL = 1e-3
-# The updates climb the evidence of a linear network, and may descend that of another one, whose
-# curvature grows with its weights: noise shrinks, weights grow, and the data are over-fitted.
-# Rounds end when so many had less evidence than an earlier one (docs/design/evidence.md), by
-# more than these nats: the trace that the subspace leaves open is worth as much.
+# The updates increase the evidence of a linear network, but may decrease that of others, whose
+# curvature grows with their weights: noise shrinks, weights grow, and the data are over-fitted.
+# Rounds end when MAX_WORSE_ROUNDS of them had less evidence than an earlier one, by more than
+# EVIDENCE_TOL nats, about the error of the subspace's trace (docs/design/evidence.md).
 MAX_WORSE_ROUNDS = 3
 EVIDENCE_TOL = 0.1
 # Share of the step, in log precision, from the best round's noise to that of the residuals at

@@ -14,9 +14,9 @@ from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["LeaveOneOut", "leave_one_out"]
 
-# A fit is over-fitted if it predicts rows left out worse than no features do, by more than so
-# many standard errors and so many nats a row: at these the linear fits to noise of the tests
-# are not reported, and networks that fit it are (docs/design/reliable_fits.md).
+# A fit is over-fitted if it predicts left-out rows worse than a model without features, by more
+# than both of these (standard errors; nats per row). With these values the tests' linear fits to
+# pure noise are not reported, and networks that fit noise are (docs/design/reliable_fits.md).
 MIN_STANDARD_ERRORS = 3.0
 MIN_SHORTFALL = 0.03
 

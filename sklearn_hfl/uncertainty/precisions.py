@@ -48,7 +48,8 @@ MIN_NOISE_STD = 1e-3
 # without weights or without evidence finite. Not tuned.
 PRIOR_PRECISION_RANGE = (1e-2, 1e5)
 # No update changes a precision by more than this factor: at the first ones the weights are far
-# from a MAP. A larger one would follow them, a smaller one takes more rounds. Not tuned.
+# from a MAP. A larger factor would let precisions follow such weights, a smaller one
+# needs more rounds. Not tuned.
 MAX_STEP_FACTOR = 5.0
 # Where regression starts: prior in multiples of the fan-in, noise in SDs of y. Strong prior and
 # all of y's variance as noise suit noisy data; little noise, few clean rows, which from the first
@@ -67,9 +68,9 @@ class EvidenceOptions:
     Attributes
     ----------
     prior : bool
-        Whether the prior precision of each group is.
+        Whether the prior precision of each group is learned.
     noise : bool
-        Whether the noise precision of each output is.
+        Whether the noise precision of each output is learned.
     min_prior : float
         Lower limit of each group's precision, in multiples of ``scaled_precision``.
     starts : tuple of (float, float)
@@ -102,7 +103,7 @@ class Hyperprior:
     strength : Tensor of shape (n_groups,)
         a; it counts as 2a weights.
     centre : Tensor of shape (n_groups,)
-        c, the mode.
+        c, the mode of the density over log α.
     """
 
     strength: Tensor

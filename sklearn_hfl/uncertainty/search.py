@@ -1,4 +1,4 @@
-"""Search: for the model and the precisions of the largest evidence, from the simplest model on."""
+"""Search for the model and precisions with the largest evidence, from the simplest model on."""
 
 from __future__ import annotations
 

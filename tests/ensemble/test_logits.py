@@ -103,7 +103,7 @@ def test_rows_and_chunks_do_not_matter(digits, monkeypatch, method):
     by_gradients = ask(X)
     apart = np.concatenate([ask(rows) for rows in np.array_split(X, 7)])
     assert_allclose(apart, by_gradients, atol=1e-7)
-    monkeypatch.setattr(logits, "PAIRS_FROM", 0)
+    monkeypatch.setattr(logits, "MIN_LOGITS_PER_DIRECTION", 0)
     by_products = ask(X)
     assert_allclose(by_products, by_gradients, atol=1e-7)
     monkeypatch.setattr(chunks, "MAX_QUERIES", 7)
