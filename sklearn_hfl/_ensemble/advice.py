@@ -61,7 +61,8 @@ def of_fit(
     if not all(m.diagnostics.stationary for m in members):
         worst = max(m.diagnostics.decrement for m in members)
         # Only weights that were trained elsewhere are not trained here.
-        reached = f"reached after {model.n_iter_} steps" if model.n_iter_ else "given"
+        steps = "1 step" if model.n_iter_ == 1 else f"{model.n_iter_} steps"
+        reached = f"reached after {steps}" if model.n_iter_ else "given"
         message = (
             f"The MAP is not stationary{_reasons(model, members)}: the weights {reached} are about "
             f"{worst:.3g} posterior standard deviations away from it (‖∇L‖ = "
