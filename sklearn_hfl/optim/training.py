@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Generator, Tensor
 
@@ -65,6 +66,8 @@ class Trainer(ABC):
     tol: float
     n_iter_no_change: int
     decrement_tol: float = 1e-8
+    # Whether each step uses all rows, so that fewer of them are worth a search of their own.
+    full_passes: ClassVar[bool] = True
 
     @abstractmethod
     def train(

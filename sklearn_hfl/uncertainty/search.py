@@ -33,6 +33,11 @@ NEARLY_CONSTANT_PRIOR = 100.0
 # Nats, summed over the rows left out, that a richer model has to gain beyond one standard error:
 # the scatter of few rows does not say what chance is (docs/design/reliable_fits.md).
 MIN_TOTAL_GAIN = 1.0
+# Rows that precisions are searched on, of which more change them little (docs/design/evidence.md),
+# and the factor by which the sample grows after that.
+MIN_SEARCH_ROWS = 2000
+SEARCH_ROWS_PER_WEIGHT = 4
+ROW_GROWTH = 4
 
 
 def maximize_evidence(
@@ -83,6 +88,8 @@ def maximize_evidence(
         Why the training to the MAP ended.
     """
     of_network = Alternation(trainer, options, generator, callback)
+    if fit := _from_subsample(log_posterior, weights, of_network):
+        return fit.log_posterior, fit.weights, tuple(of_network.losses), True, fit.status
     best: Fit | None = None
     # The largest evidence so far: under constant noise, and of all models.
     of_constant = largest = -float("inf")
@@ -101,6 +108,55 @@ def maximize_evidence(
     curve = losses[:first] + losses[after:] + losses[first:after]
     finished = of_network.left > 0 or best.log_posterior.network is log_posterior.network
     return best.log_posterior, best.weights, tuple(curve), finished, best.status
+
+
+def _from_subsample(
+    log_posterior: LogPosterior, weights: Tensor, alternation: Alternation
+) -> Fit | None:
+    """Search on some rows, and continue with more and more of them from what was found.
+
+    None where there are too few rows for that, or where the linear model is better on all
+    samples, and might not be on all rows.
+    """
+    n, network, generator = len(log_posterior.X), log_posterior.network, alternation.generator
+    size = max(MIN_SEARCH_ROWS, SEARCH_ROWS_PER_WEIGHT * log_posterior.n_weights)
+    if not (alternation.options.prior and alternation.trainer.full_passes and size < n):
+        return None
+    order = torch.randperm(n, generator=generator).to(log_posterior.X.device)
+    while size < n:
+        sample, weights_found, *_ = maximize_evidence(
+            log_posterior.select(order[:size]),
+            weights,
+            alternation.trainer,
+            alternation.options,
+            generator,
+            alternation.callback,
+        )
+        if sample.network is network:
+            break
+        size *= ROW_GROWTH
+    else:
+        return None
+    likelihood = sample.likelihood
+    if isinstance(likelihood, HeteroscedasticLikelihood) and not likelihood.constant:
+        alternation = replace(alternation, options=replace(alternation.options, noise=False))
+    fit = Fit(sample, weights_found)
+    while (size := ROW_GROWTH * size) < n:
+        rows = log_posterior.select(order[:size])
+        fit = alternation.rounds(_on_rows(fit, rows), MAX_ROUNDS)
+    return alternation.at_map(alternation.rounds(_on_rows(fit, log_posterior), MAX_ROUNDS))
+
+
+def _on_rows(fit: Fit, rows: LogPosterior) -> Fit:
+    """Keep precisions and weights, with other rows."""
+    old = fit.log_posterior
+    variance = old.variance_of_mean
+    if variance is not None:  # until the next round knows better
+        variance = variance.mean(0).expand(len(rows.X), -1)
+    log_posterior = replace(
+        old, X=rows.X, y=rows.y, sample_weight=rows.sample_weight, variance_of_mean=variance
+    )
+    return Fit(log_posterior, fit.weights)
 
 
 def _predicts_better(richer: Fit, simpler: Fit) -> bool:
