@@ -299,7 +299,12 @@ class HFLBase(BaseEstimator):
         self.diagnostics_ = {
             "n_weights": len(estimate.weights),
             "members": [
-                {**asdict(m.diagnostics), "n_iter": len(m.loss_curve) - 1} for m in members
+                {
+                    **asdict(m.diagnostics),
+                    "n_iter": len(m.loss_curve) - 1,
+                    "training_ended": m.status.reason,
+                }
+                for m in members
             ],
         }
         for message, category in of_fit(self, members, best):

@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 import warnings
+from enum import Enum
 
 import numpy as np
 import pytest
@@ -145,7 +146,7 @@ def test_a_copy_answers_alike(estimator, y):
 @pytest.mark.parametrize("variance", ["linearized", "network"])
 def test_another_variance_needs_another_fit(estimator, y, variance):
     model = clone(estimator).fit(X, y).set_params(variance=variance)
-    expected = f"variance is '{variance}', but the estimator was fitted with 'amortized', and has"
+    expected = f"variance is '{variance}', but the estimator was fitted with 'amortized', and keeps"
     with pytest.raises(ValueError, match=expected):
         model.predict(NEAR, return_std=True)
     with pytest.raises(ValueError, match="Call fit again"):
@@ -264,7 +265,7 @@ def parts(value, path=""):
     elif isinstance(value, (list, tuple)):
         held = enumerate(value)
     else:
-        held = getattr(value, "__dict__", {}).items()
+        held = () if isinstance(value, Enum) else getattr(value, "__dict__", {}).items()
     for name, part in held:
         if name not in OF_ANOTHER_LENGTH:
             yield from parts(part, f"{path}.{name}")

@@ -72,7 +72,7 @@ def fitted(estimator=HFLRegressor, y=Y, **params):
 def test_an_unfinished_fit_is_told_what_it_lacks(params, reason, said, unsaid, followed):
     (text,) = texts(lambda: fitted(**params))
     assert text.startswith("The MAP is not stationary")
-    assert f", since {reason.reason}. " in text
+    assert f", since {reason.reason}: " in text
     assert said in text
     assert unsaid not in text
     assert not texts(lambda: fitted(**followed))

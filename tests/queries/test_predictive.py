@@ -247,7 +247,7 @@ def test_an_unconverged_map_has_the_laplace_std_of_its_weights_and_says_so(solve
     params = {**RAW, "solver": solver, "max_iter": 5}
     if precisions == "evidence":
         params |= {"prior_precision": "evidence", "noise_std": "evidence"}
-    with pytest.warns(HFLWarning, match=r"The MAP is not stationary: .* after 5 steps"):
+    with pytest.warns(HFLWarning, match=r"The MAP is not stationary, since .* after 5 steps"):
         model = HFLRegressor(**params).fit(*data())
     assert not model.converged_
     assert model.n_iter_ == 5
@@ -257,7 +257,7 @@ def test_an_unconverged_map_has_the_laplace_std_of_its_weights_and_says_so(solve
     assert_allclose(std, exact_std(model, QUERIES), rtol=model.std_rtol)
 
 
-# Training stopped too early leaves an indefinite Hessian, and no row settles; with a weak
+# Training stopped too early leaves an indefinite Hessian, and no row converges; with a weak
 # prior, steps of a third of a standard deviation take some rows out of the valley.
 HARD = {
     "all rows": {"max_iter": 5},
@@ -292,8 +292,8 @@ def test_network_rows_that_fail_are_flagged_counted_and_linearized(hard):
     fell_back = failed & ~missed
     assert fell_back.any()
     assert_allclose(result.epistemic_std[fell_back], linearized[fell_back], rtol=model.std_rtol)
-    settled = np.abs(result.epistemic_std / linearized - 1)[~failed]
-    assert failed.all() or (settled > model.std_rtol).any()
+    kept = np.abs(result.epistemic_std / linearized - 1)[~failed]
+    assert failed.all() or (kept > model.std_rtol).any()
 
 
 QUESTIONS = {
