@@ -9,7 +9,7 @@ import torch
 from torch import Generator
 
 from sklearn_hfl.optim.subspace import Subspace
-from sklearn_hfl.posterior.curvature import GaussNewton
+from sklearn_hfl.posterior.curvature import MAX_JACOBIAN_OUTPUTS, GaussNewton
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["BLOCK_SIZE", "krylov_subspace", "max_directions"]
@@ -17,6 +17,11 @@ __all__ = ["BLOCK_SIZE", "krylov_subspace", "max_directions"]
 # Columns by which the basis grows: matrix products run at full speed from about here
 # (docs/design/subspace.md).
 BLOCK_SIZE = 64
+# A basis of so large a share of the directions, for so many rows per weight, is completed at once:
+# a product of the Jacobian with itself takes 2 N K P² operations, all directions block by block
+# 4 N K P² and as many again for orthogonality (docs/design/subspace.md).
+MATRIX_SHARE = 0.25
+ROWS_PER_WEIGHT = 4
 # The norm of E, A − I beyond the basis, is at most NORM_FACTOR times the longest image of N_VECTORS
 # random vectors. The bound fails with probability 1/10 for one vector, 1e-10 for ten (N. Halko,
 # P. G. Martinsson, J. A. Tropp, SIAM Review 53, 2011, Lemma 4.1). Applied to E⁴, it is within
@@ -114,7 +119,16 @@ def krylov_subspace(
             subspace = replace(subspace, norm_bound=_norm_bound(curvature, subspace, generator))
         if full or (known and subspace.beyond <= beyond):
             return subspace
+        if subspace.rank >= MATRIX_SHARE * subspace.n_weights and _matrix_pays(lp, max_rank):
+            return Subspace.whole(curvature.matrix(), subspace.excess)
         block = subspace.complement(subspace.image[:, before:])[:, : max_rank - subspace.rank]
+
+
+def _matrix_pays(log_posterior: LogPosterior, max_rank: int) -> bool:
+    """Whether one product of the Jacobian with itself costs less than the rest of the basis."""
+    p, k = log_posterior.n_weights, log_posterior.network.n_outputs
+    many_rows = len(log_posterior.X) * k >= ROWS_PER_WEIGHT * p
+    return max_rank == p and k <= MAX_JACOBIAN_OUTPUTS and many_rows
 
 
 def _norm_bound(curvature: GaussNewton, subspace: Subspace, generator: Generator) -> float:

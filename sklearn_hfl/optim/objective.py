@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, Self
 
 import torch
@@ -34,9 +36,12 @@ class MapObjective:
     ----------
     log_posterior : LogPosterior
         L.
+    subspace : Subspace
+        Preconditioner.
     """
 
     log_posterior: LogPosterior
+    subspace: Subspace
 
     def value_and_gradient(self, U: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         scale = self.log_posterior.prior.scale
@@ -44,7 +49,11 @@ class MapObjective:
         return value, scale * gradient
 
     def precondition(self, G: Tensor) -> Tensor:
-        return G
+        return self._inverse(G.mT).mT
+
+    @cached_property
+    def _inverse(self) -> Callable[[Tensor], Tensor]:
+        return self.subspace.preconditioner()
 
 
 @dataclass(frozen=True)

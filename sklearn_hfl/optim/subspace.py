@@ -118,6 +118,13 @@ class Subspace:
         none, small = excess.new_zeros(excess.shape[0], 0), excess.new_zeros(0, 0)
         return cls(none, none, small, small, excess)
 
+    @classmethod
+    def whole(cls, matrix: Tensor, excess: Tensor) -> Subspace:
+        """Return all directions, for A itself (P, P): the identity is their basis."""
+        identity = torch.eye(len(matrix)).to(matrix)
+        factor = _cholesky(matrix, float(matrix.diagonal().max()))
+        return cls(identity, matrix, matrix, factor, excess)
+
     @property
     def n_weights(self) -> int:
         """P."""

@@ -22,6 +22,8 @@ MIN_ROWS = 64
 # Where the Jacobian does not fit, it is formed for so many rows at a time (same table).
 MAX_JACOBIAN_OUTPUTS = 2
 MAX_JACOBIAN_ROWS = 256
+# Rows of a block of the matrix product that forms A.
+MATRIX_ROWS = 1024
 
 
 class GaussNewton:
@@ -107,6 +109,19 @@ class GaussNewton:
             curved = lp.likelihood.curvature(linear.outputs, lp.sample_weight[rows], U)
             data += linear.backward(curved)
         return (columns + self.scale[:, None] * data).reshape(V.shape)
+
+    def matrix(self) -> Tensor:
+        """A itself, (P, P), from the Jacobian of one block of rows at a time."""
+        lp = self.log_posterior
+        data = torch.zeros(self.n_weights, self.n_weights).to(self.weights)
+        for rows in lp.blocks(3 * lp.network.n_outputs * lp.n_weights, MATRIX_ROWS):
+            linear = self._at(rows).dense()
+            J = linear.jacobian
+            curved = lp.likelihood.curvature(linear.outputs, lp.sample_weight[rows], J.mT).mT
+            data += J.flatten(0, 1).mT @ curved.flatten(0, 1)
+        A = self.scale[:, None] * data * self.scale
+        A.diagonal().add_(1.0)
+        return 0.5 * (A + A.mT)
 
     def output_variance(self, S: Tensor) -> Tensor:
         """Diagonal of (J S)(J S)ᵀ for whitened S (P, m): a square (N, K) of each output."""

@@ -33,11 +33,10 @@ NEARLY_CONSTANT_PRIOR = 100.0
 # Nats, summed over the rows left out, that a richer model has to gain beyond one standard error:
 # the scatter of few rows does not say what chance is (docs/design/reliable_fits.md).
 MIN_TOTAL_GAIN = 1.0
-# Rows that precisions are searched on, of which more change them little (docs/design/evidence.md),
-# and the factor by which the sample grows after that.
-MIN_SEARCH_ROWS = 2000
-SEARCH_ROWS_PER_WEIGHT = 4
-ROW_GROWTH = 4
+# Rows of a sample on which precisions are searched; more change them little
+# (docs/design/evidence.md).
+MIN_SAMPLE_ROWS = 2000
+SAMPLE_ROWS_PER_WEIGHT = 4
 
 
 def maximize_evidence(
@@ -88,8 +87,6 @@ def maximize_evidence(
         Why the training to the MAP ended.
     """
     of_network = Alternation(trainer, options, generator, callback)
-    if fit := _from_subsample(log_posterior, weights, of_network):
-        return fit.log_posterior, fit.weights, tuple(of_network.losses), True, fit.status
     best: Fit | None = None
     # The largest evidence so far: under constant noise, and of all models.
     of_constant = largest = -float("inf")
@@ -110,41 +107,25 @@ def maximize_evidence(
     return best.log_posterior, best.weights, tuple(curve), finished, best.status
 
 
-def _from_subsample(
-    log_posterior: LogPosterior, weights: Tensor, alternation: Alternation
-) -> Fit | None:
-    """Search on some rows, and continue with more and more of them from what was found.
+def _from_sample(start: Fit, alternation: Alternation) -> Fit | None:
+    """Alternate on a sample of the rows, and continue on all of them from what was found.
 
-    None where there are too few rows for that, or where the linear model is better on all
-    samples, and might not be on all rows.
+    None where there are too few rows for that.
     """
-    n, network, generator = len(log_posterior.X), log_posterior.network, alternation.generator
-    size = max(MIN_SEARCH_ROWS, SEARCH_ROWS_PER_WEIGHT * log_posterior.n_weights)
-    if not (alternation.options.prior and alternation.trainer.full_passes and size < n):
+    log_posterior, options = start.log_posterior, alternation.options
+    n = len(log_posterior.X)
+    size = max(MIN_SAMPLE_ROWS, SAMPLE_ROWS_PER_WEIGHT * log_posterior.n_weights)
+    if not (options.prior and alternation.trainer.full_passes and 2 * size <= n):
         return None
-    order = torch.randperm(n, generator=generator).to(log_posterior.X.device)
-    while size < n:
-        sample, weights_found, *_ = maximize_evidence(
-            log_posterior.select(order[:size]),
-            weights,
-            alternation.trainer,
-            alternation.options,
-            generator,
-            alternation.callback,
-        )
-        if sample.network is network:
-            break
-        size *= ROW_GROWTH
-    else:
-        return None
-    likelihood = sample.likelihood
-    if isinstance(likelihood, HeteroscedasticLikelihood) and not likelihood.constant:
-        alternation = replace(alternation, options=replace(alternation.options, noise=False))
-    fit = Fit(sample, weights_found)
-    while (size := ROW_GROWTH * size) < n:
-        rows = log_posterior.select(order[:size])
-        fit = alternation.rounds(_on_rows(fit, rows), MAX_ROUNDS)
-    return alternation.at_map(alternation.rounds(_on_rows(fit, log_posterior), MAX_ROUNDS))
+    order = torch.randperm(n, generator=alternation.generator).to(log_posterior.X.device)
+    newton = make_trainer("newton-cg", **vars(alternation.trainer))
+    on_sample = replace(alternation, trainer=newton, losses=[])
+    sample = log_posterior.select(order[:size])
+    fits = _screened(_on_rows(start, sample), on_sample, -torch.inf)
+    best = max(fits, key=lambda fit: fit.score)
+    if not best.ended:
+        best = on_sample.rounds(best, MAX_ROUNDS - SCREENING_ROUNDS)
+    return alternation.rounds(_on_rows(best, log_posterior), MAX_ROUNDS)
 
 
 def _on_rows(fit: Fit, rows: LogPosterior) -> Fit:
@@ -199,7 +180,8 @@ def _search(start: Fit, alternation: Alternation, known: float) -> Fit | None:
     if not options.prior:
         return alternation.at_map(alternation.rounds(start, MAX_ROUNDS))
     best: Fit | None = None
-    screened = _screened(start, alternation, known)
+    sampled = _from_sample(start, alternation)
+    screened = [sampled] if sampled else _screened(start, alternation, known)
     for fit in sorted(screened, key=lambda fit: fit.score, reverse=True):
         to_beat = known if best is None else best.log_evidence + EVIDENCE_TOL
         if fit.log_evidence < to_beat:
