@@ -324,7 +324,8 @@ class HFLBase(BaseEstimator):
         if hasattr(self, "coefs_"):
             layers = zip(self.coefs_, self.intercepts_, strict=True)
             tensors = [self._tensor(a) for W, b in layers for a in (W.T, b)]
-            network = self.members_[0].estimate.log_posterior.network
+            # Of the member that ``_record`` took them from: others may have kept another model.
+            network = _best(self.members_).network
             self.module_ = network.to_module(network.packing.pack(tensors))
 
     # ---------------------------------------------------------------- queries

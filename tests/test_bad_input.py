@@ -59,7 +59,7 @@ BAD_PARAMETERS = [
         for v in (0, -1, np.nan, np.inf, "big", None)
     ],
     *[("solver", v, r"one of 'newton-cg', 'lbfgs', 'adam'") for v in ("sgd", None)],
-    *[("memory_limit", v, NUMBER) for v in (0, -1, np.inf, "4GB", None, True)],
+    *[("memory_limit", v, NUMBER) for v in (0, -1, np.inf, 10**400, "4GB", None, True)],
     *[("max_iter", v, INTEGERS) for v in (0, -5, 2.5, np.inf, "many", None, True)],
     *[("tol", v, r"a finite number ≥ 0") for v in (-1e-3, np.nan, np.inf, "auto", None)],
     *[("batch_size", v, rf"'auto' or {INTEGERS}") for v in (0, -1, 2.5, "all", None)],

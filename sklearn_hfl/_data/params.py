@@ -124,6 +124,10 @@ def real(above: float, below: float = np.inf, *, or_equal: bool = False) -> Rule
     def accepts(value: Any) -> bool:
         if not _is(value, Real):
             return False
+        try:
+            value = float(value)
+        except OverflowError:  # an integer beyond all floats
+            return False
         return bool(above < value < below) or (or_equal and value == above)
 
     return Rule(f"a finite number {sign} {above:g}{upper}", accepts)

@@ -11,6 +11,7 @@ from sklearn_hfl.optim.krylov import max_directions
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.solution import Status
 from sklearn_hfl.optim.variance_bounds import rounding_error
+from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.uncertainty.diagnostics import Diagnostics
 
 __all__ = ["of_fit", "of_missed_rows"]
@@ -43,8 +44,8 @@ def of_fit(
     category : type
         The warning that it is.
     """
-    facts, lp = best.diagnostics, best.estimate.log_posterior
-    most, n_weights = max_directions(lp), len(best.estimate.weights)
+    facts, lp = best.diagnostics, _with_most_weights(members)
+    most, n_weights = max_directions(lp), lp.n_weights
     if most < n_weights and any(m.diagnostics.rank >= most for m in members):
         yield _of_directions(model, most, n_weights), HFLConvergenceWarning
     # A given noise decides by itself how closely rows are fitted.
@@ -190,7 +191,7 @@ def of_missed_rows(model: Any, members: Sequence[Member]) -> str:
     missed = f"missed std_rtol={model.std_rtol:g}"
     estimates = [m.estimate for m in members]
     largest = max((e.ritz or e.subspace).largest for e in estimates)
-    lp = estimates[0].log_posterior
+    lp = _with_most_weights(members)
     if rounding_error(largest, lp.X.dtype) > model.std_rtol:
         cause = (
             f"{missed}: rounding in {model.dtype} alone may be larger, since the data determine "
@@ -212,6 +213,11 @@ def of_missed_rows(model: Any, members: Sequence[Member]) -> str:
             "variance='linearized', which refines by the training data",
         )
     return f"{cause} Try {advice}. predict_uncertainty gives each row's error bound."
+
+
+def _with_most_weights(members: Sequence[Member]) -> LogPosterior:
+    """The one that the memory limit truncates first: a member may have kept its linear model."""
+    return max((m.estimate.log_posterior for m in members), key=lambda lp: lp.n_weights)
 
 
 def _room_left(estimates: Sequence[MapEstimate], most: int) -> bool:

@@ -123,8 +123,9 @@ class Ensemble:
             logits, own = logit_posterior(member, chunk, route)
             return moderate(logits), own
 
-        first = paired.members[0].estimate
-        size = None if first.ritz is None else chunk_of_pairs(first)
+        estimates = [member.estimate for member in paired.members]
+        with_gradients = any(estimate.ritz is None for estimate in estimates)
+        size = None if with_gradients else min(map(chunk_of_pairs, estimates))
         moderations, variances = [], []
         for parts in paired._in_chunks(answer, X, size):
             moderated, own = zip(*parts, strict=True)
@@ -208,7 +209,8 @@ class Ensemble:
         """
         members = self.members
         gradients = size is None
-        size = size or chunk_size(members[0].estimate.log_posterior, self.route.mode)
+        # Members may differ: one that keeps its linear model has fewer weights.
+        size = size or min(chunk_size(m.estimate.log_posterior, self.route.mode) for m in members)
         chunks = chunked(X, size)
         if len(chunks) > MAX_CHUNKS_WITHOUT_PILOT and self.route.needs_data and gradients:
             pilot = X[torch.linspace(0, len(X) - 1, len(chunks[0])).long()]

@@ -47,11 +47,11 @@ def max_directions(log_posterior: LogPosterior) -> int:
     limit, n = log_posterior.memory_limit, log_posterior.n_weights
     per_direction = 4 * n * log_posterior.X.element_size()
     rank = min(n, int(limit / per_direction))
-    if rank < min(BLOCK_SIZE, n):
+    min_rank = min(BLOCK_SIZE, n)
+    if rank < min_rank:
         raise ValueError(
-            f"The curvature of {n} weights needs {BLOCK_SIZE * per_direction:.2g} bytes or more, "
-            f"but the memory limit is {limit:.2g} bytes. Use a smaller network, or raise "
-            "memory_limit."
+            f"The curvature of {n} weights needs {min_rank * per_direction:,} bytes or more, but "
+            f"memory_limit is {limit:,.0f} bytes. Use a smaller network, or raise memory_limit."
         )
     return rank
 

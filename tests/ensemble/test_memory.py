@@ -63,7 +63,7 @@ def test_where_the_limit_ends_the_search_bounds_still_hold(variance):
 
 def test_too_little_for_one_block_is_an_error_that_leaves_nothing():
     model = HFLRegressor(**WIDE, memory_limit=60 * PER_DIRECTION)
-    with pytest.raises(ValueError, match=r"curvature of 201 weights needs 4.1e\+05 bytes or more"):
+    with pytest.raises(ValueError, match=r"curvature of 201 weights needs 411,648 bytes or more"):
         model.fit(X, Y)
     assert not hasattr(model, "members_")
 
@@ -81,6 +81,20 @@ def test_queries_are_cut_to_chunks_that_follow_the_limit():
         small.predict(X, return_std=True), model.predict(X, return_std=True), strict=True
     ):
         assert_allclose(ours, theirs, rtol=0.02)
+
+
+def test_the_bytes_that_are_asked_for_are_enough():
+    params = {"hidden_layer_sizes": (5,), "prior_precision": 1.0, "random_state": 0}
+    model = HFLRegressor(**params).fit(X[:40], Y[:40])
+    expected = model.predict(X[:5], return_std=True)
+    with pytest.raises(ValueError, match="bytes or more") as refusal:
+        model.set_params(memory_limit=1.0).predict(X[:5], return_std=True)
+    needed = int(str(refusal.value).split("needs ")[1].split(" bytes")[0].replace(",", ""))
+    model.set_params(memory_limit=needed - 1)
+    with pytest.raises(ValueError, match=f"needs {needed:,} bytes"):
+        model.predict(X[:5], return_std=True)
+    answers = model.set_params(memory_limit=needed).predict(X[:5], return_std=True)
+    assert_allclose(answers, expected, rtol=1e-9)
 
 
 # --------------------------------------------------- memory-mapped arrays
