@@ -41,7 +41,7 @@ from sklearn_hfl._ensemble.route import Route
 from sklearn_hfl._ensemble.trained import Trained
 from sklearn_hfl.calibration.fingerprints import Fingerprints
 from sklearn_hfl.exceptions import HFLConvergenceWarning, warn
-from sklearn_hfl.optim.solvers import make_trainer
+from sklearn_hfl.optim.solvers import SOLVERS, make_trainer
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.initialization import initial_weights, scaled_precision
 from sklearn_hfl.posterior.likelihood import Likelihood
@@ -52,6 +52,7 @@ from sklearn_hfl.posterior.network import ACTIVATIONS, MLP, Network
 from sklearn_hfl.posterior.prior import GaussianPrior
 from sklearn_hfl.posterior.rescaling import Affine, rescaled_module, rescaled_weights
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
+from sklearn_hfl.uncertainty.predictive import Predictive, mixture
 from sklearn_hfl.uncertainty.variance import Variance
 
 __all__ = ["HFLBase"]
@@ -86,7 +87,7 @@ class HFLBase(BaseEstimator):
         "variance": one_of("linearized", "network", "amortized"),
         "std_rtol": real(0, 1),
         "perturbation_scale": any_of(one_of("auto"), real(0)),
-        "solver": one_of("newton-cg", "lbfgs", "adam"),
+        "solver": one_of(*SOLVERS),
         "memory_limit": real(0),
         "max_iter": integer(1),
         "tol": real(0, or_equal=True),
@@ -354,6 +355,12 @@ class HFLBase(BaseEstimator):
         """Members of this fit, with the ``link`` that turns their outputs into answers."""
         members = tuple(member.within(float(self.memory_limit)) for member in self.members_)
         return Ensemble(members, self._route(), self.n_jobs, bool(self.verbose), link)
+
+    def _moments(self, ensemble: Ensemble, X: Tensor) -> Predictive:
+        """Moments of the members' mixture at X (Q, D); a warning counts missed stds."""
+        means, variances = ensemble.means(X), ensemble.variances(X)
+        self._warn_of_misses(variances)
+        return mixture(means, variances, ensemble.noise(X))
 
     def _warn_of_misses(self, variances: list[Variance]) -> None:
         check_finite([v.value for v in variances], "variances")

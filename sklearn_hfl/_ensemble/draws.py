@@ -62,8 +62,7 @@ def _of_optima(
     member: Member, X: Tensor, n_draws: int, route: Route, rng: np.random.RandomState, link: Link
 ) -> tuple[Tensor, Variance]:
     """Draws (Q, C, S) from the joint covariance of the network's perturbed optima."""
-    estimate = member.estimate
-    network = estimate.log_posterior.network
+    estimate, network = member.estimate, member.network
     functional = Prediction(network, X, link)
     optima = route.optima(estimate, functional)
     values, vectors = torch.linalg.eigh(covariance(functional, optima, route.rtol))

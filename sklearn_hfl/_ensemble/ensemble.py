@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -70,10 +70,13 @@ class Ensemble:
         return torch.stack([self.link.value(_outputs(member, X)) for member in self.members])
 
     def noise(self, X: Tensor) -> Tensor:
-        """Noise variances (M, Q, n_targets)."""
+        """Noise variances (M, Q, n_targets); zeros for classes, which have none."""
         variances = []
         for member in self.members:
-            likelihood = cast(GaussianLikelihood, member.estimate.log_posterior.likelihood)
+            likelihood = member.estimate.log_posterior.likelihood
+            if not isinstance(likelihood, GaussianLikelihood):
+                variances.append(X.new_zeros(len(X), self.link.n_values(member.n_outputs)))
+                continue
             # Constant noise is known without a pass through the network.
             outputs = (
                 _outputs(member, X)

@@ -39,7 +39,7 @@ def with_pairs(members: tuple[Member, ...], n_queries: int, route: Route) -> tup
     Converting costs a few products of the basis with m columns, a gradient two products with
     one column.
     """
-    k = members[0].estimate.log_posterior.network.n_outputs
+    k = members[0].n_outputs
     rank = max(member.estimate.subspace.rank for member in members)
     if route.mode != "linearized" or n_queries * k < MIN_LOGITS_PER_DIRECTION * rank:
         return members

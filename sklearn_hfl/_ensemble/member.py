@@ -119,9 +119,10 @@ def fit_member(
     with tqdm(total=trainer.max_iter, desc="fit", unit="step", disable=not verbose) as bar:
         callback = _progress(bar)
         if options.prior or options.noise:
-            log_posterior, weights, steps, finished, status = maximize_evidence(
+            fit, steps, finished = maximize_evidence(
                 log_posterior, weights, trainer, options, generator, callback
             )
+            log_posterior, weights, status = fit.log_posterior, fit.weights, fit.status
             curve += steps
         else:
             trajectory = trainer.train(log_posterior, weights, generator, callback)

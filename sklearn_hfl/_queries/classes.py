@@ -14,7 +14,6 @@ from torch import Tensor
 from sklearn_hfl._base import HFLBase
 from sklearn_hfl._data.params import boolean, integer, validate_arguments
 from sklearn_hfl._data.validation import Array, to_numpy
-from sklearn_hfl._ensemble.ensemble import Ensemble
 from sklearn_hfl.posterior.link import CENTRED, SOFTMAX, log_probabilities
 from sklearn_hfl.uncertainty.moderation import (
     Moderation,
@@ -24,7 +23,6 @@ from sklearn_hfl.uncertainty.moderation import (
     n_draws,
     normal_draws,
 )
-from sklearn_hfl.uncertainty.predictive import Predictive, mixture
 from sklearn_hfl.uncertainty.variance import Variance
 
 __all__ = ["ClassPosterior"]
@@ -334,12 +332,6 @@ class ClassPosterior(HFLBase):
         n_classes = len(self.classes_)
         draws = normal_draws(n_draws(n_classes), n_classes, self._draw_seed)
         return draws.to(self._tensor(np.empty(0)))
-
-    def _moments(self, ensemble: Ensemble, X: Tensor) -> Predictive:
-        """Moments of the mixture, with a warning that counts missed stds."""
-        means, variances = ensemble.means(X), ensemble.variances(X)
-        self._warn_of_misses(variances)
-        return mixture(means, variances, torch.zeros_like(means))
 
 
 def _mean_log_softmax(logits: Tensor) -> Tensor:

@@ -208,5 +208,5 @@ class PredictionIntervals(PosteriorPredictive):
 
     def _mean_and_std(self, X: Tensor) -> tuple[Array, Array]:
         """Moments (n, K) of a new y in its units."""
-        moments = self._moments(X)
+        moments = self._moments(self._mean_ensemble(), X)
         return self._y_scaler.inverse(to_numpy(moments.mean)), self._stds(moments)["total"]

@@ -17,7 +17,7 @@ from sklearn_hfl._data.standardizer import Standardizer
 from sklearn_hfl._data.validation import Array, to_numpy
 from sklearn_hfl._ensemble.ensemble import Ensemble
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
-from sklearn_hfl.uncertainty.predictive import Predictive, mixture
+from sklearn_hfl.uncertainty.predictive import Predictive
 
 __all__ = ["PosteriorPredictive"]
 
@@ -88,7 +88,7 @@ class PosteriorPredictive(HFLBase):
         with torch.inference_mode(False):
             queries = self._queries(X)
             if part in ("total", "epistemic"):
-                moments = self._moments(queries)
+                moments = self._moments(self._mean_ensemble(), queries)
                 return self._in_units(moments.mean), self._shaped(self._stds(moments)[part])
             ensemble = self._mean_ensemble()
             mean = self._in_units(ensemble.means(queries).mean(0))
@@ -130,7 +130,7 @@ class PosteriorPredictive(HFLBase):
         """
         check_is_fitted(self)
         with torch.inference_mode(False):
-            moments = self._moments(self._queries(X))
+            moments = self._moments(self._mean_ensemble(), self._queries(X))
             stds = self._stds(moments)
             return Bunch(
                 mean=self._in_units(moments.mean),
@@ -202,13 +202,6 @@ class PosteriorPredictive(HFLBase):
             samples = torch.cat(drawn, dim=2)[..., rng.permutation(n_samples)]
             in_units = self._shaped(self._y_scaler.inverse(to_numpy(samples.mT)))
             return in_units if self._one_dimensional else in_units.swapaxes(1, 2)
-
-    def _moments(self, X: Tensor) -> Predictive:
-        """Moments of the predictive distribution, with a warning that counts missed stds."""
-        ensemble = self._mean_ensemble()
-        means, variances = ensemble.means(X), ensemble.variances(X)
-        self._warn_of_misses(variances)
-        return mixture(means, variances, ensemble.noise(X))
 
     def _stds(self, moments: Predictive) -> dict[str, Array]:
         variances = {

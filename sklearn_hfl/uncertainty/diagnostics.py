@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -62,12 +61,11 @@ class Diagnostics:
     n_effective_parameters: float
     log_evidence: float
     rank: int
-    # Files of earlier versions have none of these.
-    n_residuals: float = math.nan
-    log_density: float = math.nan
-    log_density_left_out: float = math.nan
-    over_fitted: bool = False
-    log_multiplicity: float = 0.0
+    n_residuals: float
+    log_density: float
+    log_density_left_out: float
+    over_fitted: bool
+    log_multiplicity: float
     finished: bool = True
 
     @property

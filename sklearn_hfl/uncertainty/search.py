@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from sklearn_hfl.optim.solution import Status
 from sklearn_hfl.optim.solvers import make_trainer
 from sklearn_hfl.optim.training import Callback, Trainer, no_callback
 from sklearn_hfl.posterior.initialization import scaled_precision
@@ -42,7 +41,7 @@ def maximize_evidence(
     options: EvidenceOptions,
     generator: Generator,
     callback: Callback = no_callback,
-) -> tuple[LogPosterior, Tensor, tuple[float, ...], bool, Status]:
+) -> tuple[Fit, tuple[float, ...], bool]:
     """Find the precisions of the largest evidence, and the MAP under them.
 
     Models are fitted from the simplest to the richest: where the prior is learned, the
@@ -70,17 +69,14 @@ def maximize_evidence(
 
     Returns
     -------
-    log_posterior : LogPosterior
-        With the precisions found, and without hidden layers where the linear model is better.
-    weights : Tensor of shape (P,)
-        Its MAP, or where ``max_iter`` ended the training.
+    fit : Fit
+        The precisions found, without hidden layers where the linear model is better; the MAP, or
+        the weights at which ``max_iter`` ended the training.
     curve : tuple of float
         Losses on the way to the model that is returned, its training to the MAP last; the
         precisions change between rounds, and L with them.
     finished : bool
         False where the linear model is returned because ``max_iter`` ended the network's search.
-    status : Status
-        Why the training to the MAP ended.
     """
     of_network = Alternation(trainer, options, generator, callback)
     best: Fit | None = None
@@ -100,7 +96,7 @@ def maximize_evidence(
     first, after = best.trained
     curve = losses[:first] + losses[after:] + losses[first:after]
     finished = of_network.left > 0 or best.log_posterior.network is log_posterior.network
-    return best.log_posterior, best.weights, tuple(curve), finished, best.status
+    return best, tuple(curve), finished
 
 
 def _predicts_better(richer: Fit, simpler: Fit) -> bool:

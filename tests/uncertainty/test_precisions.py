@@ -111,9 +111,10 @@ def test_the_noise_has_the_unit_of_the_targets():
 def maximize(name, prior=True, noise=True, **changes):
     options = EvidenceOptions(prior, noise, rtol=changes.pop("rtol", 1e-6))
     case, trainer = problem(name), replace(TRAINER, **changes)
-    return maximize_evidence(
+    fit, curve, _ = maximize_evidence(
         case.log_posterior, case.weights(), trainer, options, generator(0), lambda loss: None
     )
+    return fit.log_posterior, fit.weights, curve
 
 
 @pytest.mark.parametrize("name", LINEAR)
@@ -191,7 +192,7 @@ def test_a_row_of_weight_two_counts_as_two_rows(name):
     repeated = lp.select(torch.arange(len(lp.X)).repeat(2))
     options, trainer = EvidenceOptions(prior=True, noise=True), replace(TRAINER, max_iter=120)
     first, second = (
-        maximize_evidence(p, case.weights(), trainer, options, generator(0))[0]
+        maximize_evidence(p, case.weights(), trainer, options, generator(0))[0].log_posterior
         for p in (twice, repeated)
     )
     assert_close(first.prior.group_precision, second.prior.group_precision, rtol=1e-4, atol=0)
@@ -206,7 +207,8 @@ def test_a_learned_prior_forgets_the_given_one():
     other = replace(lp, prior=lp.prior.with_precision(100 * lp.prior.group_precision))
     options, trainer = EvidenceOptions(prior=True, noise=True), replace(TRAINER, max_iter=30)
     first, second = (
-        maximize_evidence(p, case.weights(), trainer, options, generator(0))[0] for p in (lp, other)
+        maximize_evidence(p, case.weights(), trainer, options, generator(0))[0].log_posterior
+        for p in (lp, other)
     )
     assert_close(first.prior.group_precision, second.prior.group_precision, rtol=0, atol=0)
 
@@ -227,7 +229,9 @@ def maximize_noisy(n_rows=80, **changes):
     )
     options = EvidenceOptions(prior=True, noise=True, rtol=1e-6)
     start = 0.1 * randn(lp.n_weights)
-    return maximize_evidence(lp, start, replace(TRAINER, **changes), options, generator(0))
+    trainer = replace(TRAINER, **changes)
+    fit, curve, _ = maximize_evidence(lp, start, trainer, options, generator(0))
+    return fit.log_posterior, fit.weights, curve
 
 
 @pytest.mark.parametrize("slope", [0.0, 1.5])
@@ -266,10 +270,10 @@ def test_targets_without_structure_give_a_constant(name):
     case = problem(name)
     start = replace(case.log_posterior, y=torch.ones_like(case.log_posterior.y))
     options = EvidenceOptions(prior=True, noise=True)
-    found = maximize_evidence(start, case.weights(), TRAINER, options, generator(0))
-    lp, weights, curve, *_ = found
+    fit, curve, _ = maximize_evidence(start, case.weights(), TRAINER, options, generator(0))
+    lp, weights = fit.log_posterior, fit.weights
     shorter = replace(TRAINER, max_iter=len(curve) - 2)
-    _, _, cut, *_ = maximize_evidence(start, case.weights(), shorter, options, generator(0))
+    _, cut, _ = maximize_evidence(start, case.weights(), shorter, options, generator(0))
     assert len(cut) == len(curve) - 2
     outputs = lp.network.forward(weights[None], case.queries)[0]
     assert_close(outputs, torch.ones_like(outputs), rtol=0, atol=0.05)

@@ -54,8 +54,8 @@ def maximize(likelihood, y, hidden, n_outputs, n_noise=0, seed=0):
     starts = ((10.0, 1.0), (1.0, 0.3)) if noise else ((0.1, 1.0), (10.0, 1.0))
     options = EvidenceOptions(True, noise, 0.0 if noise else 0.01, starts)
     lp, start = log_posterior(likelihood, y, network), initial_weights(network, generator(seed))
-    found, weights, *_ = maximize_evidence(lp, start, TRAINER, options, generator(seed))
-    found = replace(found, variance_of_mean=None)
+    fit, *_ = maximize_evidence(lp, start, TRAINER, options, generator(seed))
+    found, weights = replace(fit.log_posterior, variance_of_mean=None), fit.weights
     matrix = dense_ggn(found, weights)
     multiplicity = log_multiplicity(found.network, reference.effective_parameters(found, matrix))
     return found, reference.log_evidence(found, weights, matrix) + multiplicity
@@ -145,8 +145,8 @@ def test_noise_varies_only_where_the_rows_say_so(varies):
     lp = replace(lp, sample_weight=torch.ones(200, dtype=F64))
     start = torch.zeros(network.n_weights, dtype=F64)
     options = EvidenceOptions(True, True)
-    found, *_ = maximize_evidence(lp, start, TRAINER, options, generator(0))
-    assert found.likelihood.constant is not varies
+    fit, *_ = maximize_evidence(lp, start, TRAINER, options, generator(0))
+    assert fit.log_posterior.likelihood.constant is not varies
 
 
 def test_a_map_with_too_little_evidence_gives_way_to_earlier_rounds():
