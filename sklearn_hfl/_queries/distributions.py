@@ -83,6 +83,5 @@ class PredictiveDistributions(UnitsOfY):
 
     def _quantiles(self, X: Tensor, levels: Array) -> Array:
         """Quantiles (n, L) or (n, n_outputs, L) of new y at levels (L,)."""
-        axes = 1 if self._one_dimensional else 2
-        quantiles = self._distribution(X).ppf(levels.reshape(-1, *[1] * axes))
-        return np.moveaxis(quantiles, 0, -1)
+        distribution = self._distribution(X)
+        return np.stack([distribution.ppf(level) for level in levels], axis=-1)
