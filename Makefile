@@ -13,7 +13,7 @@ RELIABILITY_CASES ?= 200
 # Mutants drawn in `make mutation`.
 MUTANTS ?= 250
 # The modules whose docstrings users read; numpydoc checks these against their signatures.
-PUBLIC = sklearn_hfl/__init__.py sklearn_hfl/exceptions.py sklearn_hfl/_classifier.py sklearn_hfl/_queries/classes.py sklearn_hfl/_regressor.py sklearn_hfl/_queries/predictive.py sklearn_hfl/_queries/functionals.py sklearn_hfl/_queries/intervals.py sklearn_hfl/_queries/sets.py sklearn_hfl/metrics/scores.py sklearn_hfl/metrics/scorers.py sklearn_hfl/plotting/coverage.py sklearn_hfl/plotting/decomposition.py sklearn_hfl/plotting/prediction_interval.py sklearn_hfl/_adoption/estimators.py
+PUBLIC = sklearn_hfl/__init__.py sklearn_hfl/exceptions.py sklearn_hfl/_classifier.py sklearn_hfl/_queries/classes.py sklearn_hfl/_regressor.py sklearn_hfl/_queries/predictive.py sklearn_hfl/_queries/distributions.py sklearn_hfl/_data/normal_mixture.py sklearn_hfl/_queries/functionals.py sklearn_hfl/_queries/intervals.py sklearn_hfl/_queries/sets.py sklearn_hfl/metrics/scores.py sklearn_hfl/metrics/scorers.py sklearn_hfl/plotting/coverage.py sklearn_hfl/plotting/decomposition.py sklearn_hfl/plotting/prediction_interval.py sklearn_hfl/_adoption/estimators.py
 
 # One thread for each test worker, so that the workers do not fight over the cores.
 TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MPLBACKEND=Agg

@@ -20,6 +20,7 @@ METHODS = (
     "from_mlp",
     "from_torch",
     "predict",
+    "predict_distribution",
     "predict_functional",
     "predict_interval",
     "predict_uncertainty",

@@ -15,14 +15,14 @@ from torch import Tensor
 from sklearn_hfl._data.columns import numbers_expected
 from sklearn_hfl._data.params import boolean, validate_arguments
 from sklearn_hfl._data.validation import Array, check_finite, to_numpy
-from sklearn_hfl._queries.predictive import PosteriorPredictive
+from sklearn_hfl._queries.units import UnitsOfY
 from sklearn_hfl.posterior.functional import Functional, PredictionFunction, WeightedSum
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["PopulationFunctionals"]
 
 
-class PopulationFunctionals(PosteriorPredictive):
+class PopulationFunctionals(UnitsOfY):
     """Functions of the predictions for many rows, in units of y or of the functional."""
 
     def predict_functional(

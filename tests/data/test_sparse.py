@@ -159,6 +159,9 @@ SHARED = {
 METHODS = {
     HFLRegressor: SHARED | {
         "predict with cov": lambda m, X: m.predict(X, return_cov=True),
+        "predict with interval": lambda m, X: m.predict(X, return_interval=0.8),
+        "quantiles": lambda m, X: m.predict(X, quantiles=[0.1, 0.9]),
+        "predict_distribution": lambda m, X: m.predict_distribution(X).ppf(0.1),
         "score": lambda m, X: m.score(X, Y[QUERIES]),
         "sample_y": lambda m, X: m.sample_y(X, 3),
         "gaussian": lambda m, X: m.predict_interval(X, kind="gaussian"),
