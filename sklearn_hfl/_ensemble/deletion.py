@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +14,7 @@ from sklearn_hfl._ensemble.member import Member
 from sklearn_hfl._ensemble.route import Route
 from sklearn_hfl.optim.left_out_optima import left_out_covariance, left_out_optima
 from sklearn_hfl.optim.map_estimate import MapEstimate
-from sklearn_hfl.posterior.curvature import GaussNewton
+from sklearn_hfl.optim.subspace import stationary_radius
 from sklearn_hfl.posterior.functional import Functional, Prediction
 from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
 from sklearn_hfl.posterior.link import CENTRED, IDENTITY
@@ -60,8 +60,8 @@ def deletions(member: Member, rows: Tensor, route: Route) -> tuple[Deletion, Var
 def refits(member: Member, rows: Tensor, route: Route) -> tuple[Deletion, Variance]:
     """Rows (n,) of the training data as the network predicts them, refitted without each.
 
-    Also the variances (n · K,) of their outputs. Rows whose refit does not converge keep the
-    linearised prediction, and count as not converged.
+    Also the variances (n · K,) of their outputs, with the distance of the refit from its optimum
+    as error. Rows whose refit does not converge keep the linearised prediction.
     """
     estimate, k = member.estimate, member.n_outputs
     lp = estimate.log_posterior
@@ -74,24 +74,21 @@ def refits(member: Member, rows: Tensor, route: Route) -> tuple[Deletion, Varian
     solution = left_out_optima(
         estimate, rows, one, torch.einsum("pnk,nk->pn", step, left.pull), route.rtol
     )
+    # As near to the optimum as the MAP has to be.
+    near = solution.residual <= stationary_radius(estimate.subspace.n_effective)
+    converged = solution.converged | near
     moved, posterior = left.moved.clone(), left.covariance.clone()
-    for i in torch.nonzero(solution.converged)[:, 0]:
-        moved[i], posterior[i] = left_out_covariance(
+    for i in torch.nonzero(converged)[:, 0]:
+        outputs, matrix = left_out_covariance(
             estimate, rows[i], one[i], solution.weights[i], route.rtol
         )
-    finite = moved.isfinite().all(1) & posterior.isfinite().flatten(1).all(1)
-    converged = solution.converged & finite
-    found = replace(
-        left,
-        moved=torch.where(converged[:, None], moved, left.moved),
-        covariance=torch.where(converged[:, None, None], posterior, left.covariance),
-    )
-    size = torch.linalg.vector_norm(solution.weights - estimate.weights / estimate.scale, dim=1)
-    error = torch.where(size > 0, solution.residual / size, 0.0)
-    value = found.covariance.diagonal(dim1=1, dim2=2)
+        converged[i] = outputs.isfinite().all() & matrix.isfinite().all()
+        if converged[i]:
+            moved[i], posterior[i] = outputs, matrix
+    found = replace(left, moved=moved, covariance=posterior)
     return found, Variance(
-        value.flatten(),
-        error.repeat_interleave(k),
+        posterior.diagonal(dim1=1, dim2=2).flatten(),
+        solution.residual.repeat_interleave(k),
         converged.repeat_interleave(k),
     )
 
@@ -137,17 +134,14 @@ def influences(
     ``read`` makes changes (Q, m, C) of a member from those of its functionals, (G, m), and
     ``pulls`` (n, K) are those of each member's ``Deletion``.
     """
-    steps, variances = [], []
-    for member in members:
-        optima = route.optima(member.estimate, functional(member.estimate.log_posterior))
-        steps.append(inverse_product(optima.linear))
-        variances.append(variance(optima, route.rtol))
+    estimates = [member.estimate for member in members]
+    optima = [route.optima(e, functional(e.log_posterior)) for e in estimates]
+    variances = [variance(each, route.rtol) for each in optima]
     found: Influence | None = None
-    lp = members[0].estimate.log_posterior
-    for block in lp.select(rows).blocks(4 * steps[0].shape[1] * members[0].n_outputs):
+    for block in _blocks(members, rows, len(variances[0].value)):
         changes = [
-            read(member, _changes(member, rows[block], step, pull[block]))
-            for member, step, pull in zip(members, steps, pulls, strict=True)
+            read(m, influence(m.estimate, rows[block], pull[block], own, route.rtol))
+            for m, pull, own in zip(members, pulls, optima, strict=True)
         ]
         change = torch.stack(changes).mean(0)
         numbers = torch.arange(len(rows), device=rows.device)[block][:, None]
@@ -158,11 +152,10 @@ def influences(
     return found, variances
 
 
-def _changes(member: Member, rows: Tensor, step: Tensor, pull: Tensor) -> Tensor:
-    """Changes (G, m) of the functionals whose A⁻¹ ∇g is ``step``."""
-    estimate = member.estimate
-    curvature = GaussNewton(estimate.log_posterior.select(rows), estimate.weights)
-    return torch.cat([change for _, change in influence(curvature, step, pull)], 1)
+def _blocks(members: Sequence[Member], rows: Tensor, n_functionals: int) -> Iterator[slice]:
+    """Blocks of the rows for which all members' changes fit the memory limit."""
+    numbers = n_functionals * members[0].n_outputs * (len(members) + 3)
+    return members[0].estimate.log_posterior.select(rows).blocks(numbers)
 
 
 def _classes(member: Member) -> bool:

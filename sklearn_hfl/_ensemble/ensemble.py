@@ -254,7 +254,8 @@ class Ensemble:
         those of (Q, n, C) values. Also the variances of the functionals, of each member.
         """
         pulls, of_rows = self.left_out(rows, False, lambda member, chunk, left: (left.pull,))
-        route = replace(self.route, mode="linearized")
+        network = self.route.mode == "network"
+        route = self.route if network else replace(self.route, mode="linearized")
 
         def answer(chunk: Tensor) -> tuple[Influence, list[Variance]]:
             return influences(

@@ -114,7 +114,8 @@ class LabelDeletion(RowDeletion, ClassPosterior):
         The probability at the MAP (that of link_approx="none") without the row less that with
         it, at the prior precisions that the fit has learned. The perturbed optima of the logits
         move those of the training rows by their covariance, so that the influence of all rows
-        comes with the std of the query; a row is left out by one Newton step.
+        comes with the std of the query; a row is left out by one Newton step. ``variance`` says
+        whose optima these are, as for ``predict_proba``.
 
         Parameters
         ----------

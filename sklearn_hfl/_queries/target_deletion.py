@@ -118,11 +118,12 @@ class TargetDeletion(RowDeletion, PopulationFunctionals):
     ) -> Any:
         """How each prediction changes when a training row is left out.
 
-        Of the mean, in units of y: the fit without the row less that with it, for the network's
-        linearisation at the MAP, at the precisions that the fit has learned. The perturbed
-        optima of a prediction move the outputs of the training rows by their covariance with
-        it, so that the influence of all rows comes with the std of the query. At a training row
-        itself it is the change of its mean that ``loo_predict`` finds.
+        Of the mean, in units of y: the fit without the row less that with it, at the precisions
+        that the fit has learned. The perturbed optima of a prediction move the outputs of the
+        training rows by their covariance with it, so that the influence of all rows comes with
+        the std of the query. ``variance`` says whose optima these are: with "network" the
+        curvature is the exact Hessian, which is nearer to refits where the model does not fit
+        well. With "linearized" the change at a training row itself is that of ``loo_predict``.
 
         Parameters
         ----------

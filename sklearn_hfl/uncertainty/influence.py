@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from sklearn_hfl.optim.linear_response import LinearResponse
+from sklearn_hfl.optim.map_estimate import MapEstimate
+from sklearn_hfl.optim.perturbed_optima import PerturbedOptima
 from sklearn_hfl.optim.subspace import Galerkin
 from sklearn_hfl.posterior.curvature import GaussNewton
+from sklearn_hfl.uncertainty.variance import accepted
 
 __all__ = ["influence", "inverse_product"]
 
@@ -34,27 +35,53 @@ def inverse_product(response: LinearResponse) -> Tensor:
     return inside + galerkin.bounds.share * beyond
 
 
-def influence(curvature: GaussNewton, step: Tensor, pull: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Changes of functionals when each of the rows is left out, to first order in the functional.
+def influence(
+    estimate: MapEstimate, rows: Tensor, pull: Tensor, optima: PerturbedOptima, rtol: float
+) -> Tensor:
+    """Changes of functionals when each of some rows is left out.
 
-    The perturbed optima of the functionals move the outputs of row n by J_n A⁻¹ G, which is
-    the covariance of both. So the functionals move by its product with the row's pull.
+    The perturbed optima θ^{±λ} of a functional move the outputs f of row n by 2λ times their
+    covariance with it. The functional moves by this covariance times the row's pull, to first
+    order in the functional.
 
     Parameters
     ----------
-    curvature : GaussNewton
-        With the rows.
-    step : Tensor of shape (P, g)
-        A⁻¹ G of the functionals, whitened.
-    pull : Tensor of shape (N, K)
-        Of ``Deletion``.
+    estimate : MapEstimate
+        θ̂, L and its data.
+    rows : Tensor of shape (n,)
+        Numbers of the rows.
+    pull : Tensor of shape (n, K)
+        Of their ``Deletion``.
+    optima : PerturbedOptima
+        Of G functionals.
+    rtol : float
+        Relative error to which each standard deviation was to be refined.
 
-    Yields
-    ------
-    rows : slice
-        A block of them.
-    change : Tensor of shape (g, n)
-        Functional without the row less that with it.
+    Returns
+    -------
+    Tensor of shape (G, n)
+        Functional without the row less that with it. From the network's perturbed optima where
+        these gave the functional's variance.
     """
-    for rows, changes in curvature.output_changes(step):
-        yield rows, torch.einsum("ngk,nk->gn", changes, pull[rows])
+    own = estimate.log_posterior.select(rows)
+    blocks = GaussNewton(own, estimate.weights).output_changes(inverse_product(optima.linear))
+    linear = torch.cat([_pulled(changes, pull[block]) for block, changes in blocks], 1)
+    if optima.network is None:
+        return linear
+    use = accepted(optima, rtol)
+    plus, minus = optima.network.plus[use], optima.network.minus[use]
+    strength = optima.network.strength[use]
+    parts = [linear.new_zeros(len(plus), 0)]
+    for block in own.blocks(2 * (1 + len(plus)) * own.network.width):
+        difference = own.network.forward(plus, own.X[block]) - own.network.forward(
+            minus, own.X[block]
+        )
+        slope = difference / torch.where(strength > 0, 2 * strength, 1.0)[:, None, None]
+        parts.append(_pulled(slope.transpose(0, 1), pull[block]))
+    linear[use] = torch.cat(parts, 1)
+    return linear
+
+
+def _pulled(changes: Tensor, pull: Tensor) -> Tensor:
+    """Products (G, n) of changes (n, G, K) with the pull (n, K)."""
+    return torch.einsum("ngk,nk->gn", changes, pull)
