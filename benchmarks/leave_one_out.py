@@ -69,10 +69,10 @@ def main() -> None:
         "'change': correlation of the changes of the mean (classes: of the log probability of the"
     )
     print(
-        "label). Differences in stds of the prediction (classes: in nats), of refits that converged."
+        "label). Differences in stds of the prediction (classes: in nats), converged refits only."
     )
     save("leave-one-out.csv", [rows_against_refits(*each) for each in sets])
-    heading(f"{QUERIES} predictions, when a training row is left out: influence against refits")
+    heading(f"Influence on {QUERIES} predictions, against refits without a row")
     print(
         "correlation of all changes; median of those of single rows, and how many are above 0.99;"
     )
@@ -83,7 +83,9 @@ def main() -> None:
     for data, model in sets:
         if len(data.y_test) and not data.classes:
             optimism(data, model)
-    heading(f"{N_FLIPPED} of {N_LABELLED} labels flipped: how many are among the first {N_FIRST}")
+    heading(
+        f"Flipped labels: how many of {N_FLIPPED} in {N_LABELLED} are among the first {N_FIRST}"
+    )
     planted_labels()
 
 
@@ -122,8 +124,10 @@ def rows_against_refits(data: Set, model: HFLRegressor | HFLClassifier) -> dict[
     facts = {
         "set": data.name, "kept": "linear" if is_linear(model) else "network",
         "rows": len(data.y), "converged": int(used.sum()),
-        "correlation_of_residuals": residuals, "correlation_of_changes": correlation(ours, theirs, used),
-        "median_difference": float(np.median(difference)), "max_difference": float(difference.max()),
+        "correlation_of_residuals": residuals,
+        "correlation_of_changes": correlation(ours, theirs, used),
+        "median_difference": float(np.median(difference)),
+        "max_difference": float(difference.max()),
         "seconds": seconds, "refit_seconds": refit_seconds,
     }  # fmt: skip
     print(

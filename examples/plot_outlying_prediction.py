@@ -4,11 +4,11 @@ Which rows made this prediction?
 
 Trace an outlying prediction back to the training rows behind it.
 
-A sensor drifts with temperature, and one of the few readings between 0 and 12 °C is wrong. Left: the
-fit. Middle: the leave-one-out residual of each training row against its leverage; a row's own
+A sensor drifts with temperature, and one of the few readings between 0 and 12 °C is wrong. Left:
+the fit. Middle: the leave-one-out residual of each training row against its leverage; a row's own
 prediction moves by the product of both, and the rows where this is largest are named. Right: the
-training rows that move the prediction at 5 °C most, and by how much each would change it if it were
-left out. All of this comes from one fit, without any refit.
+training rows that move the prediction at 5 °C most, and by how much each would change it if it
+were left out. All of this comes from one fit, without any refit.
 """
 
 import matplotlib.pyplot as plt
@@ -18,7 +18,9 @@ from sklearn_hfl import HFLRegressor
 from sklearn_hfl.plotting import InfluenceDisplay, LeaveOneOutDisplay, PredictionIntervalDisplay
 
 rng = np.random.default_rng(0)
-temperature = np.concatenate([rng.uniform(-10, 0, 40), np.linspace(1, 11, 7), rng.uniform(12, 25, 40)])
+temperature = np.concatenate(
+    [rng.uniform(-10, 0, 40), np.linspace(1, 11, 7), rng.uniform(12, 25, 40)]
+)
 drift = np.sin(temperature / 6) + 0.1 * rng.standard_normal(87)
 drift[43] -= 1.0  # the wrong reading
 X = temperature[:, None]
