@@ -102,7 +102,7 @@ class Influence:
     change : Tensor of shape (Q, n, C)
         Of C values at Q queries: all n rows, or those of the largest absolute changes first.
     rows : Tensor of shape (Q, n, C)
-        Which rows these are, only where the largest were asked for.
+        Which rows these are; of shape (Q, 0, C) where they are all.
     """
 
     change: Tensor
@@ -113,10 +113,12 @@ class Influence:
         order = self.change.abs().argsort(dim=1, descending=True, stable=True)[:, :top]
         return Influence(self.change.gather(1, order), self.rows.gather(1, order))
 
-    def joined(self, other: Influence) -> Influence:
-        """These rows and others."""
-        return Influence(
-            torch.cat([self.change, other.change], 1), torch.cat([self.rows, other.rows], 1)
+    @classmethod
+    def joined(cls, parts: Sequence[Influence], dim: int) -> Influence:
+        """Rows (``dim`` 1) or queries (0) of several together."""
+        return cls(
+            torch.cat([part.change for part in parts], dim),
+            torch.cat([part.rows for part in parts], dim),
         )
 
 
@@ -137,19 +139,20 @@ def influences(
     estimates = [member.estimate for member in members]
     optima = [route.optima(e, functional(e.log_posterior)) for e in estimates]
     variances = [variance(each, route.rtol) for each in optima]
-    found: Influence | None = None
+    found: list[Influence] = []
     for block in _blocks(members, rows, len(variances[0].value)):
         changes = [
             read(m, influence(m.estimate, rows[block], pull[block], own, route.rtol))
             for m, pull, own in zip(members, pulls, optima, strict=True)
         ]
         change = torch.stack(changes).mean(0)
+        if top is None:
+            found.append(Influence(change, rows.new_empty(len(change), 0, change.shape[2])))
+            continue
         numbers = torch.arange(len(rows), device=rows.device)[block][:, None]
         part = Influence(change, numbers.expand_as(change))
-        found = part if found is None else found.joined(part)
-        found = found if top is None else found.largest(top)
-    assert found is not None
-    return found, variances
+        found = [Influence.joined([*found, part], 1).largest(top)]
+    return Influence.joined(found, 1), variances
 
 
 def _blocks(members: Sequence[Member], rows: Tensor, n_functionals: int) -> Iterator[slice]:

@@ -272,11 +272,9 @@ class Ensemble:
         chunks = (X,) if whole else chunked(X, size)
         parts = Parallel(n_jobs=self.n_jobs)(delayed(answer)(chunk) for chunk in chunks)
         changes, variances = zip(*parts, strict=True)
-        found = Influence(
-            torch.cat([part.change for part in changes]), torch.cat([part.rows for part in changes])
-        )
         own = [concatenated(each) for each in zip(*variances, strict=True)]
-        return found, [concatenated(each) for each in zip(own, of_rows, strict=True)]
+        flags = [concatenated(each) for each in zip(own, of_rows, strict=True)]
+        return Influence.joined(changes, 0), flags
 
     def _in_chunks(
         self, answer: Callable[[Member, Tensor], _Answer], X: Tensor, size: int | None = None

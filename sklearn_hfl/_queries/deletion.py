@@ -71,8 +71,9 @@ class RowDeletion(HFLBase):
         if not flags.all():
             single = " or dtype='float64'" if self.dtype == "float32" else ""
             cause = (
-                "keep the linearized prediction, since the refit without the row did not converge. "
-                "Their predictions may depend on the row more than one optimum can tell"
+                "keep the linearized prediction: the refit without the row did not converge, as "
+                "happens where the MAP is no strict minimum. Try a fit with variance='network', "
+                "which trains on to one, or a larger prior_precision"
                 if refit
                 else f"missed std_rtol={self.std_rtol:g}: errors of the standard deviation grow by "
                 "1 / (1 − leverage) when a row is left out. Try a smaller std_rtol"
