@@ -68,17 +68,21 @@ def main() -> None:
     sets = [(each, each.fit()) for each in load(arguments.data)]
     heading("Every training row, predicted by the others: closed form against refits")
     print(
-        "'change': correlation of the changes of the mean (classes: of the log probability of the"
+        "refits start at the closed form, and end at their smallest gradient; those that converged."
     )
     print(
-        "label). Differences in stds of the prediction (classes: in nats), converged refits only."
+        "'change': correlation of the changes of the mean (classes: log probability of the label);"
     )
+    print("difference in stds of the prediction (classes: in nats)")
     save("leave-one-out.csv", [rows_against_refits(*each) for each in sets])
     heading(f"Influence on {QUERIES} predictions, against refits without a row")
     print(
-        "correlation of all changes; median of those of single rows, and how many are above 0.99;"
+        "refits by the solver of the fit from its MAP, to convergence. Correlation of all changes;"
     )
-    print("by the linearised network / by the network itself, whose MAP and refits have converged")
+    print(
+        "median of those of single rows, and how many are above 0.99; 'own': of the changes of the"
+    )
+    print("prediction of the row itself, by loo_predict. Times in s, of all rows")
     for data, model in sets:
         if data.name in CONVERGING:
             influence_against_refits(data, model)
@@ -118,12 +122,12 @@ def rows_against_refits(data: Set, model: HFLRegressor | HFLClassifier) -> dict[
     if data.classes:
         fitted = np.log(model.predict_proba(data.X))[np.arange(len(data.y)), data.y]
         ours, theirs = closed.log_density - fitted, refit.log_density - fitted
-        difference, residuals = np.abs(ours - theirs)[used], np.nan
+        difference, residuals = np.abs(ours - theirs)[used], "       "
     else:
         fitted = model.predict(data.X)
         ours, theirs = closed.mean - fitted, refit.mean - fitted
         difference = (np.abs(ours - theirs) / refit.std)[used]
-        residuals = correlation(data.y - closed.mean, data.y - refit.mean, used)
+        residuals = f"{correlation(data.y - closed.mean, data.y - refit.mean, used):.5f}"
     facts = {
         "set": data.name, "kept": "linear" if is_linear(model) else "network",
         "rows": len(data.y), "converged": int(used.sum()),
@@ -134,8 +138,8 @@ def rows_against_refits(data: Set, model: HFLRegressor | HFLClassifier) -> dict[
         "seconds": seconds, "refit_seconds": refit_seconds,
     }  # fmt: skip
     print(
-        "{set:13s} {kept:7s} {converged} of {rows} refits converged: residuals "
-        "{correlation_of_residuals:.4f}, change {correlation_of_changes:.4f}; difference median "
+        "{set:13s} {kept:7s} {converged} of {rows} refits: residuals "
+        "{correlation_of_residuals}, change {correlation_of_changes:.4f}; difference median "
         "{median_difference:.4f}, largest {max_difference:.3f}; {seconds:.2f} s against "
         "{refit_seconds:.1f} s".format(**facts),
         flush=True,
@@ -180,19 +184,26 @@ def influence_against_refits(data: Set, model: HFLRegressor | HFLClassifier) -> 
         return (log_probabilities(outputs).exp() if data.classes else outputs).numpy()
 
     scale = 1.0 if data.classes else model._y_scaler.scale
-    expected = scale * (values(refit_weights(model, rows)) - values(weights[None])).swapaxes(0, 1)
+    refits = refit_weights(model, rows)
+    expected = scale * (values(refits) - values(weights[None])).swapaxes(0, 1)
+    moved = lp.network.forward(refits, lp.X[rows][:, None])[:, 0]
+    before = lp.network.forward(weights[None], lp.X[rows])[0]
+    closed = model._ensemble().left_out(
+        torch.from_numpy(rows), False, lambda m, c, left: (left.moved,)
+    )
+    own = correlation((closed[0][0][0] - before).numpy(), (moved - before).numpy())
     found = []
     for route in routes:
         change = model.set_params(variance=route).influence(X, rows=rows).reshape(expected.shape)
         large = np.abs(expected).max((0, 2)) > SMALLEST * np.abs(expected).max()
         single = [correlation(change[:, n], expected[:, n]) for n in np.flatnonzero(large)]
         found.append(
-            f"{correlation(change, expected):.4f}, {np.median(single):.4f}, "
+            f"{route} {correlation(change, expected):.4f}, {np.median(single):.4f}, "
             f"{np.sum(np.array(single) > 0.99)} of {len(single)}"
         )
     print(
-        f"{data.name:13s} {' / '.join(found)}; influence of all rows {seconds:.2f} s, predict with "
-        f"std of rows and queries {std_seconds:.2f} s",
+        f"{data.name:13s} {len(rows)} rows; {'; '.join(found)}; own {own:.4f}; influence "
+        f"{seconds:.2f}, predict with std of rows and queries {std_seconds:.2f}",
         flush=True,
     )
 

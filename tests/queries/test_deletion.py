@@ -18,7 +18,7 @@ from sklearn_hfl.exceptions import HFLConvergenceWarning
 from sklearn_hfl.optim.newton_cg import NewtonCG
 from sklearn_hfl.posterior.functional import Prediction
 from sklearn_hfl.posterior.link import CENTRED
-from sklearn_hfl.uncertainty.exact import dense_ggn
+from sklearn_hfl.uncertainty.exact import dense_ggn, dense_hessian
 from tests.cases import generator
 from tests.classes import SMALL, three_classes, two_classes
 from tests.regression import KNOWN, LINEAR, QUERIES, data, fitted
@@ -330,6 +330,40 @@ def test_changes_correlate_with_those_of_refits(name):
             expected.append((after - before).numpy() * model._y_scaler.scale)
     expected = np.stack(expected, axis=1)
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] >= least
+
+
+@pytest.mark.parametrize("name", ["one output", "two outputs"])
+def test_the_network_route_has_the_curvature_of_the_exact_hessian(name):
+    model, X = determined(name)
+    (member,) = model.members_
+    lp, theta = member.estimate.log_posterior, member.estimate.weights
+    H, A = dense_hessian(lp, theta), dense_ggn(lp, theta)
+    G = Prediction(lp.network, model._queries(X[:3] + 0.1)).gradient(theta)
+    rows = [0, 50, 119]
+    expected = []
+    for row in rows:
+        outputs, jacobian = lp.network.jacobian(theta, lp.X[row][None])
+        J = jacobian[0]
+        curved = torch.diag(lp.likelihood.noise_precision)
+        score = curved @ (outputs - lp.y[row][None])[0]
+        eye = torch.eye(len(curved), dtype=J.dtype)
+        pull = torch.linalg.solve(eye - curved @ J @ torch.linalg.solve(A, J.T), score)
+        expected.append((G.T @ torch.linalg.solve(H, J.T @ pull)).view(3, -1))
+    expected = torch.stack(expected, dim=1).numpy() * model._y_scaler.scale
+    found = model.influence(X[:3] + 0.1, rows=rows).reshape(expected.shape)
+    assert_allclose(found, expected, rtol=0.02, atol=1e-3 * np.abs(expected).max())
+
+
+def test_optima_of_the_network_that_failed_give_way_to_the_linearised_ones(monkeypatch):
+    model, X = determined("one output")
+    linearized = pickle.loads(pickle.dumps(model)).set_params(variance="linearized")
+    expected = linearized.influence(X[:3])
+    assert not np.allclose(model.influence(X[:3]), expected, rtol=1e-3)
+    monkeypatch.setattr(
+        "sklearn_hfl.uncertainty.influence.accepted",
+        lambda optima, rtol: torch.zeros_like(optima.linear.variance, dtype=torch.bool),
+    )
+    assert_allclose(model.influence(X[:3]), expected, rtol=1e-10)
 
 
 def test_the_density_of_a_mixture_is_that_of_its_members():
