@@ -4,7 +4,7 @@ Mislabelled rows
 
 Find ten labels that were flipped, by what the other rows predict.
 
-A network fits some wrong labels, so that its own probabilities do not show them all. `loo_predict`
+A fit follows wrong labels in part, so that it believes them more than it should. `loo_predict`
 gives what it would predict for each training row without that row, from one fit. Left: the rows
 with the smallest leave-one-out probability of their own label. Right: the same next to the
 probability of the fit itself; below the diagonal a row is believed because it was trained on.
