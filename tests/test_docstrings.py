@@ -19,6 +19,8 @@ METHODS = (
     "conformalize",
     "from_mlp",
     "from_torch",
+    "influence",
+    "loo_predict",
     "predict",
     "predict_distribution",
     "predict_functional",

@@ -101,6 +101,9 @@ def fit_and_ask(params):
     model.predict_uncertainty(X[:5])
     model.sample_y(X[:5], 3)
     model.predict_functional(X[:5])
+    if model.variance != "amortized":
+        model.loo_predict()
+        model.influence(X[:5], top=2)
     model.predict_functional(X[:5], func=lambda f: f.logsumexp(0), return_cov=True)
 
 

@@ -27,6 +27,8 @@ REGRESSOR = {
     "conformal": lambda m: m.predict_interval(X[:3], kind="conformal", confidence_level=0.5),
     "conformalize": lambda m: m.conformalize(X[20:] + 0.01, Y[20:]),
     "predict_functional": lambda m: m.predict_functional(X[:3]),
+    "influence": lambda m: m.influence(X[:3]),
+    "loo_predict": lambda m: m.loo_predict(),
 }
 CLASSIFIER = {
     "predict": lambda m: m.predict(X[:3]),
@@ -38,6 +40,8 @@ CLASSIFIER = {
     "predict_uncertainty": lambda m: m.predict_uncertainty(X[:3]),
     "sample_proba": lambda m: m.sample_proba(X[:3]),
     "predict_set": lambda m: m.predict_set(X[:3], 0.5),
+    "influence": lambda m: m.influence(X[:3]),
+    "loo_predict": lambda m: m.loo_predict(),
     "conformalize": lambda m: m.conformalize(X[20:] + 0.01, Y[20:] > 0),
 }
 QUERIES = [(HFLRegressor, name) for name in REGRESSOR] + [
