@@ -5,9 +5,9 @@ Skewed positive target
 Fit the logarithm, and transform the quantiles back.
 
 The noise of prices, durations and concentrations is often a *factor*: large where the values are
-large, and skewed upwards. Left: a network fitted to such a y. Its normal distribution has
-nearly the same width everywhere, so intervals are too wide where y is small, where they reach
-below zero, and too narrow where y is large. Right: the same network fitted to log y. Quantiles are
+large, and skewed upwards. Left: a network fitted to such a y. Its normal distribution has nearly
+the same width everywhere, so intervals are too wide where y is small, where they reach below
+zero, and too narrow where y is large. Right: the same network fitted to log y. Quantiles are
 equivariant under increasing functions, so the exponentials of the quantiles of log y are the
 quantiles of y. Both bands are of level 0.9. Here the noise really is lognormal: on your own data,
 compare the two on held-out rows.
@@ -53,8 +53,8 @@ for (top, bottom), name, color, to, back in (
     covered = coverage_score(y_test, interval)
     width = np.diff(interval).mean()
     print(
-        f"fit of {name:5s}  covers {covered:.1%} of {len(y_test)} test rows; mean width {width:.1f}, "
-        f"interval score {interval_score(y_test, interval, confidence_level=LEVEL):.1f}; "
+        f"fit of {name:5s}  covers {covered:.1%} of {len(y_test)} test rows; mean width "
+        f"{width:.1f}, interval score {interval_score(y_test, interval, confidence_level=LEVEL):.1f}; "
         f"{(interval[:, 0] < 0).mean():.0%} of intervals reach below zero"
     )
     low, median, high = back(model.predict(grid[:, None], quantiles=quantiles)).T
@@ -65,11 +65,10 @@ for (top, bottom), name, color, to, back in (
     top.set_title(f"fit of {name}: covers {covered:.0%}, mean width {width:.1f}")
     top.legend(loc="upper left", frameon=False)
 
-    in_bins = [
-        coverage_score(y_test[place == i], interval[place == i]) for i in range(1, len(edges))
-    ]
+    bins = [place == i for i in range(1, len(edges))]
+    in_bins = np.array([coverage_score(y_test[rows], interval[rows]) for rows in bins])
     bottom.bar(
-        edges[:-1], np.array(in_bins) - LEVEL, np.diff(edges), LEVEL,
+        edges[:-1], in_bins - LEVEL, np.diff(edges), LEVEL,
         align="edge", color=color, alpha=0.5, ec="white",
     )  # fmt: skip
     bottom.axhline(LEVEL, color="black", lw=0.8)
