@@ -52,9 +52,10 @@ for (top, bottom), name, color, to, back in (
     interval = back(model.predict(X_test, quantiles=quantiles))[:, [0, 2]]
     covered = coverage_score(y_test, interval)
     width = np.diff(interval).mean()
+    score = interval_score(y_test, interval, confidence_level=LEVEL)
     print(
         f"fit of {name:5s}  covers {covered:.1%} of {len(y_test)} test rows; mean width "
-        f"{width:.1f}, interval score {interval_score(y_test, interval, confidence_level=LEVEL):.1f}; "
+        f"{width:.1f}, interval score {score:.1f}; "
         f"{(interval[:, 0] < 0).mean():.0%} of intervals reach below zero"
     )
     low, median, high = back(model.predict(grid[:, None], quantiles=quantiles)).T
