@@ -7,12 +7,12 @@ Find the minimum of an expensive function with few evaluations.
 Each round fits a network to the values so far, and evaluates the function next where the
 *expected improvement* on the best value is largest: where the mean is low, or the epistemic std
 large. The function has no noise, so the std of a new observation would be the wrong one. Left:
-one search, after each of three evaluations. Right: how far the best value is above the minimum,
-over several random starts, next to random search and to scikit-learn's Gaussian process in the
-same loop. On this smooth function of one input both models find the minimum within a handful of
-evaluations, and random search mostly does not. Which of the two is ahead after how many is chance
-with so few starts; the Gaussian process fits in a fraction of the time. The network is an
-alternative where a Gaussian process is too slow or its kernel a poor model, which this is not.
+three stages of one search. Right: how far the best value is above the minimum, over several
+random starts, next to random search and to scikit-learn's Gaussian process in the same loop. On
+this smooth function of one input both models find the minimum within a handful of evaluations,
+and random search mostly does not. The starts are too few to say which of the two is ahead; the
+Gaussian process fits in a fraction of the time. The network is an alternative where a Gaussian
+process is too slow or its kernel a poor model, which is not the case here.
 
 With four values to learn from, prior precision and noise are given and not learned. The noise is
 small, because the function has none. `ProcessOptimizer
