@@ -52,6 +52,7 @@ from sklearn_hfl.posterior.module import module_start, seeded
 from sklearn_hfl.posterior.network import ACTIVATIONS, MLP, Network
 from sklearn_hfl.posterior.prior import GaussianPrior
 from sklearn_hfl.posterior.rescaling import Affine, rescaled_module, rescaled_weights
+from sklearn_hfl.uncertainty.alternation import Fit
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 from sklearn_hfl.uncertainty.predictive import Predictive, mixture
 from sklearn_hfl.uncertainty.variance import Variance
@@ -179,7 +180,8 @@ class HFLBase(BaseEstimator):
         """
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=self.n_estimators)
         weight = self._fit_tensor(sample_weight)
-        jobs, warm = [], self._warm_members()
+        jobs, warm = [], self._warm_members() if trained is None else ()
+        resumed: list[Fit | None] = [None] * self.n_estimators
         n_outputs = likelihood.n_outputs(y.shape[1])
         start = partial(self._start, n_noise=n_outputs - y.shape[1], units=units)
         for i, seed in enumerate(seeds):
@@ -199,6 +201,8 @@ class HFLBase(BaseEstimator):
             )
             if i < len(warm):
                 weights = warm[i].starts(log_posterior, weights)
+                if options.prior or options.noise:
+                    resumed[i] = warm[i].resumed(log_posterior, options)
             jobs.append((log_posterior, weights, generator))
         trainer = self._trainer(jobs[0][2], inputs)
         if trained is not None:
@@ -210,7 +214,8 @@ class HFLBase(BaseEstimator):
         self._row_numbers = self._row_numbers if route.needs_data else None
         self._trained_rows = fingerprints(inputs[kept], y[kept])
         results = Parallel(n_jobs=self.n_jobs)(
-            delayed(fit_member)(*job, trainer, options, route, bool(self.verbose)) for job in jobs
+            delayed(fit_member)(*job, trainer, options, route, bool(self.verbose), fit)
+            for job, fit in zip(jobs, resumed, strict=True)
         )
         if not route.needs_data:
             return tuple(results)

@@ -113,7 +113,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
     n_iter_no_change : int, default=10
         See ``tol``.
     warm_start : bool, default=False
-        Start from the weights of the last fit, where their number still fits.
+        Go on from the last fit: its weights and, from a MAP, its model and learned precisions.
     n_estimators : int, default=1
         Number of members: MAPs from different random starts, each with its own Laplace
         posterior, mixed with equal weights.

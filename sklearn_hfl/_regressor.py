@@ -108,7 +108,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
     n_iter_no_change : int, default=10
         See ``tol``.
     warm_start : bool, default=False
-        Start from the weights of the last fit, where their number still fits.
+        Go on from the last fit: its weights and, from a MAP, its model and learned precisions.
     n_estimators : int, default=1
         MAPs from different random starts, whose Laplace posteriors are mixed equally.
     random_state : int, RandomState instance or None, default=None

@@ -136,6 +136,70 @@ def test_warm_start_begins_where_the_last_fit_ended():
     assert_allclose(model.predict(QUERIES), mean, rtol=1e-2)
 
 
+LEARNED = {"hidden_layer_sizes": (8,), "random_state": 0, "warm_start": True}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{}, {"likelihood": "heteroscedastic"}, {"hidden_layer_sizes": ()}, {"noise_std": 0.1}],
+)
+def test_warm_start_keeps_the_learned_precisions(params):
+    X, y = data()
+    model = HFLRegressor(**{**LEARNED, **params}).fit(X, y)
+    n_iter, precisions, noise = model.n_iter_, model.prior_precision_, model.noise_std_
+    mean, std = model.predict(QUERIES, return_std=True)
+    model.fit(X, y)
+    assert model.prior_precision_ == precisions
+    assert_allclose(model.noise_std_, noise, rtol=1e-2)
+    assert model.n_iter_ <= max(20, n_iter // 3)
+    assert model.converged_
+    assert_allclose(model.predict(QUERIES), mean, atol=0.05 * std.min())
+
+
+def test_warm_start_takes_new_rows_at_the_old_precisions():
+    X, y = data(60)
+    model = HFLRegressor(**LEARNED).fit(X[:40], y[:40])
+    precisions = model.prior_precision_
+    model.fit(X, y)
+    assert model.prior_precision_ == precisions
+    assert len(model.members_[0].estimate.log_posterior.X) == 60
+    assert model.converged_
+
+
+def test_warm_start_keeps_the_linear_model():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 3))
+    y = X[:, 0] + 0.5 * rng.normal(size=60)
+    model = HFLRegressor(**LEARNED).fit(X, y)
+    assert len(model.coefs_) == 1
+    assert len(model.fit(X, y).coefs_) == 1
+    assert model.n_iter_ <= 20
+
+
+@pytest.mark.parametrize("change", [{"activation": "silu"}, {"hidden_layer_sizes": (5,)}])
+def test_warm_start_searches_again_for_another_model(change):
+    X, y = data()
+    model = HFLRegressor(**LEARNED).fit(X, y)
+    precisions = model.prior_precision_
+    model.set_params(**change).fit(X, y)
+    assert model.prior_precision_ != precisions
+    assert (
+        model.members_[0].network
+        == HFLRegressor(**{**LEARNED, **change}).fit(X, y).members_[0].network
+    )
+
+
+def test_warm_start_searches_again_after_an_unfinished_fit():
+    X, y = data()
+    model = HFLRegressor(**LEARNED, max_iter=3)
+    with pytest.warns(HFLWarning, match="max_iter"):
+        model.fit(X, y)
+    precisions = model.prior_precision_
+    model.set_params(max_iter=2000).fit(X, y)
+    assert model.converged_
+    assert model.prior_precision_ != precisions
+
+
 def test_a_cold_start_forgets_the_last_fit():
     X, y = data()
     model = HFLRegressor(**RAW).fit(X[::-1], y)

@@ -17,10 +17,16 @@ from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.solution import Status
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.curvature import GaussNewton
-from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
+from sklearn_hfl.posterior.likelihood import (
+    CategoricalLikelihood,
+    GaussianLikelihood,
+    HeteroscedasticLikelihood,
+)
 from sklearn_hfl.posterior.linearization import Linearization
 from sklearn_hfl.posterior.log_posterior import LogPosterior
-from sklearn_hfl.posterior.network import Network
+from sklearn_hfl.posterior.network import MLP, Network
+from sklearn_hfl.posterior.prior import GaussianPrior
+from sklearn_hfl.uncertainty.alternation import Alternation, Fit
 from sklearn_hfl.uncertainty.diagnostics import Diagnostics, diagnose
 from sklearn_hfl.uncertainty.posterior_mean import posterior_mean_shift
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
@@ -85,12 +91,63 @@ class Member:
 
     def starts(self, log_posterior: LogPosterior, weights: Tensor) -> Tensor:
         """Weights (P,) to start a fit of ``log_posterior`` from: these if they fit, else those."""
-        old = self.estimate
-        fits = (
-            old.weights.shape == weights.shape
-            and old.log_posterior.prior.groups.names == log_posterior.prior.groups.names
+        fits = self.estimate.weights.shape == weights.shape and self._has_groups_of(log_posterior)
+        return self.estimate.weights.to(weights) if fits else weights
+
+    def resumed(self, log_posterior: LogPosterior, options: EvidenceOptions) -> Fit | None:
+        """Model, learned precisions and weights found here, on the rows of ``log_posterior``.
+
+        None where they do not fit it, or where this is no MAP.
+        """
+        old, new, facts = self.estimate.log_posterior, log_posterior, self.diagnostics
+        # Without its data a fit of varying noise lacks the variance that L averages over.
+        lost = (
+            isinstance(old.likelihood, HeteroscedasticLikelihood)
+            and not old.likelihood.constant
+            and old.variance_of_mean is None
         )
-        return old.weights.to(weights) if fits else weights
+        same_kind = type(old.likelihood) is type(new.likelihood)
+        linear = options.prior and self._is_linear_model_of(new)
+        # Another activation is another model.
+        same = self._has_groups_of(new) and (
+            old.network == new.network or not isinstance(new.network, MLP)
+        )
+        fits = same_kind and (same or linear)
+        if not (facts.finished and facts.stationary and fits) or lost:
+            return None
+        prior, likelihood, variance = new.prior, new.likelihood, old.variance_of_mean
+        if options.prior:
+            prior = GaussianPrior(
+                old.prior.group_precision.to(new.X), old.prior.groups.to(new.X.device)
+            )
+        if isinstance(old.likelihood, GaussianLikelihood) and options.noise:
+            beta = old.likelihood.noise_precision.to(new.X)
+            likelihood = replace(old.likelihood, noise_precision=beta)
+        if variance is not None:
+            variance = variance.to(new.X).mean(0).expand(len(new.X), -1)
+        resumed = replace(
+            new,
+            network=new.network if same else old.network,
+            prior=prior,
+            likelihood=likelihood,
+            variance_of_mean=variance,
+        )
+        return Fit(resumed, self.estimate.weights.to(new.X))
+
+    def _has_groups_of(self, log_posterior: LogPosterior) -> bool:
+        groups = self.estimate.log_posterior.prior.groups
+        return groups.names == log_posterior.prior.groups.names and (
+            groups.labels.shape == log_posterior.prior.groups.labels.shape
+        )
+
+    def _is_linear_model_of(self, log_posterior: LogPosterior) -> bool:
+        """Whether a fit of this perceptron kept its linear model."""
+        own, other = self.network, log_posterior.network
+        return (
+            isinstance(own, MLP)
+            and isinstance(other, MLP)
+            and own.layer_sizes == (other.layer_sizes[0], other.layer_sizes[-1])
+        )
 
     def _with(self, **changes: Any) -> Member:
         log_posterior = replace(self.estimate.log_posterior, **changes)
@@ -105,8 +162,11 @@ def fit_member(
     options: EvidenceOptions,
     route: Route,
     verbose: bool,
+    resumed: Fit | None = None,
 ) -> Member:
-    """Train one MAP, at precisions that are learned from the evidence or given."""
+    """Train one MAP, at precisions that are learned from the evidence, given or ``resumed``."""
+    if resumed is not None:
+        log_posterior, weights = resumed.log_posterior, resumed.weights
     start = float(log_posterior.value(weights[None])[0])
     if not np.isfinite(start):
         raise ValueError(
@@ -118,7 +178,12 @@ def fit_member(
     finished = True
     with tqdm(total=trainer.max_iter, desc="fit", unit="step", disable=not verbose) as bar:
         callback = _progress(bar)
-        if options.prior or options.noise:
+        if resumed is not None:
+            alternation = Alternation(trainer, options, generator, callback)
+            fit = alternation.to_map(resumed)
+            log_posterior, weights, status = fit.log_posterior, fit.weights, fit.status
+            curve += tuple(alternation.losses)
+        elif options.prior or options.noise:
             fit, steps, finished = maximize_evidence(
                 log_posterior, weights, trainer, options, generator, callback
             )

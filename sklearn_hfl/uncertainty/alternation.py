@@ -268,21 +268,33 @@ class Alternation:
         Fit
             With the evidence at the MAP.
         """
-        found = self._at_map(self._with_noise_of_map(fit))
+        found = self.to_map(self._with_noise_of_map(fit))
         half_way = 0.5 * (known + fit.log_evidence)  # -inf where no other model is known
         if not found.log_evidence < half_way:
             return found
         for earlier in reversed(fit.path):
             if earlier.log_evidence < max(known, found.log_evidence) or self.left <= 0:
                 break
-            tried = self._at_map(self._with_noise_of_map(earlier))
+            tried = self.to_map(self._with_noise_of_map(earlier))
             if tried.log_evidence > found.log_evidence:
                 found = tried
             elif found.log_evidence > known:
                 break
         return found
 
-    def _at_map(self, fit: Fit) -> Fit:
+    def to_map(self, fit: Fit) -> Fit:
+        """Train to the MAP of the precisions as they are.
+
+        Parameters
+        ----------
+        fit : Fit
+            Where to begin.
+
+        Returns
+        -------
+        Fit
+            With the evidence at the MAP.
+        """
         log_posterior, weights, before = fit.log_posterior, fit.weights, len(self.losses)
         status = fit.status
         for _ in range(MAX_MAP_TRAININGS):
