@@ -176,6 +176,6 @@ def _deletion(estimate: MapEstimate, rows: Tensor, covariance: Tensor) -> Deleti
 def _without(left: Deletion, own: Variance, rtol: float) -> Variance:
     """Variances without each row, from those with it: their errors are amplified."""
     k = left.moved.shape[1]
-    error = own.rel_error / left.remaining.clamp(min=0.0).repeat_interleave(k)
+    error = own.rel_error / left.remaining.repeat_interleave(k)
     value = left.covariance.diagonal(dim1=1, dim2=2).flatten()
     return Variance(value, error, error <= rtol)

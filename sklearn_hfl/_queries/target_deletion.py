@@ -228,5 +228,5 @@ def _read(member: Member, rows: Tensor, left: Deletion) -> tuple[Tensor, ...]:
         mean_of(left.covariance.diagonal(dim1=1, dim2=2)).clamp(min=0.0),
         likelihood.noise_variance(left.moved),
         left.log_density(likelihood, log_posterior.y[rows]),
-        mean_of(left.leverage),
+        mean_of(left.leverage).clamp(max=1.0),  # a rounded 1 may be larger
     )

@@ -34,31 +34,20 @@ class Deletion:
     pull : Tensor of shape (n, K)
         (I − Λ S)⁻¹ s. Without the row any other output moves by its covariance with the
         outputs of this row, given all rows, times this.
-    hat : Tensor of shape (n, K, K)
-        S Λ.
+    leverage : Tensor of shape (n, K)
+        Diagonal of S Λ: how much each output follows the row's own target. The sum over all
+        rows, by weight, and outputs is γ.
+    remaining : Tensor of shape (n,)
+        Smallest eigenvalue of I − S Λ, > 0: 1 − leverage, where there is one output. A relative
+        error of S is larger by the inverse of this in S'.
     """
 
     fitted: Tensor
     moved: Tensor
     covariance: Tensor
     pull: Tensor
-    hat: Tensor
-
-    @property
-    def leverage(self) -> Tensor:  # numpydoc ignore=RT01
-        """Diagonal (n, K) of S Λ: how much each output follows the row's own target.
-
-        The sum over all rows, by weight, and outputs is γ.
-        """
-        return self.hat.diagonal(dim1=1, dim2=2)
-
-    @property
-    def remaining(self) -> Tensor:  # numpydoc ignore=RT01
-        """Smallest eigenvalue (n,) of I − S Λ: 1 − leverage, where there is one output.
-
-        A relative error of S is larger by the inverse of this in S'.
-        """
-        return 1 - torch.linalg.eigvals(self.hat).real.amax(1)
+    leverage: Tensor
+    remaining: Tensor
 
     def log_density(self, likelihood: Likelihood, y: Tensor) -> Tensor:
         """Log density (n,) of targets y: of a Gaussian with the variance of f added."""
@@ -79,6 +68,10 @@ def deletion(
     f' = f + S' s: residual / (1 − leverage) for a Gaussian likelihood, which is exact for
     linear networks, and one Newton step for others.
 
+    With S = F Fᵀ, S' = F (I − Fᵀ Λ F)⁻¹ Fᵀ. The eigenvalues of the symmetric FᵀΛF are those of
+    S Λ, less than 1; one that rounding, or the tolerance of S, takes to 1 or above is moved just
+    below it, and S with it.
+
     Parameters
     ----------
     likelihood : Likelihood
@@ -96,14 +89,27 @@ def deletion(
     -------
     Deletion
     """
-    units = torch.eye(outputs.shape[1]).to(outputs).expand_as(covariance)
-    hat = covariance @ likelihood.curvature(outputs, one, units)
-    without = torch.linalg.solve(units - hat, covariance)
+    root = _root(covariance)
+    shares, turn = _eigh(likelihood.curvature(outputs, one, root.mT) @ root)
+    most = 1 - torch.finfo(shares.dtype).eps
+    root = root @ turn * (most / shares.clamp(min=most)).sqrt()[:, None]
+    shares = shares.clamp(min=0.0, max=most)
+    without = (root / (1 - shares)[:, None]) @ root.mT
     score = likelihood.score(outputs, targets, one)
     change = (without @ score[..., None])[..., 0]
     # (I − Λ S)⁻¹ = I + Λ S'.
     pull = score + likelihood.curvature(outputs, one, change[:, None])[:, 0]
-    return Deletion(outputs, outputs + change, without, pull, hat)
+    curved = likelihood.curvature(outputs, one, root.mT).mT
+    leverage = (root * curved).sum(2)
+    return Deletion(outputs, outputs + change, without, pull, leverage, 1 - shares.amax(1))
+
+
+def _root(S: Tensor) -> Tensor:
+    """F (n, K, K) of S = F Fᵀ, from correlations: outputs may differ in scale."""
+    scale = S.diagonal(dim1=1, dim2=2).clamp(min=0.0).sqrt()
+    inverse = torch.where(scale > 0, 1 / scale, 0.0)
+    values, vectors = _eigh(inverse[:, :, None] * S * inverse[:, None, :])
+    return scale[:, :, None] * vectors * values.clamp(min=0.0).sqrt()[:, None, :]
 
 
 @dataclass(frozen=True)
@@ -238,3 +244,10 @@ def _frequencies(y: Tensor, weight: Tensor, one: Tensor) -> Tensor:
 def _normal(y: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """Log density (N,) of y (N, K), of independent columns."""
     return Normal(mean, variance.sqrt(), validate_args=False).log_prob(y).sum(-1)
+
+
+def _eigh(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and vectors of symmetric matrices; NaN for those that are not finite."""
+    finite = A.isfinite().all(2).all(1)[:, None]
+    values, vectors = torch.linalg.eigh(torch.where(finite[:, :, None], A, 0.0))
+    return torch.where(finite, values, torch.nan), vectors
