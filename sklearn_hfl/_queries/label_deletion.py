@@ -83,11 +83,7 @@ class LabelDeletion(RowDeletion, ClassPosterior):
             if link_approx == "none":
                 log_proba = log_probabilities(left.moved)
             else:
-                estimate = member.estimate
-                X = estimate.log_posterior.X[chunk]
-                linear = member.network.linearize(estimate.weights, X)
-                mean = left.moved + member.mean_outputs(linear) - linear.outputs
-                logits = LogitPosterior(CENTRED.value(mean), left.covariance)
+                logits = LogitPosterior(CENTRED.value(left.mean), left.covariance)
                 log_proba = logits.averaged(draws, probit=link_approx == "probit").log_proba
             return log_proba, left.leverage.sum(1)
 
@@ -168,7 +164,7 @@ class LabelDeletion(RowDeletion, ClassPosterior):
             queries = self._queries(X)
             index, numbers = self._left_out_rows("influence", rows)
             self._check_top(top, len(index))
-            found, variances = self._ensemble().influence(
+            found, variances, of_rows = self._ensemble().influence(
                 queries,
                 lambda lp, chunk: Prediction(lp.network, chunk, CENTRED),
                 index,
@@ -176,6 +172,7 @@ class LabelDeletion(RowDeletion, ClassPosterior):
                 top=top,
             )
         self._warn_of_misses(variances)
+        self._left_out_converged(of_rows, len(index), refit=False)
         check_finite([found.change], "changes")
         change = to_numpy(found.change)
         return change if top is None else (numbers[found.rows.cpu().numpy()], change)

@@ -183,7 +183,7 @@ class TargetDeletion(RowDeletion, PopulationFunctionals):
             index, numbers = self._left_out_rows("influence", rows)
             self._check_top(top, len(index))
             functional, scale, single = self._changed(queries, weights, func)
-            found, variances = self._ensemble().influence(
+            found, variances, of_rows = self._ensemble().influence(
                 queries,
                 functional,
                 index,
@@ -192,6 +192,7 @@ class TargetDeletion(RowDeletion, PopulationFunctionals):
                 whole=weights is not None or func is not None,
             )
         self._warn_of_misses(variances)
+        self._left_out_converged(of_rows, len(index), refit=False)
         check_finite([found.change], "changes")
         without_outputs = func is not None or self._one_dimensional
 

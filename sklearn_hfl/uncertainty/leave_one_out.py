@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from sklearn_hfl.optim.map_estimate import MapEstimate
-from sklearn_hfl.posterior.likelihood import GaussianLikelihood, Likelihood
+from sklearn_hfl.posterior.likelihood import GaussianLikelihood, Likelihood, curvature_slope
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["Deletion", "LeaveOneOut", "deletion", "leave_one_out", "left_out_weight"]
@@ -29,6 +29,9 @@ class Deletion:
     ----------
     fitted, moved : Tensor of shape (n, K)
         Outputs f at the MAP, and f' at that of the other rows.
+    mean : Tensor of shape (n, K)
+        Outputs at the mean of the posterior of the other rows, which is f' where its shift is
+        not known.
     covariance : Tensor of shape (n, K, K)
         S' of the outputs, given the other rows.
     pull : Tensor of shape (n, K)
@@ -44,6 +47,7 @@ class Deletion:
 
     fitted: Tensor
     moved: Tensor
+    mean: Tensor
     covariance: Tensor
     pull: Tensor
     leverage: Tensor
@@ -59,7 +63,12 @@ class Deletion:
 
 
 def deletion(
-    likelihood: Likelihood, outputs: Tensor, covariance: Tensor, targets: Tensor, one: Tensor
+    likelihood: Likelihood,
+    outputs: Tensor,
+    covariance: Tensor,
+    targets: Tensor,
+    one: Tensor,
+    shift: Tensor | None = None,
 ) -> Deletion:
     """Take each row out of a posterior that is linear in the weights.
 
@@ -84,6 +93,10 @@ def deletion(
         As the likelihood takes them.
     one : Tensor of shape (n,)
         Weight that is left out of each row.
+    shift : Tensor of shape (n, K), default=None
+        Of the outputs, from the MAP to the posterior mean (``posterior_mean_shift``). That of
+        the fit without the row lacks the row's own part, −S ∇½tr(S Λ), and the response to
+        the other rows' parts is larger by (I − S Λ)⁻¹. These parts themselves stay as they are.
 
     Returns
     -------
@@ -99,9 +112,15 @@ def deletion(
     change = (without @ score[..., None])[..., 0]
     # (I − Λ S)⁻¹ = I + Λ S'.
     pull = score + likelihood.curvature(outputs, one, change[:, None])[:, 0]
+    moved = mean = outputs + change
+    if shift is not None:
+        # (I − S Λ)⁻¹ (shift + S ∇½tr) = shift + S' (Λ shift + ∇½tr).
+        slope = likelihood.curvature(outputs, one, shift[:, None])[:, 0]
+        slope += curvature_slope(likelihood, outputs, one, root.mT)
+        mean = moved + shift + (without @ slope[..., None])[..., 0]
     curved = likelihood.curvature(outputs, one, root.mT).mT
     leverage = (root * curved).sum(2)
-    return Deletion(outputs, outputs + change, without, pull, leverage, 1 - shares.amax(1))
+    return Deletion(outputs, moved, mean, without, pull, leverage, 1 - shares.amax(1))
 
 
 def _root(S: Tensor) -> Tensor:

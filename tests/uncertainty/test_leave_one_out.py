@@ -176,6 +176,28 @@ def test_a_deletion_is_the_inverse_of_what_remains(name, size):
     assert_close(left.pull, pull, rtol=1e-6, atol=1e-8 * size)
 
 
+@pytest.mark.parametrize("name", ["two classes", "three classes"])
+def test_the_posterior_mean_without_a_row_lacks_its_part_of_the_shift(name):
+    # Row n of weight 1 beside others, whose parts of the shift reach it by their covariance.
+    likelihood, k = LIKELIHOODS[name]
+    outputs, one = randn(1, k), torch.ones(1, dtype=F64)
+    eye = torch.eye(k, dtype=F64)
+    curvature = likelihood.curvature(outputs, one, eye[None])[0]
+    root = randn(k, k, seed=1)
+    without = torch.linalg.inv(root @ root.mT + eye)
+    S = torch.linalg.inv(root @ root.mT + eye + curvature)
+    others = randn(k, seed=2)
+
+    def half_trace(f):
+        return 0.5 * torch.trace(S @ likelihood.curvature(f[None], one, eye[None])[0])
+
+    own = torch.autograd.functional.jacobian(half_trace, outputs[0])
+    y = torch.zeros_like(outputs)
+    left = deletion(likelihood, outputs, S[None], y, one, -(S @ (others + own))[None])
+    assert_close(left.mean - left.moved, -(without @ others)[None])
+    assert_close(deletion(likelihood, outputs, S[None], y, one).mean, left.moved)
+
+
 @pytest.mark.parametrize("name", LIKELIHOODS)
 @pytest.mark.parametrize("excess", [1.0, 1.02, 5.0])
 def test_a_covariance_above_that_of_the_row_alone_is_moved_below_it(name, excess):
