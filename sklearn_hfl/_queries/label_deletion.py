@@ -36,9 +36,13 @@ class LabelDeletion(RowDeletion, ClassPosterior):
         ----------
         method : {"linearized", "refit"}, default="linearized"
             "linearized": by one Newton step from the MAP of all rows, for the network's
-            linearisation there, at the cost of ``predict_proba`` of the training rows.
-            "refit": the network itself is trained on without the row, from there; many passes
-            over the data a row.
+            linearisation there, at the cost of ``predict_proba`` of the training rows. The
+            posterior mean of the logits is moved too: it lacks the row's own part of its
+            distance from the MAP, while the parts of the others are those of the fit.
+            "refit": the network itself is trained on without the row, from there, with its own
+            covariance and posterior mean; many passes over the data a row. Where the classes
+            are separable under a weak prior, a row may change its own probability by tenths, and
+            "refit" is much nearer to a fit without it.
         rows : array-like of int, default=None
             Numbers of the rows in the X of ``fit``; None is all.
 
@@ -48,9 +52,9 @@ class LabelDeletion(RowDeletion, ClassPosterior):
             For each of the rows, in this order: ``proba`` (n, n_classes), averaged over the
             posterior without the row as ``predict_proba`` averages; ``log_density`` (n,): the log
             of the row's own label in it, in nats; ``leverage`` (n,): parameters that the
-            row determines, which add up to ``n_effective_parameters_``; ``converged`` (n,):
-            whether the error bounds of the stds of the logits are within ``std_rtol`` ("refit":
-            whether the refit converged); ``rows`` (n,): their numbers. Rows that had
+            row determines, of a row of weight w one of w copies: times max(w, 1) they add up to
+            ``n_effective_parameters_``; ``converged`` (n,): whether the error bounds of the stds of
+            the logits are within ``std_rtol`` ("refit": and the refit converged); ``rows`` (n,): their numbers. Rows that had
             sample_weight 0 in ``fit`` are no training rows, and of a row of weight w one of w
             copies is left out.
 

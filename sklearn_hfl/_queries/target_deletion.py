@@ -58,8 +58,8 @@ class TargetDeletion(RowDeletion, PopulationFunctionals):
             or (n, n_outputs) in units of y; ``log_density`` (n,) of the observed y, all outputs
             together, in nats and units of y; ``leverage``, shaped as mean: the derivative of
             the fitted mean by the row's own y; ``converged`` (n,): whether
-            the error bound of the epistemic std is within ``std_rtol`` ("refit": whether the
-            refit converged); ``rows`` (n,): their numbers. Rows that had sample_weight 0 in
+            the error bound of the epistemic std is within ``std_rtol`` ("refit": and the refit
+            converged); ``rows`` (n,): their numbers. Rows that had sample_weight 0 in
             ``fit`` are no training rows, and of a row of weight w one of w copies is left out.
             Several members are mixed: moments and density are those of the mixture.
 
