@@ -228,8 +228,7 @@ def of_left_out_rows(model: Any, members: Sequence[Member], refit: bool) -> str:
         )
         return f"keep the linearized prediction{cause}. Try {advice}."
     cause, advice = found or (
-        ": leaving a row out multiplies the error of its standard deviation by "
-        "1 / (1 − leverage)",
+        ": leaving a row out multiplies the error of its standard deviation by 1 / (1 − leverage)",
         _one_of(
             "method='refit' of loo_predict",
             "dtype='float64'" if model.dtype == "float32" else "",

@@ -54,9 +54,9 @@ class LabelDeletion(RowDeletion, ClassPosterior):
             of the row's own label in it, in nats; ``leverage`` (n,): parameters that the
             row determines, of a row of weight w one of w copies: times max(w, 1) they add up to
             ``n_effective_parameters_``; ``converged`` (n,): whether the error bounds of the stds of
-            the logits are within ``std_rtol`` ("refit": and the refit converged); ``rows`` (n,): their numbers. Rows that had
-            sample_weight 0 in ``fit`` are no training rows, and of a row of weight w one of w
-            copies is left out.
+            the logits are within ``std_rtol`` ("refit": and the refit converged); ``rows`` (n,):
+            their numbers. Rows that had sample_weight 0 in ``fit`` are no training rows, and of a
+            row of weight w one of w copies is left out.
 
         Raises
         ------

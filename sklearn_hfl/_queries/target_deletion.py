@@ -135,7 +135,7 @@ class TargetDeletion(RowDeletion, PopulationFunctionals):
         func : callable, default=None
             Change of a differentiable torch function of the predictions, to first order, as in
             ``predict_functional``; such as the squared error of held-out rows,
-            ``lambda f: (f - torch.as_tensor(y_held_out)).square().mean()``.
+            ``lambda f: (f - torch.as_tensor(np.asarray(y_held_out))).square().mean()``.
         rows : array-like of int, default=None
             Numbers of the training rows in the X of ``fit``; None is all.
         top : int, default=None

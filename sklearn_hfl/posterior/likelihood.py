@@ -41,7 +41,23 @@ class Likelihood(Protocol):
 
 
 def curvature_slope(likelihood: Likelihood, outputs: Tensor, w: Tensor, U: Tensor) -> Tensor:
-    """Derivative (N, K) of ½ Σ uᵀΛu with respect to the outputs (N, K), over u in U (N, m, K)."""
+    """Derivative of ½ Σ uᵀΛu with respect to the outputs, over the rows u of U.
+
+    Parameters
+    ----------
+    likelihood : Likelihood
+        Gives Λ.
+    outputs : Tensor of shape (N, K)
+        Where.
+    w : Tensor of shape (N,)
+        Weights.
+    U : Tensor of shape (N, m, K)
+        Held fixed.
+
+    Returns
+    -------
+    Tensor of shape (N, K)
+    """
     with torch.enable_grad():
         f = outputs.detach().requires_grad_()
         energy = 0.5 * (U * likelihood.curvature(f, w, U)).sum()

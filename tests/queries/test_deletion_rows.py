@@ -87,6 +87,16 @@ def test_leverages_add_up_to_the_effective_parameters():
     assert weight @ left.leverage == pytest.approx(model.n_effective_parameters_, rel=1e-3)
 
 
+@pytest.mark.parametrize("weights", [None, [0.5, 1.0, 3.0]])
+def test_leverages_of_weighted_rows_count_each_copy(weights):
+    X, y = two_classes()
+    weight = np.ones(60) if weights is None else np.resize(weights, 60)
+    model = HFLClassifier(hidden_layer_sizes=(), prior_precision=1.0)
+    left = model.fit(X, y, sample_weight=weight).loo_predict()
+    total = np.maximum(weight, 1) @ left.leverage
+    assert total == pytest.approx(model.n_effective_parameters_, rel=1e-6)
+
+
 @pytest.mark.parametrize("make", [HFLRegressor, HFLClassifier])
 def test_a_fit_without_its_data_says_what_it_lacks(make):
     X, y = two_classes()
