@@ -106,6 +106,19 @@ def test_a_fit_without_its_data_says_what_it_lacks(make):
             call()
 
 
+@pytest.mark.parametrize("prior_precision", [1e12, 1e30])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_rows_that_determine_nothing_are_left_out_without_effect(prior_precision, n_classes):
+    X, _ = two_classes()
+    y = np.arange(60) % n_classes
+    model = HFLClassifier(hidden_layer_sizes=(3,), prior_precision=prior_precision).fit(X, y)
+    assert_allclose(model.predict_proba(X), 1 / n_classes, rtol=1e-6)
+    for method in ("linearized", "refit"):
+        left = model.loo_predict(method)
+        assert_allclose(left.proba, 1 / n_classes, rtol=1e-6)
+        assert left.converged.all()
+
+
 def test_rows_that_are_none_are_refused():
     model, X = network("one output")
     with pytest.raises(ValueError, match="5 is none of them"):
