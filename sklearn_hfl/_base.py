@@ -75,6 +75,7 @@ class HFLBase(BaseEstimator):
 
     _x_scaler: Standardizer
     _trained_rows: Fingerprints
+    _n_rows: int  # in the X of fit
     # Numbers of the training rows that have a weight; None: all of them.
     _row_numbers: NDArray[np.intp] | None = None
     # Parameters that queries read, and set_params may change after fit.

@@ -217,6 +217,8 @@ def check_levels(owner: str, levels: Any, name: str = "confidence_level") -> Arr
     ValueError
         If there is none, or one is not between 0 and 1.
     """
+    if isinstance(levels, np.ndarray):
+        levels = np.atleast_1d(levels)  # one without axes is a number
     several = [levels] if np.ndim(levels) == 0 else list(levels)
     if not several:
         raise ValueError(f"{owner}: {name} must hold one level or more, but it is empty.")

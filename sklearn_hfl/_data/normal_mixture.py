@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import logsumexp, ndtr, ndtri
+from scipy.special import log_ndtr, logsumexp, ndtr, ndtri
 from scipy.stats import norm
 
 __all__ = ["NormalMixture"]
@@ -106,8 +106,7 @@ class NormalMixture:
         -------
         ndarray
         """
-        logs = norm.logpdf(_with_members(x), self.means, self.stds)
-        return logsumexp(logs, axis=-1) - np.log(logs.shape[-1])
+        return self._log_mean(norm.logpdf(_with_members(x), self.means, self.stds))
 
     def cdf(self, x: ArrayLike) -> Array:
         """Probability of a value of at most x.
@@ -136,6 +135,61 @@ class NormalMixture:
         ndarray
         """
         return ndtr((self.means - _with_members(x)) / self.stds).mean(-1)
+
+    def logcdf(self, x: ArrayLike) -> Array:
+        """Log of ``cdf``, which does not underflow.
+
+        Parameters
+        ----------
+        x : array-like
+            Values.
+
+        Returns
+        -------
+        ndarray
+        """
+        return self._log_mean(log_ndtr((_with_members(x) - self.means) / self.stds))
+
+    def logsf(self, x: ArrayLike) -> Array:
+        """Log of ``sf``, which does not underflow.
+
+        Parameters
+        ----------
+        x : array-like
+            Values.
+
+        Returns
+        -------
+        ndarray
+        """
+        return self._log_mean(log_ndtr((self.means - _with_members(x)) / self.stds))
+
+    def support(self) -> tuple[Array, Array]:
+        """Ends of the range of possible values, which are all.
+
+        Returns
+        -------
+        low, high : ndarray of shape ``shape``
+            −∞ and ∞.
+        """
+        high = np.full(self.means.shape[:-1], np.inf)
+        return -high, high
+
+    def isf(self, q: ArrayLike) -> Array:
+        """Value that is exceeded with probability q, without a probability close to 1.
+
+        Parameters
+        ----------
+        q : array-like
+            Probabilities; NaN results from those outside [0, 1], as in scipy.
+
+        Returns
+        -------
+        ndarray
+            In units of x.
+        """
+        # The quantile of the mirrored mixture.
+        return -NormalMixture(-self.means, self.stds).ppf(q)
 
     def ppf(self, q: ArrayLike) -> Array:
         """Quantile, by bisection between the smallest and the largest of the members'.
@@ -209,7 +263,7 @@ class NormalMixture:
             If ``shape`` does not broadcast to ``size``.
         """
         *shape, n_members = self.means.shape
-        size = tuple(shape) if size is None else tuple(np.atleast_1d(size))
+        size = tuple(shape) if size is None else tuple(np.atleast_1d(size).tolist())
         try:
             means, stds = (np.broadcast_to(a, (*size, n_members)) for a in (self.means, self.stds))
         except ValueError as error:
@@ -223,6 +277,10 @@ class NormalMixture:
         member = np.minimum(ndtr(of_member) * n_members, n_members - 1).astype(int)[..., None]
         mean, std = (np.take_along_axis(a, member, axis=-1)[..., 0] for a in (means, stds))
         return mean + std * z
+
+    def _log_mean(self, logs: Array) -> Array:
+        """Log of the mean over the members."""
+        return logsumexp(logs, axis=-1) - np.log(logs.shape[-1])
 
 
 def _with_members(x: ArrayLike) -> Array:

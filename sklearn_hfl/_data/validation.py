@@ -96,6 +96,7 @@ def used_rows(estimator: Any, weight: Array, *arrays: NDArray[Any]) -> Any:
         For the rows of positive weight.
     """
     used = weight > 0
+    estimator._n_rows = len(used)
     estimator._row_numbers = None if used.all() else np.flatnonzero(used)
     if used.all():
         return *arrays, weight

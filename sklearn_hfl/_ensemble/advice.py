@@ -14,7 +14,7 @@ from sklearn_hfl.optim.variance_bounds import rounding_error
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.uncertainty.diagnostics import Diagnostics
 
-__all__ = ["of_fit", "of_missed_rows"]
+__all__ = ["of_fit", "of_left_out_rows", "of_missed_rows"]
 
 
 def _one_of(*advice: str) -> str:
@@ -188,31 +188,81 @@ def of_missed_rows(model: Any, members: Sequence[Member]) -> str:
             )
             + "."
         )
-    missed = f"missed std_rtol={model.std_rtol:g}"
-    estimates = [m.estimate for m in members]
-    largest = max((e.ritz or e.subspace).largest for e in estimates)
-    lp = _with_most_weights(members)
-    if rounding_error(largest, lp.X.dtype) > model.std_rtol:
-        cause = (
-            f"{missed}: rounding in {model.dtype} alone may be larger, since the data determine "
-            f"some direction {largest:.1g} times as precisely as the prior does."
-        )
-        advice = _one_of(
-            "dtype='float64'" if model.dtype == "float32" else "",
-            "a larger noise_std" if hasattr(model, "noise_std") else "",
-            "a larger prior_precision",
-            "a larger std_rtol",
-        )
-    elif (most := max_directions(lp)) < lp.n_weights and not _room_left(estimates, most):
-        cause = f"{missed}: the memory limit allows {most} directions of {lp.n_weights}."
-        advice = _one_of(_smaller(model), "a larger std_rtol")
-    else:
-        cause = f"{missed} in the subspace that fit has kept."
-        advice = _one_of(
+    found = _of_rounding(model, members) or _of_memory(model, members)
+    cause, advice = found or (
+        " in the subspace that fit has kept",
+        _one_of(
             "to fit again with this std_rtol",
             "variance='linearized', which refines by the training data",
+        ),
+    )
+    return (
+        f"missed std_rtol={model.std_rtol:g}{cause}. Try {advice}. predict_uncertainty gives each "
+        "row's error bound."
+    )
+
+
+def of_left_out_rows(model: Any, members: Sequence[Member], refit: bool) -> str:
+    """Why rows that are left out were not predicted to ``std_rtol``, and what to try.
+
+    Parameters
+    ----------
+    model : estimator
+        Its parameters.
+    members : sequence of Member
+        Fitted.
+    refit : bool
+        Whether the network was refitted without each row.
+
+    Returns
+    -------
+    str
+        Continues a sentence that counts them.
+    """
+    found = _of_rounding(model, members) or _of_memory(model, members)
+    if refit:
+        cause, advice = found or (
+            ": the refit without the row did not converge, as happens where the MAP is no strict "
+            "minimum",
+            "a fit with variance='network', which trains on to one, or a larger prior_precision",
         )
-    return f"{cause} Try {advice}. predict_uncertainty gives each row's error bound."
+        return f"keep the linearized prediction{cause}. Try {advice}."
+    cause, advice = found or (
+        ": leaving a row out multiplies the error of its standard deviation by 1 / (1 − leverage)",
+        _one_of(
+            "method='refit' of loo_predict",
+            "dtype='float64'" if model.dtype == "float32" else "",
+            "a larger prior_precision",
+        ),
+    )
+    return f"missed std_rtol={model.std_rtol:g}{cause}. Try {advice}."
+
+
+def _of_rounding(model: Any, members: Sequence[Member]) -> tuple[str, str] | None:
+    """Cause and advice, where rounding alone may be larger than ``std_rtol``."""
+    largest = max((m.estimate.ritz or m.estimate.subspace).largest for m in members)
+    if rounding_error(largest, _with_most_weights(members).X.dtype) <= model.std_rtol:
+        return None
+    cause = (
+        f": rounding in {model.dtype} alone may be larger, since the data determine some direction "
+        f"{largest:.1g} times as precisely as the prior does"
+    )
+    return cause, _one_of(
+        "dtype='float64'" if model.dtype == "float32" else "",
+        "a larger noise_std" if hasattr(model, "noise_std") else "",
+        "a larger prior_precision",
+        "a larger std_rtol",
+    )
+
+
+def _of_memory(model: Any, members: Sequence[Member]) -> tuple[str, str] | None:
+    """Cause and advice, where the memory limit stops the subspace."""
+    lp = _with_most_weights(members)
+    most = max_directions(lp)
+    if most >= lp.n_weights or _room_left([m.estimate for m in members], most):
+        return None
+    cause = f": the memory limit allows {most} directions of {lp.n_weights}"
+    return cause, _one_of(_smaller(model), "a larger std_rtol")
 
 
 def _with_most_weights(members: Sequence[Member]) -> LogPosterior:

@@ -12,16 +12,17 @@ from sklearn_hfl._ensemble.chunks import chunk_size
 from sklearn_hfl._ensemble.logits import chunk_of_pairs, logit_posterior
 from sklearn_hfl._ensemble.member import Member
 from sklearn_hfl._ensemble.route import Route
-from sklearn_hfl.optim.left_out_optima import left_out_covariance, left_out_optima
+from sklearn_hfl.optim.left_out_optima import left_out_estimate, left_out_optima
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.subspace import stationary_radius
 from sklearn_hfl.posterior.functional import Functional, Prediction
 from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
-from sklearn_hfl.posterior.link import CENTRED, IDENTITY
+from sklearn_hfl.posterior.link import CENTRED, IDENTITY, Link
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.uncertainty.covariance import block_covariance
 from sklearn_hfl.uncertainty.influence import influence, inverse_product
 from sklearn_hfl.uncertainty.leave_one_out import Deletion, deletion, left_out_weight
+from sklearn_hfl.uncertainty.posterior_mean import posterior_mean_shift
 from sklearn_hfl.uncertainty.variance import Variance, variance
 
 __all__ = ["FunctionalOf", "Influence", "chunk_of_rows", "deletions", "influences", "refits"]
@@ -53,22 +54,23 @@ def deletions(member: Member, rows: Tensor, route: Route) -> tuple[Deletion, Var
         optima = route.optima(estimate, functional)
         covariance = block_covariance(functional, optima, route.rtol, member.n_outputs)
         own = variance(optima, route.rtol)
-    left = _deletion(estimate, rows, covariance)
+    left = _deletion(member, rows, covariance)
     return left, _without(left, own, route.rtol)
 
 
 def refits(member: Member, rows: Tensor, route: Route) -> tuple[Deletion, Variance]:
     """Rows (n,) of the training data as the network predicts them, refitted without each.
 
-    Also the variances (n · K,) of their outputs, with the distance of the refit from its optimum
-    as error. Rows whose refit does not converge keep the linearised prediction.
+    Also the variances (n · K,) of their outputs, with the larger of their error bound and the
+    distance of the refit from its optimum as error. Rows whose refit does not converge, or whose
+    variance without the row is not found to the tolerance, keep the linearised prediction.
     """
     estimate, k = member.estimate, member.n_outputs
     lp = estimate.log_posterior
-    functional = Prediction(member.network, lp.X[rows], CENTRED if _classes(member) else IDENTITY)
+    functional = Prediction(member.network, lp.X[rows], _link(member))
     optima = route.optima(estimate, functional)
     covariance = block_covariance(functional, optima, route.rtol, k)
-    left = _deletion(estimate, rows, covariance)
+    left = _deletion(member, rows, covariance)
     step = inverse_product(optima.linear).unflatten(1, (-1, k))
     one = left_out_weight(lp)[rows]
     solution = left_out_optima(
@@ -77,20 +79,39 @@ def refits(member: Member, rows: Tensor, route: Route) -> tuple[Deletion, Varian
     # As near to the optimum as the MAP has to be.
     near = solution.residual <= stationary_radius(estimate.subspace.n_effective)
     converged = solution.converged | near
-    moved, posterior = left.moved.clone(), left.covariance.clone()
+    moved, mean, posterior = left.moved.clone(), left.mean.clone(), left.covariance.clone()
+    error = solution.residual[:, None].repeat(1, k)
     for i in torch.nonzero(converged)[:, 0]:
-        outputs, matrix = left_out_covariance(
-            estimate, rows[i], one[i], solution.weights[i], route.rtol
-        )
-        converged[i] = outputs.isfinite().all() & matrix.isfinite().all()
+        refit = left_out_estimate(estimate, rows[i], one[i], solution.weights[i])
+        outputs, at_mean, matrix, own = _refitted(member, refit, rows[i], route)
+        finite = at_mean.isfinite().all() & matrix.isfinite().all()
+        error[i] = error[i].maximum(own.rel_error)
+        converged[i] = finite & own.converged.all()
         if converged[i]:
-            moved[i], posterior[i] = outputs, matrix
-    found = replace(left, moved=moved, covariance=posterior)
+            moved[i], mean[i], posterior[i] = outputs, at_mean, matrix
+    found = replace(left, moved=moved, mean=mean, covariance=posterior)
     return found, Variance(
         posterior.diagonal(dim1=1, dim2=2).flatten(),
-        solution.residual.repeat_interleave(k),
+        error.flatten(),
         converged.repeat_interleave(k),
     )
+
+
+def _refitted(
+    member: Member, refit: MapEstimate, row: Tensor, route: Route
+) -> tuple[Tensor, Tensor, Tensor, Variance]:
+    """Outputs (K,) of a row at a MAP and at its posterior mean, their covariance, variances."""
+    x = refit.log_posterior.X[row][None]
+    functional = Prediction(member.network, x, _link(member))
+    optima = route.optima(refit, functional)
+    covariance = block_covariance(functional, optima, route.rtol, member.n_outputs)
+    shift = None
+    if member.shift is not None:
+        # Probes of its own, the same for every row.
+        shift = posterior_mean_shift(refit, torch.Generator().manual_seed(0))
+    linear = member.network.linearize(refit.weights, x)
+    mean = replace(member, shift=shift).mean_outputs(linear)
+    return linear.outputs[0], mean[0], covariance[0], variance(optima, route.rtol)
 
 
 @dataclass(frozen=True)
@@ -165,17 +186,22 @@ def _classes(member: Member) -> bool:
     return isinstance(member.estimate.log_posterior.likelihood, CategoricalLikelihood)
 
 
-def _deletion(estimate: MapEstimate, rows: Tensor, covariance: Tensor) -> Deletion:
-    lp = estimate.log_posterior
+def _link(member: Member) -> Link:
+    return CENTRED if _classes(member) else IDENTITY
+
+
+def _deletion(member: Member, rows: Tensor, covariance: Tensor) -> Deletion:
+    lp = member.estimate.log_posterior
     own = lp.select(rows)
-    outputs = lp.network.forward(estimate.weights[None], own.X)[0]
-    targets = own.targets(slice(None))
-    return deletion(lp.likelihood, outputs, covariance, targets, left_out_weight(own))
+    linear = member.network.linearize(member.estimate.weights, own.X)
+    shift = None if member.shift is None else member.mean_outputs(linear) - linear.outputs
+    targets, one = own.targets(slice(None)), left_out_weight(own)
+    return deletion(lp.likelihood, linear.outputs, covariance, targets, one, shift)
 
 
 def _without(left: Deletion, own: Variance, rtol: float) -> Variance:
     """Variances without each row, from those with it: their errors are amplified."""
     k = left.moved.shape[1]
-    error = own.rel_error / left.remaining.clamp(min=0.0).repeat_interleave(k)
+    error = own.rel_error / left.remaining.repeat_interleave(k)
     value = left.covariance.diagonal(dim1=1, dim2=2).flatten()
     return Variance(value, error, error <= rtol)

@@ -247,11 +247,12 @@ class Ensemble:
         *,
         top: int | None,
         whole: bool = False,
-    ) -> tuple[Influence, list[Variance]]:
+    ) -> tuple[Influence, list[Variance], list[Variance]]:
         """What leaving out each of the training rows (n,) changes at queries X, over all members.
 
         Of functionals of a chunk of X, or of the ``whole`` of X, whose changes ``read`` makes
-        those of (Q, n, C) values. Also the variances of the functionals, of each member.
+        those of (Q, n, C) values. Also each member's variances: of the functionals, and of the
+        outputs of the rows without them.
         """
         pulls, of_rows = self.left_out(rows, False, lambda member, chunk, left: (left.pull,))
         network = self.route.mode == "network"
@@ -273,8 +274,7 @@ class Ensemble:
         parts = Parallel(n_jobs=self.n_jobs)(delayed(answer)(chunk) for chunk in chunks)
         changes, variances = zip(*parts, strict=True)
         own = [concatenated(each) for each in zip(*variances, strict=True)]
-        flags = [concatenated(each) for each in zip(own, of_rows, strict=True)]
-        return Influence.joined(changes, 0), flags
+        return Influence.joined(changes, 0), own, of_rows
 
     def _in_chunks(
         self, answer: Callable[[Member, Tensor], _Answer], X: Tensor, size: int | None = None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sklearn_hfl._base import HFLBase
 from sklearn_hfl._data.params import any_of, integer, none, one_of, validate_arguments
+from sklearn_hfl._ensemble.advice import of_left_out_rows
 from sklearn_hfl.exceptions import HFLConvergenceWarning, warn
 from sklearn_hfl.uncertainty.variance import Variance
 
@@ -33,7 +34,12 @@ class RowDeletion(HFLBase):
         if rows is None:
             return torch.arange(n, device=estimate.weights.device), numbers
         wanted = np.asarray(rows)
-        if wanted.ndim != 1 or wanted.dtype.kind not in "iu" or len(wanted) == 0:
+        if wanted.size == 0:
+            raise ValueError(
+                f"rows of {owner} is empty: pass the number of at least one training row, or None "
+                "for all."
+            )
+        if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
             raise ValueError(
                 f"rows of {owner} must be None or numbers of training rows, integers of shape "
                 f"(n_rows,), but got {wanted.dtype} of shape {wanted.shape}. For a mask, pass "
@@ -69,18 +75,6 @@ class RowDeletion(HFLBase):
         """Whether all that belongs to each row (n,) met its tolerance; a warning counts others."""
         flags = torch.stack([v.converged.view(n, -1).all(1) for v in variances]).all(0)
         if not flags.all():
-            single = " or dtype='float64'" if self.dtype == "float32" else ""
-            cause = (
-                "keep the linearized prediction: the refit without the row did not converge, as "
-                "happens where the MAP is no strict minimum. Try a fit with variance='network', "
-                "which trains on to one, or a larger prior_precision"
-                if refit
-                else f"missed std_rtol={self.std_rtol:g}: errors of the standard deviation grow by "
-                "1 / (1 − leverage) when a row is left out. Try a smaller std_rtol"
-                f"{single}, or method='refit'"
-            )
-            warn(
-                f"{int((~flags).sum())} of {n} left-out rows {cause}.",
-                HFLConvergenceWarning,
-            )
+            reason = of_left_out_rows(self, self.members_, refit)
+            warn(f"{int((~flags).sum())} of {n} left-out rows {reason}", HFLConvergenceWarning)
         return flags.cpu().numpy()

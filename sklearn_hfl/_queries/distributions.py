@@ -35,9 +35,10 @@ class PredictiveDistributions(UnitsOfY):
             For one member, ``scipy.stats.norm(mean, std)`` with the arrays of
             ``predict(X, return_std=True)``. For several, the equal mixture of the members'
             normal distributions, each with its own mean, epistemic variance and noise, with
-            the methods ``mean``, ``std``, ``var``, ``median``, ``pdf``, ``logpdf``, ``cdf``,
-            ``sf``, ``ppf``, ``interval`` and ``rvs``; its mean and std are also those of
-            ``predict``. Arguments are broadcast against (n,) or (n, n_outputs).
+            the methods ``mean``, ``std``, ``var``, ``median``, ``support``, ``pdf``, ``logpdf``,
+            ``cdf``, ``logcdf``, ``sf``, ``logsf``, ``ppf``, ``isf``, ``interval`` and ``rvs``;
+            its mean and std are also those of ``predict``. Arguments are broadcast against (n,)
+            or (n, n_outputs).
 
         Warns
         -----

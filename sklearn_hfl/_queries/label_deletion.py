@@ -36,9 +36,13 @@ class LabelDeletion(RowDeletion, ClassPosterior):
         ----------
         method : {"linearized", "refit"}, default="linearized"
             "linearized": by one Newton step from the MAP of all rows, for the network's
-            linearisation there, at the cost of ``predict_proba`` of the training rows.
-            "refit": the network itself is trained on without the row, from there; many passes
-            over the data a row.
+            linearisation there, at the cost of ``predict_proba`` of the training rows. The
+            posterior mean of the logits is moved too: it lacks the row's own part of its
+            distance from the MAP, while the parts of the others are those of the fit.
+            "refit": the network itself is trained on without the row, from there, with its own
+            covariance and posterior mean; many passes over the data a row. Where the classes
+            are separable under a weak prior, a row may change its own probability by tenths, and
+            "refit" is much nearer to a fit without it.
         rows : array-like of int, default=None
             Numbers of the rows in the X of ``fit``; None is all.
 
@@ -48,11 +52,11 @@ class LabelDeletion(RowDeletion, ClassPosterior):
             For each of the rows, in this order: ``proba`` (n, n_classes), averaged over the
             posterior without the row as ``predict_proba`` averages; ``log_density`` (n,): the log
             of the row's own label in it, in nats; ``leverage`` (n,): parameters that the
-            row determines, which add up to ``n_effective_parameters_``; ``converged`` (n,):
-            whether the error bounds of the stds of the logits are within ``std_rtol`` ("refit":
-            whether the refit converged); ``rows`` (n,): their numbers. Rows that had
-            sample_weight 0 in ``fit`` are no training rows, and of a row of weight w one of w
-            copies is left out.
+            row determines, of a row of weight w one of w copies: times max(w, 1) they add up to
+            ``n_effective_parameters_``; ``converged`` (n,): whether the error bounds of the stds of
+            the logits are within ``std_rtol`` ("refit": and the refit converged); ``rows`` (n,):
+            their numbers. Rows that had sample_weight 0 in ``fit`` are no training rows, and of a
+            row of weight w one of w copies is left out.
 
         Raises
         ------
@@ -83,11 +87,7 @@ class LabelDeletion(RowDeletion, ClassPosterior):
             if link_approx == "none":
                 log_proba = log_probabilities(left.moved)
             else:
-                estimate = member.estimate
-                X = estimate.log_posterior.X[chunk]
-                linear = member.network.linearize(estimate.weights, X)
-                mean = left.moved + member.mean_outputs(linear) - linear.outputs
-                logits = LogitPosterior(CENTRED.value(mean), left.covariance)
+                logits = LogitPosterior(CENTRED.value(left.mean), left.covariance)
                 log_proba = logits.averaged(draws, probit=link_approx == "probit").log_proba
             return log_proba, left.leverage.sum(1)
 
@@ -168,7 +168,7 @@ class LabelDeletion(RowDeletion, ClassPosterior):
             queries = self._queries(X)
             index, numbers = self._left_out_rows("influence", rows)
             self._check_top(top, len(index))
-            found, variances = self._ensemble().influence(
+            found, variances, of_rows = self._ensemble().influence(
                 queries,
                 lambda lp, chunk: Prediction(lp.network, chunk, CENTRED),
                 index,
@@ -176,6 +176,7 @@ class LabelDeletion(RowDeletion, ClassPosterior):
                 top=top,
             )
         self._warn_of_misses(variances)
+        self._left_out_converged(of_rows, len(index), refit=False)
         check_finite([found.change], "changes")
         change = to_numpy(found.change)
         return change if top is None else (numbers[found.rows.cpu().numpy()], change)

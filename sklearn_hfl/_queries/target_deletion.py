@@ -58,8 +58,8 @@ class TargetDeletion(RowDeletion, PopulationFunctionals):
             or (n, n_outputs) in units of y; ``log_density`` (n,) of the observed y, all outputs
             together, in nats and units of y; ``leverage``, shaped as mean: the derivative of
             the fitted mean by the row's own y; ``converged`` (n,): whether
-            the error bound of the epistemic std is within ``std_rtol`` ("refit": whether the
-            refit converged); ``rows`` (n,): their numbers. Rows that had sample_weight 0 in
+            the error bound of the epistemic std is within ``std_rtol`` ("refit": and the refit
+            converged); ``rows`` (n,): their numbers. Rows that had sample_weight 0 in
             ``fit`` are no training rows, and of a row of weight w one of w copies is left out.
             Several members are mixed: moments and density are those of the mixture.
 
@@ -135,7 +135,7 @@ class TargetDeletion(RowDeletion, PopulationFunctionals):
         func : callable, default=None
             Change of a differentiable torch function of the predictions, to first order, as in
             ``predict_functional``; such as the squared error of held-out rows,
-            ``lambda f: (f - torch.as_tensor(y_held_out)).square().mean()``.
+            ``lambda f: (f - torch.as_tensor(np.asarray(y_held_out))).square().mean()``.
         rows : array-like of int, default=None
             Numbers of the training rows in the X of ``fit``; None is all.
         top : int, default=None
@@ -183,7 +183,7 @@ class TargetDeletion(RowDeletion, PopulationFunctionals):
             index, numbers = self._left_out_rows("influence", rows)
             self._check_top(top, len(index))
             functional, scale, single = self._changed(queries, weights, func)
-            found, variances = self._ensemble().influence(
+            found, variances, of_rows = self._ensemble().influence(
                 queries,
                 functional,
                 index,
@@ -192,6 +192,7 @@ class TargetDeletion(RowDeletion, PopulationFunctionals):
                 whole=weights is not None or func is not None,
             )
         self._warn_of_misses(variances)
+        self._left_out_converged(of_rows, len(index), refit=False)
         check_finite([found.change], "changes")
         without_outputs = func is not None or self._one_dimensional
 
@@ -228,5 +229,5 @@ def _read(member: Member, rows: Tensor, left: Deletion) -> tuple[Tensor, ...]:
         mean_of(left.covariance.diagonal(dim1=1, dim2=2)).clamp(min=0.0),
         likelihood.noise_variance(left.moved),
         left.log_density(likelihood, log_posterior.y[rows]),
-        mean_of(left.leverage),
+        mean_of(left.leverage).clamp(max=1.0),  # a rounded 1 may be larger
     )

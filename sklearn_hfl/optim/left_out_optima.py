@@ -7,15 +7,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sklearn_hfl.optim.conjugate_gradients import conjugate_gradients
 from sklearn_hfl.optim.lbfgs import lbfgs
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.objective import PerturbedObjective
 from sklearn_hfl.optim.solution import Solution
-from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.functional import RowLoss
 
-__all__ = ["left_out_covariance", "left_out_optima"]
+__all__ = ["left_out_estimate", "left_out_optima"]
 
 # Where training stopped at weights at which the Hessian is indefinite, as on most real data, the
 # loss without a row has no minimum nearby. A refit first solves for what the data determine, then
@@ -23,9 +21,6 @@ __all__ = ["left_out_covariance", "left_out_optima"]
 # this many iterations without a smaller one (benchmarks/leave_one_out.py).
 PATIENCE = 8
 MAX_ITER = 100
-# Products with A for one solve. The subspace of all rows preconditions A without one of them, and
-# a few are enough: a row changes A by a matrix of rank K.
-MAX_CG_ITER = 200
 
 
 def left_out_optima(
@@ -64,42 +59,32 @@ def left_out_optima(
     return lbfgs(objective, start, tol=tol, max_iter=MAX_ITER, patience=PATIENCE)
 
 
-def left_out_covariance(
-    estimate: MapEstimate, row: Tensor, one: Tensor, weights: Tensor, rtol: float
-) -> tuple[Tensor, Tensor]:
-    """Outputs of a row, and their covariance, where the network was refitted without it.
+def left_out_estimate(
+    estimate: MapEstimate, row: Tensor, one: Tensor, weights: Tensor
+) -> MapEstimate:
+    """The MAP of the other rows, where the network was refitted without one.
 
     Parameters
     ----------
     estimate : MapEstimate
-        L, and a subspace of the curvature with the row.
+        L and a subspace, with the row.
     row : Tensor of shape ()
         Number of the row.
     one : Tensor of shape ()
         Weight that is left out of it.
     weights : Tensor of shape (P,)
         Of the refit, whitened.
-    rtol : float
-        Relative error to which each standard deviation is found.
 
     Returns
     -------
-    outputs : Tensor of shape (K,)
-    covariance : Tensor of shape (K, K)
+    MapEstimate
+        With the same basis, and the curvature without the row.
     """
-    lp, scale = estimate.log_posterior, estimate.scale
-    outputs, jacobian = lp.network.jacobian(scale * weights, lp.X[row][None])
-    gradient = scale * jacobian[0]
+    lp = estimate.log_posterior
     weight = lp.sample_weight.clone()
     weight[row] -= one
-    curvature = GaussNewton(replace(lp, sample_weight=weight), scale * weights)
-    precondition = estimate.subspace.preconditioner()
-    # The error of gᵀA⁻¹g falls as the square of the residual's.
-    solutions = [
-        conjugate_gradients(
-            curvature.product, g, precondition, rtol=rtol**0.5, max_iter=MAX_CG_ITER
-        )[0]
-        for g in gradient
-    ]
-    covariance = gradient @ torch.stack(solutions, dim=1)
-    return outputs[0], 0.5 * (covariance + covariance.mT)
+    others = replace(lp, sample_weight=weight)
+    found = MapEstimate(others, estimate.scale * weights, estimate.subspace)
+    curvature = found.curvature()
+    subspace = estimate.subspace.of_another(curvature.product, curvature.excess_diagonal())
+    return replace(found, subspace=subspace)

@@ -230,6 +230,16 @@ class Subspace:
         # Beyond a larger basis no eigenvalue is larger, so that the bound still holds.
         return Subspace(basis, images, gram, factor, self.excess, self.norm_bound)
 
+    def of_another(self, product: Callable[[Tensor], Tensor], excess: Tensor) -> Subspace:
+        """Return the same basis for another A, with one product by it."""
+        if self.rank == 0:
+            return Subspace.empty(excess)
+        image = product(self.basis)
+        gram = self.basis.mT @ image
+        gram = 0.5 * (gram + gram.mT)
+        factor = _cholesky(gram, float(gram.abs().max()))
+        return Subspace(self.basis, image, gram, factor, excess)
+
     def orthonormalized(self, directions: Tensor) -> Tensor:
         """Orthonormal directions (P, k) that extend the basis to hold ``directions`` (P, b)."""
         scale = torch.linalg.vector_norm(directions, dim=0)

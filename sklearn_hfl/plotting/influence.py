@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import is_classifier
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_hfl._data.moments import Array, check_values
+from sklearn_hfl._data.params import integer
 from sklearn_hfl.plotting.canvas import axes_for, names_of, single_output, style, training_queries
 
 __all__ = ["InfluenceDisplay"]
+
+DEFAULT_ROWS = 10
 
 
 class InfluenceDisplay:
@@ -69,7 +73,7 @@ class InfluenceDisplay:
         X: Any,
         *,
         names: Any = None,
-        n_rows: int = 10,
+        n_rows: int | None = None,
         output: int | None = None,
         ax: Any = None,
         **kwargs: Any,
@@ -83,11 +87,12 @@ class InfluenceDisplay:
         X : array-like of shape (1, n_features)
             The sample.
         names : array-like of shape (n,), default=None
-            Names of the training rows; None is their numbers.
-        n_rows : int, default=10
-            Rows to draw.
+            Names of the rows in the X of ``fit``; None is their numbers.
+        n_rows : int, default=None
+            Rows to draw; None is 10, or all of a fit that has fewer.
         output : int, default=None
-            Which output of several, or which of ``classes_``; None is the predicted class.
+            Position of the output among several, or of the class in ``classes_``; None is the
+            predicted class.
         ax : matplotlib Axes, default=None
             Axes to draw on; None is a new figure.
         **kwargs : dict
@@ -100,7 +105,7 @@ class InfluenceDisplay:
         Raises
         ------
         ValueError
-            If X is not one sample, or ``output`` is missing.
+            If X is not one sample, ``output`` is missing, or an argument is not as expected.
 
         Examples
         --------
@@ -113,7 +118,16 @@ class InfluenceDisplay:
         'change of P(y = 1) without the row'
         """
         model, queries = training_queries(cls.__name__, estimator, "influence", X)
-        numbers, change = model.influence(queries, top=n_rows)
+        check_is_fitted(model)
+        n_used = len(model._left_out_rows("influence", None)[1])
+        top = min(DEFAULT_ROWS, n_used) if n_rows is None else n_rows
+        if not integer(1).accepts(top) or top > n_used:
+            raise ValueError(
+                f"{cls.__name__}: n_rows must be an integer from 1 to the number of training rows, "
+                f"{n_used}, or None, but got {n_rows!r}."
+            )
+        labels = names_of(names, model._n_rows)
+        numbers, change = model.influence(queries, top=top)
         if len(change) != 1:
             raise ValueError(
                 f"{cls.__name__} shows the prediction for one sample, but X has {len(change)}. "
@@ -121,6 +135,13 @@ class InfluenceDisplay:
             )
         numbers, change = numbers[0], change[0]
         options = {}
+        n_outputs = change.shape[1] if change.ndim == 2 else 1
+        if output is not None and not (integer(0).accepts(output) and output < n_outputs):
+            which = " in classes_" if is_classifier(model) else ""
+            raise ValueError(
+                f"{cls.__name__}: output must be a position{which}, an integer from 0 to "
+                f"{n_outputs - 1}, but got {output!r}."
+            )
         if is_classifier(model):
             if output is None:
                 output = int(model.predict_proba(queries)[0].argmax())
@@ -132,8 +153,7 @@ class InfluenceDisplay:
                     "output."
                 )
             numbers, change = numbers[:, output], change[:, output]
-        labels = numbers if names is None else np.asarray(names)[numbers]
-        return cls.from_predictions(change, labels, ax=ax, **options, **kwargs)
+        return cls.from_predictions(change, labels[numbers], ax=ax, **options, **kwargs)
 
     @classmethod
     def from_predictions(

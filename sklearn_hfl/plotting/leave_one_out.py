@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklearn_hfl._data.moments import Array, check_std, check_values
+from sklearn_hfl._data.params import integer, validate_arguments
 from sklearn_hfl.plotting.canvas import axes_for, names_of, single_output, style, training_queries
 
 __all__ = ["LeaveOneOutDisplay"]
@@ -119,10 +120,10 @@ class LeaveOneOutDisplay:
                 "classifier. Sort its rows by loo_predict().log_density instead."
             )
         observed = check_values("y", y)
-        if len(observed) <= left.rows[-1]:
+        if len(observed) != model._n_rows:
             raise ValueError(
-                f"y must hold the targets of fit, which had {left.rows[-1] + 1} rows or more, but "
-                f"got {len(observed)}."
+                f"y must hold the targets of fit, which had {model._n_rows} rows, but got "
+                f"{len(observed)}."
             )
         labels = names_of(names, len(observed))[left.rows]
         return cls.from_predictions(
@@ -206,7 +207,9 @@ class LeaveOneOutDisplay:
         LeaveOneOutDisplay
             Itself.
         """
-        ax = axes_for(type(self).__name__, ax)
+        owner = type(self).__name__
+        validate_arguments(owner, {"n_named": self.n_named}, {"n_named": integer(0)})
+        ax = axes_for(owner, ax)
         from matplotlib.lines import Line2D
 
         defaults = {"ls": "none", "marker": "o", "markersize": 4, "alpha": 0.6}

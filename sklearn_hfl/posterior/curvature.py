@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from sklearn_hfl.posterior.likelihood import curvature_slope
 from sklearn_hfl.posterior.linearization import JacobianLinearization, Linearization
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
@@ -143,10 +144,7 @@ class GaussNewton:
         total = torch.zeros_like(self.weights)
         for linear, rows in self._blocks(S.shape[1]):
             U = linear.forward(scaled)
-            with torch.enable_grad():
-                f = linear.outputs.detach().requires_grad_()
-                energy = 0.5 * (U * lp.likelihood.curvature(f, lp.sample_weight[rows], U)).sum()
-                (slope,) = torch.autograd.grad(energy, f)
+            slope = curvature_slope(lp.likelihood, linear.outputs, lp.sample_weight[rows], U)
             total += linear.backward(slope[:, None, :])[:, 0]
         return self.scale * total
 

@@ -16,6 +16,7 @@ __all__ = [
     "GaussianLikelihood",
     "HeteroscedasticLikelihood",
     "Likelihood",
+    "curvature_slope",
 ]
 
 # |s| is clipped here, a factor of 1000 in the noise std, so that no noise overflows far from the
@@ -37,6 +38,33 @@ class Likelihood(Protocol):
 
     def curvature(self, outputs: Tensor, w: Tensor, U: Tensor) -> Tensor:
         """Λ U (N, m, K), with the loss's second derivative Λ with respect to outputs (N, K)."""
+
+
+def curvature_slope(likelihood: Likelihood, outputs: Tensor, w: Tensor, U: Tensor) -> Tensor:
+    """Derivative of ½ Σ uᵀΛu with respect to the outputs, over the rows u of U.
+
+    Parameters
+    ----------
+    likelihood : Likelihood
+        Gives Λ.
+    outputs : Tensor of shape (N, K)
+        Where.
+    w : Tensor of shape (N,)
+        Weights.
+    U : Tensor of shape (N, m, K)
+        Held fixed.
+
+    Returns
+    -------
+    Tensor of shape (N, K)
+    """
+    with torch.enable_grad():
+        f = outputs.detach().requires_grad_()
+        energy = 0.5 * (U * likelihood.curvature(f, w, U)).sum()
+        if not energy.requires_grad:  # Λ is constant
+            return torch.zeros_like(outputs)
+        (slope,) = torch.autograd.grad(energy, f)
+    return slope
 
 
 @dataclass(frozen=True)

@@ -132,12 +132,11 @@ class PerceptronLinearization:
 
     def forward(self, V: Tensor) -> Tensor:
         tensors = self.packing.unpack(V.mT)
-        m = V.shape[1]
         change: Tensor | None = None
         for layer, (dW, db) in enumerate(zip(tensors[::2], tensors[1::2], strict=True)):
             a = self.inputs[layer]
             # d(W a + b) = dW a + db + W da, for all m changes in one matrix product.
-            own = (a @ dW.reshape(-1, a.shape[1]).mT).view(len(a), m, -1).add_(db)
+            own = (a @ dW.reshape(-1, a.shape[1]).mT).view(len(a), *db.shape).add_(db)
             if change is not None:
                 own.add_(change.mul_(self.slopes[layer - 1][:, None, :]) @ self.layers[layer][0].mT)
             change = own
@@ -152,7 +151,7 @@ class PerceptronLinearization:
             W, _ = self.layers[layer]
             flat = delta.reshape(n, -1)
             dW = flat.mT @ self.inputs[layer]
-            parts += [flat.sum(0).view(m, -1), dW.view(m, -1)]
+            parts += [flat.sum(0).view(m, W.shape[0]), dW.view(m, W.numel())]
             if layer:
                 delta = (delta @ W).mul_(self.slopes[layer - 1][:, None, :])
         return torch.cat(parts[::-1], dim=1).mT

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from sklearn_hfl.optim.map_estimate import MapEstimate
-from sklearn_hfl.posterior.likelihood import GaussianLikelihood, Likelihood
+from sklearn_hfl.posterior.likelihood import GaussianLikelihood, Likelihood, curvature_slope
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["Deletion", "LeaveOneOut", "deletion", "leave_one_out", "left_out_weight"]
@@ -29,36 +29,29 @@ class Deletion:
     ----------
     fitted, moved : Tensor of shape (n, K)
         Outputs f at the MAP, and f' at that of the other rows.
+    mean : Tensor of shape (n, K)
+        Outputs at the mean of the posterior of the other rows, which is f' where its shift is
+        not known.
     covariance : Tensor of shape (n, K, K)
         S' of the outputs, given the other rows.
     pull : Tensor of shape (n, K)
         (I − Λ S)⁻¹ s. Without the row any other output moves by its covariance with the
         outputs of this row, given all rows, times this.
-    hat : Tensor of shape (n, K, K)
-        S Λ.
+    leverage : Tensor of shape (n, K)
+        Diagonal of S Λ: how much each output follows the row's own target. The sum over all
+        rows, by weight, and outputs is γ.
+    remaining : Tensor of shape (n,)
+        Smallest eigenvalue of I − S Λ, > 0: 1 − leverage, where there is one output. A relative
+        error of S is larger by the inverse of this in S'.
     """
 
     fitted: Tensor
     moved: Tensor
+    mean: Tensor
     covariance: Tensor
     pull: Tensor
-    hat: Tensor
-
-    @property
-    def leverage(self) -> Tensor:  # numpydoc ignore=RT01
-        """Diagonal (n, K) of S Λ: how much each output follows the row's own target.
-
-        The sum over all rows, by weight, and outputs is γ.
-        """
-        return self.hat.diagonal(dim1=1, dim2=2)
-
-    @property
-    def remaining(self) -> Tensor:  # numpydoc ignore=RT01
-        """Smallest eigenvalue (n,) of I − S Λ: 1 − leverage, where there is one output.
-
-        A relative error of S is larger by the inverse of this in S'.
-        """
-        return 1 - torch.linalg.eigvals(self.hat).real.amax(1)
+    leverage: Tensor
+    remaining: Tensor
 
     def log_density(self, likelihood: Likelihood, y: Tensor) -> Tensor:
         """Log density (n,) of targets y: of a Gaussian with the variance of f added."""
@@ -70,7 +63,12 @@ class Deletion:
 
 
 def deletion(
-    likelihood: Likelihood, outputs: Tensor, covariance: Tensor, targets: Tensor, one: Tensor
+    likelihood: Likelihood,
+    outputs: Tensor,
+    covariance: Tensor,
+    targets: Tensor,
+    one: Tensor,
+    shift: Tensor | None = None,
 ) -> Deletion:
     """Take each row out of a posterior that is linear in the weights.
 
@@ -78,6 +76,10 @@ def deletion(
     Without the row the covariance is S' = (I − S Λ)⁻¹ S, and the MAP moves the outputs to
     f' = f + S' s: residual / (1 − leverage) for a Gaussian likelihood, which is exact for
     linear networks, and one Newton step for others.
+
+    With S = F Fᵀ, S' = F (I − Fᵀ Λ F)⁻¹ Fᵀ. The eigenvalues of the symmetric FᵀΛF are those of
+    S Λ, less than 1; one that rounding, or the tolerance of S, takes to 1 or above is moved just
+    below it, and S with it.
 
     Parameters
     ----------
@@ -91,19 +93,42 @@ def deletion(
         As the likelihood takes them.
     one : Tensor of shape (n,)
         Weight that is left out of each row.
+    shift : Tensor of shape (n, K), default=None
+        Of the outputs, from the MAP to the posterior mean (``posterior_mean_shift``). That of
+        the fit without the row lacks the row's own part, −S ∇½tr(S Λ), and the response to
+        the other rows' parts is larger by (I − S Λ)⁻¹. These parts themselves stay as they are.
 
     Returns
     -------
     Deletion
     """
-    units = torch.eye(outputs.shape[1]).to(outputs).expand_as(covariance)
-    hat = covariance @ likelihood.curvature(outputs, one, units)
-    without = torch.linalg.solve(units - hat, covariance)
+    root = _root(covariance)
+    shares, turn = _eigh(likelihood.curvature(outputs, one, root.mT) @ root)
+    most = 1 - torch.finfo(shares.dtype).eps
+    root = root @ turn * (most / shares.clamp(min=most)).sqrt()[:, None]
+    shares = shares.clamp(min=0.0, max=most)
+    without = (root / (1 - shares)[:, None]) @ root.mT
     score = likelihood.score(outputs, targets, one)
     change = (without @ score[..., None])[..., 0]
     # (I − Λ S)⁻¹ = I + Λ S'.
     pull = score + likelihood.curvature(outputs, one, change[:, None])[:, 0]
-    return Deletion(outputs, outputs + change, without, pull, hat)
+    moved = mean = outputs + change
+    if shift is not None:
+        # (I − S Λ)⁻¹ (shift + S ∇½tr) = shift + S' (Λ shift + ∇½tr).
+        slope = likelihood.curvature(outputs, one, shift[:, None])[:, 0]
+        slope += curvature_slope(likelihood, outputs, one, root.mT)
+        mean = moved + shift + (without @ slope[..., None])[..., 0]
+    curved = likelihood.curvature(outputs, one, root.mT).mT
+    leverage = (root * curved).sum(2)
+    return Deletion(outputs, moved, mean, without, pull, leverage, 1 - shares.amax(1))
+
+
+def _root(S: Tensor) -> Tensor:
+    """F (n, K, K) of S = F Fᵀ, from correlations: outputs may differ in scale."""
+    scale = S.diagonal(dim1=1, dim2=2).clamp(min=0.0).sqrt()
+    inverse = torch.where(scale > 0, 1 / scale, 0.0)
+    values, vectors = _eigh(inverse[:, :, None] * S * inverse[:, None, :])
+    return scale[:, :, None] * vectors * values.clamp(min=0.0).sqrt()[:, None, :]
 
 
 @dataclass(frozen=True)
@@ -238,3 +263,10 @@ def _frequencies(y: Tensor, weight: Tensor, one: Tensor) -> Tensor:
 def _normal(y: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """Log density (N,) of y (N, K), of independent columns."""
     return Normal(mean, variance.sqrt(), validate_args=False).log_prob(y).sum(-1)
+
+
+def _eigh(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and vectors of symmetric matrices; NaN for those that are not finite."""
+    finite = A.isfinite().all(2).all(1)[:, None]
+    values, vectors = torch.linalg.eigh(torch.where(finite[:, :, None], A, 0.0))
+    return torch.where(finite, values, torch.nan), vectors

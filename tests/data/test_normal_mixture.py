@@ -64,6 +64,8 @@ def test_densities_and_probabilities_are_averages_of_the_members(name):
         assert_allclose(ours.logpdf(x), np.log(members.pdf(x).mean()))
         assert_allclose(ours.cdf(x), members.cdf(x).mean())
         assert_allclose(ours.sf(x), members.sf(x).mean())
+        assert_allclose(ours.logcdf(x), np.log(members.cdf(x).mean()), atol=1e-15)
+        assert_allclose(ours.logsf(x), np.log(members.sf(x).mean()), atol=1e-15)
 
 
 @of_each_mixture
@@ -92,6 +94,7 @@ def test_a_quantile_lies_between_the_members_and_has_its_probability(members, q)
     x = ours.ppf(q)
     assert of_members.min() - 1e-12 <= x <= of_members.max() + 1e-12
     assert_allclose(ours.cdf(x), q, rtol=1e-9)
+    assert_allclose(ours.sf(ours.isf(q)), q, rtol=1e-9)
     # In the mirror, upper quantiles are lower ones.
     assert_allclose(NormalMixture(-means, stds).ppf(1 - q), -x, rtol=1e-9, atol=1e-9)
 
@@ -106,6 +109,10 @@ METHODS = {
     "cdf": lambda d: d.cdf([[0.5], [-30.0]]),
     "sf": lambda d: d.sf([[0.5], [30.0]]),
     "ppf": lambda d: d.ppf(np.append(Q, [0, 1, -0.1, 1.1, np.nan])[:, None]),
+    "logcdf": lambda d: d.logcdf([[0.5], [-3000.0]]),
+    "logsf": lambda d: d.logsf([[0.5], [3000.0]]),
+    "isf": lambda d: d.isf(np.append(Q, [1e-300, 0, 1, -0.1, 1.1, np.nan])[:, None]),
+    "support": lambda d: d.support(),
     "interval": lambda d: d.interval(0.9),
     "intervals": lambda d: d.interval([[0.0], [0.5], [1.0]]),
     "number": lambda d: d.cdf(1),
@@ -189,6 +196,12 @@ def test_a_size_that_does_not_hold_every_element_is_refused(size):
     ours = NormalMixture(np.zeros((3, 2)), np.ones((3, 2)))
     with pytest.raises(ValueError, match=r"size must end in the shape \(3,\)"):
         ours.rvs(size, random_state=0)
+
+
+def test_a_refused_size_is_named_as_it_was_given():
+    ours = NormalMixture(np.zeros((2, 2)), np.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"but got \(3,\)\."):
+        ours.rvs(3)
 
 
 @pytest.mark.parametrize("confidence", [-0.1, 1.1, np.nan, [0.5, 2]])

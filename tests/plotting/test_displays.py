@@ -301,8 +301,9 @@ def test_displays_of_rows_need_an_estimator_that_knows_them(ridge, pipeline):
         LeaveOneOutDisplay.from_estimator(ridge, Y)
     with pytest.raises(TypeError, match="that has influence"):
         InfluenceDisplay.from_estimator(ridge, X[:1])
-    with pytest.raises(ValueError, match="targets of fit"):
-        LeaveOneOutDisplay.from_estimator(pipeline, Y[:20])
+    for y in (Y[:20], np.append(Y, 0.0)):
+        with pytest.raises(ValueError, match="targets of fit, which had 40 rows"):
+            LeaveOneOutDisplay.from_estimator(pipeline, y)
     with pytest.raises(ValueError, match="names must have shape"):
         LeaveOneOutDisplay.from_estimator(pipeline, Y, names=["a"])
     with pytest.raises(ValueError, match="one sample, but X has 2"):
@@ -317,6 +318,47 @@ def test_bars_are_the_rows_of_the_largest_influence(pipeline):
     assert_allclose([bar.get_width() for bar in display.bars_], change[order])
     ticks = [label.get_text() for label in display.ax_.get_yticklabels()]
     assert ticks == list(names[order])
+
+
+def test_a_fit_of_few_rows_has_as_many_bars():
+    weight = np.arange(9) > 2
+    model = HFLRegressor(**{**PARAMS, "hidden_layer_sizes": ()})
+    model.fit(X[:9], Y[:9], sample_weight=weight)
+    display = InfluenceDisplay.from_estimator(model, X[:1], names=list("abcdefghi"))
+    assert sorted(display.names) == list("defghi")
+    assert len(LeaveOneOutDisplay.from_estimator(model, Y[:9], n_named=0).texts_) == 0
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"n_rows": 41}, "from 1 to the number of training rows, 40, or None, but got 41"),
+        ({"n_rows": 0}, "but got 0"),
+        ({"n_rows": True}, "but got True"),
+        ({"names": ["a"] * 39}, r"names must have shape \(40,\), one a row, but got \(39,\)"),
+        ({"names": ["a"] * 41}, "names must have shape"),
+        ({"output": 2}, "a position in classes_, an integer from 0 to 1, but got 2"),
+        ({"output": -1}, "but got -1"),
+        ({"output": "yes"}, "but got 'yes'"),
+    ],
+)
+def test_bad_bars_are_refused(keywords, message):
+    labels = np.where(Y > 0, "yes", "no")
+    model = HFLClassifier(hidden_layer_sizes=(), prior_precision=1.0).fit(X, labels)
+    with pytest.raises(ValueError, match=message):
+        InfluenceDisplay.from_estimator(model, X[:1], **keywords)
+
+
+def test_a_single_output_is_the_first(pipeline):
+    InfluenceDisplay.from_estimator(pipeline, X[:1], output=0)
+    with pytest.raises(ValueError, match="a position, an integer from 0 to 0, but got 1"):
+        InfluenceDisplay.from_estimator(pipeline, X[:1], output=1)
+
+
+@pytest.mark.parametrize("n_named", [-1, 2.5, None, "3"])
+def test_bad_numbers_of_names_are_refused(n_named):
+    with pytest.raises(ValueError, match="n_named must be an integer ≥ 0"):
+        LeaveOneOutDisplay.from_predictions([0.0], [1.0], [1.0], [0.1], n_named=n_named)
 
 
 def test_bars_of_one_output_or_of_the_predicted_class():

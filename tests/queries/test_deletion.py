@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 from dataclasses import replace
 
@@ -11,10 +12,12 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import logsumexp
 from scipy.stats import norm
+from sklearn.preprocessing import StandardScaler
 
 from sklearn_hfl import HFLClassifier, HFLRegressor
 from sklearn_hfl.posterior.functional import Prediction
 from sklearn_hfl.uncertainty.exact import dense_ggn, dense_hessian
+from tests.classes import SETS
 from tests.deletion import (
     CASES,
     DETERMINED,
@@ -252,6 +255,65 @@ def test_optima_of_the_network_that_failed_give_way_to_the_linearised_ones(monke
         lambda optima, rtol: torch.zeros_like(optima.linear.variance, dtype=torch.bool),
     )
     assert_allclose(model.influence(X[:3]), expected, rtol=1e-10)
+
+
+SEPARABLE = {"breast_cancer": np.arange(80), "wine": None, "iris": None}
+
+
+@functools.cache
+def separable(name, prior_precision):
+    """A linear classifier, and each row's probabilities by the fit without it."""
+    X, y = SETS[name](return_X_y=True)
+    rows = SEPARABLE[name]
+    rows = np.random.default_rng(0).permutation(len(X))[:60] if rows is None else rows
+    X, y = StandardScaler().fit_transform(X[rows]), y[rows]
+    params = {"hidden_layer_sizes": (), "normalize_X": False, "random_state": 0}
+    params["prior_precision"] = prior_precision
+    expected = []
+    for row in range(len(X)):
+        others = np.arange(len(X)) != row
+        without = HFLClassifier(**params).fit(X[others], y[others])
+        expected.append(
+            [
+                without.set_params(link_approx=approx).predict_proba(X[row : row + 1])[0]
+                for approx in ("mc", "probit")
+            ]
+        )
+    return HFLClassifier(**params).fit(X, y), y, np.stack(expected, axis=1)
+
+
+@pytest.mark.parametrize("name", SEPARABLE)
+@pytest.mark.parametrize("prior_precision", [1.0, 0.1])
+def test_a_refit_averages_as_the_fit_without_the_row(name, prior_precision):
+    model, _, expected = separable(name, prior_precision)
+    for approx, proba in zip(("mc", "probit"), expected, strict=True):
+        found = model.set_params(link_approx=approx).loo_predict("refit")
+        assert found.converged.all()
+        assert_allclose(found.proba, proba, atol=0.01)
+
+
+# Tolerances of the label's probability, and of the mean log density in nats. With the posterior
+# mean of the fit with the row they are 0.47 and 0.074 for breast_cancer at 0.1.
+@pytest.mark.parametrize(
+    ("name", "prior_precision", "atol", "mean_atol"),
+    [
+        ("breast_cancer", 1.0, 0.02, 0.002),
+        ("wine", 1.0, 0.05, 0.005),
+        ("iris", 1.0, 0.02, 0.003),
+        ("breast_cancer", 0.1, 0.17, 0.02),
+        ("wine", 0.1, 0.26, 0.01),
+        ("iris", 0.1, 0.05, 0.002),
+    ],
+)
+def test_classes_are_averaged_nearly_as_by_the_fit_without_the_row(
+    name, prior_precision, atol, mean_atol
+):
+    model, y, (expected, _) = separable(name, prior_precision)
+    found = model.set_params(link_approx="mc").loo_predict()
+    assert found.converged.all()
+    label = np.arange(len(y)), y
+    assert_allclose(found.proba[label], expected[label], atol=atol)
+    assert abs(found.log_density.mean() - np.log(expected[label]).mean()) <= mean_atol
 
 
 def test_the_density_of_a_mixture_is_that_of_its_members():

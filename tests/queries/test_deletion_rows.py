@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sklearn_hfl.exceptions import HFLConvergenceWarning
 from sklearn_hfl.posterior.functional import Prediction
 from sklearn_hfl.posterior.link import CENTRED
 from sklearn_hfl.uncertainty.exact import dense_ggn
+from sklearn_hfl.uncertainty.variance import Variance
 from tests.classes import two_classes
 from tests.deletion import (
     COUNTS,
@@ -85,6 +87,16 @@ def test_leverages_add_up_to_the_effective_parameters():
     assert weight @ left.leverage == pytest.approx(model.n_effective_parameters_, rel=1e-3)
 
 
+@pytest.mark.parametrize("weights", [None, [0.5, 1.0, 3.0]])
+def test_leverages_of_weighted_rows_count_each_copy(weights):
+    X, y = two_classes()
+    weight = np.ones(60) if weights is None else np.resize(weights, 60)
+    model = HFLClassifier(hidden_layer_sizes=(), prior_precision=1.0)
+    left = model.fit(X, y, sample_weight=weight).loo_predict()
+    total = np.maximum(weight, 1) @ left.leverage
+    assert total == pytest.approx(model.n_effective_parameters_, rel=1e-6)
+
+
 @pytest.mark.parametrize("make", [HFLRegressor, HFLClassifier])
 def test_a_fit_without_its_data_says_what_it_lacks(make):
     X, y = two_classes()
@@ -92,6 +104,19 @@ def test_a_fit_without_its_data_says_what_it_lacks(make):
     for call in (model.loo_predict, lambda: model.influence(X)):
         with pytest.raises(ValueError, match=r"variance='amortized' keeps none.*Call fit again"):
             call()
+
+
+@pytest.mark.parametrize("prior_precision", [1e12, 1e30])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_rows_that_determine_nothing_are_left_out_without_effect(prior_precision, n_classes):
+    X, _ = two_classes()
+    y = np.arange(60) % n_classes
+    model = HFLClassifier(hidden_layer_sizes=(3,), prior_precision=prior_precision).fit(X, y)
+    assert_allclose(model.predict_proba(X), 1 / n_classes, rtol=1e-6)
+    for method in ("linearized", "refit"):
+        left = model.loo_predict(method)
+        assert_allclose(left.proba, 1 / n_classes, rtol=1e-6)
+        assert left.converged.all()
 
 
 def test_rows_that_are_none_are_refused():
@@ -104,6 +129,9 @@ def test_rows_that_are_none_are_refused():
         model.influence(X[:1], rows=[-1])
     with pytest.raises(ValueError, match=r"numpy.flatnonzero"):
         model.loo_predict(rows=np.ones(40, dtype=bool))
+    for call in (model.loo_predict, lambda rows: model.influence(X[:1], rows=rows)):
+        with pytest.raises(ValueError, match="is empty: pass the number of at least one"):
+            call(rows=np.flatnonzero(np.zeros(40, dtype=bool)))
     with pytest.raises(ValueError, match="at most the number of training rows"):
         model.influence(X[:1], rows=[0, 1], top=3)
     with pytest.raises(ValueError, match="method"):
@@ -138,9 +166,49 @@ def test_a_refit_that_does_not_converge_is_counted(monkeypatch):
 
 def test_rows_whose_error_bound_is_larger_than_std_rtol_are_counted():
     model = pickle.loads(pickle.dumps(linear("in raw units")[0])).set_params(std_rtol=1e-15)
-    with pytest.warns(HFLConvergenceWarning, match="40 of 40 left-out rows missed std_rtol"):
+    with pytest.warns(HFLConvergenceWarning, match="40 of 40 left-out rows missed std_rtol") as one:
         found = model.loo_predict()
+    assert "rounding in float64 alone may be larger" in str(one[0].message)
     assert not found.converged.any()
+
+
+@pytest.mark.parametrize("method", ["linearized", "refit"])
+@pytest.mark.parametrize("noise_std", [1.0, 0.1, 0.01, 0.001])
+def test_stds_in_single_precision_are_right_or_reported(method, noise_std):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(80, 3))
+    y = X @ [1.0, 2.0, 3.0] + 0.01 * rng.normal(size=80)
+    params = {**LINEAR, "noise_std": noise_std, "prior_precision": 1.0}
+    exact = HFLRegressor(**params).fit(X, y).loo_predict()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = HFLRegressor(**params, dtype="float32").fit(X, y).loo_predict(method)
+    for message in (str(each.message) for each in caught):
+        assert "rounding in float32 alone may be larger" in message
+        assert "dtype='float64'" in message
+    assert found.converged.all() == (noise_std == 1.0) == (not caught)
+    ours, theirs = (np.sqrt(np.maximum(each.std**2 - noise_std**2, 0)) for each in (found, exact))
+    # The total is stored to rounding, which may leave no digit of a small part.
+    good = found.converged & (theirs > 0.01 * noise_std)
+    assert_allclose(ours[good], theirs[good], rtol=0.01)
+
+
+@pytest.mark.parametrize("make", [HFLRegressor, HFLClassifier])
+def test_a_missed_tolerance_that_is_due_to_leverage_says_so(make, monkeypatch):
+    X, y = two_classes()
+    model = make(hidden_layer_sizes=(), prior_precision=1.0).fit(X, y)
+    monkeypatch.setattr("sklearn_hfl._ensemble.deletion.variance", _at_the_tolerance)
+    monkeypatch.setattr("sklearn_hfl._ensemble.logits.variance", _at_the_tolerance)
+    with pytest.warns(HFLConvergenceWarning, match=r"by 1 / \(1 − leverage\). Try method='refit'"):
+        assert not model.loo_predict(rows=[0, 1]).converged.any()
+    with pytest.warns(HFLConvergenceWarning, match="^2 of 2 left-out rows missed") as caught:
+        model.influence(X[:2], rows=[0, 1])
+    assert "variance='linearized'" not in str(caught[0].message)
+
+
+def _at_the_tolerance(optima, rtol):
+    value = optima.linear.variance
+    return Variance(value, torch.full_like(value, rtol), torch.ones_like(value, dtype=torch.bool))
 
 
 def test_leverage_of_classes_is_that_of_their_centred_logits():

@@ -259,6 +259,14 @@ def test_levels_outside_are_refused_by_the_name_they_came_with(name, level):
         model_of("one").predict(NEAR, **{name: level})
 
 
+def test_a_level_in_an_array_without_axes_is_a_number():
+    model = model_of("one")
+    expected = model.predict(NEAR, quantiles=0.3)
+    assert_array_equal(model.predict(NEAR, quantiles=np.array(0.3)), expected)
+    expected = model.predict(NEAR, return_interval=0.9)[1]
+    assert_array_equal(model.predict(NEAR, return_interval=np.array(0.9))[1], expected)
+
+
 @pytest.mark.parametrize("name", ["return_interval", "quantiles"])
 def test_no_level_is_refused(name):
     with pytest.raises(ValueError, match=f"predict: {name} must hold one level or more"):

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Normal
@@ -8,11 +9,15 @@ from torch.testing import assert_close
 from sklearn_hfl import HFLClassifier, HFLRegressor
 from sklearn_hfl.exceptions import HFLWarning
 from sklearn_hfl.optim.newton_cg import NewtonCG
-from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
+from sklearn_hfl.posterior.likelihood import (
+    CategoricalLikelihood,
+    GaussianLikelihood,
+    HeteroscedasticLikelihood,
+)
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP
 from sklearn_hfl.posterior.prior import GaussianPrior
-from sklearn_hfl.uncertainty.leave_one_out import leave_one_out
+from sklearn_hfl.uncertainty.leave_one_out import deletion, leave_one_out
 from tests import reference
 from tests.cases import F64, LINEAR, estimate_at, generator, map_estimate, randn
 
@@ -136,3 +141,97 @@ def test_rows_are_taken_in_blocks_that_the_memory_limit_allows(name):
     whole, blocks = leave_one_out(estimate), leave_one_out(replace(estimate, log_posterior=small))
     assert_close(blocks.left_out, whole.left_out)
     assert_close(blocks.fitted, whole.fitted)
+
+
+LIKELIHOODS = {
+    "normal": (GaussianLikelihood(torch.tensor([2.0, 3e4], dtype=F64)), 2),
+    "log noise": (HeteroscedasticLikelihood(torch.tensor([3.0], dtype=F64)), 2),
+    "two classes": (CategoricalLikelihood(), 1),
+    "three classes": (CategoricalLikelihood(), 3),
+}
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("size", [1.0, 1e2])
+def test_a_deletion_is_the_inverse_of_what_remains(name, size):
+    likelihood, k = LIKELIHOODS[name]
+    outputs, one = randn(6, k), torch.full((6,), 0.7, dtype=F64)
+    eye = torch.eye(k, dtype=F64).expand(6, k, k)
+    curvature = likelihood.curvature(outputs, one, eye)
+    # S = (Q + Λ)⁻¹ with a precision Q from prior and other rows, which is then that of S'.
+    root = randn(6, k, k, seed=1)
+    precision = (root @ root.mT + 0.1 * eye) / size
+    S = torch.linalg.inv(precision + curvature)
+    y = torch.nn.functional.one_hot(torch.arange(6) % k, k).to(F64)
+    targets = y[:, :1] if name == "log noise" else y
+    left = deletion(likelihood, outputs, S, targets, one)
+    expected = torch.linalg.inv(precision)
+    assert_close(left.covariance, expected, rtol=1e-6, atol=1e-8 * size)
+    hat = S @ curvature
+    assert_close(left.leverage, hat.diagonal(dim1=1, dim2=2), rtol=1e-9, atol=1e-12)
+    assert_close(left.remaining, 1 - torch.linalg.eigvals(hat).real.amax(1), rtol=1e-6, atol=1e-12)
+    score = likelihood.score(outputs, targets, one)[..., None]
+    assert_close(left.moved, outputs + (expected @ score)[..., 0], rtol=1e-6, atol=1e-8 * size)
+    pull = torch.linalg.solve(eye - hat.mT, score)[..., 0]
+    assert_close(left.pull, pull, rtol=1e-6, atol=1e-8 * size)
+
+
+@pytest.mark.parametrize("name", ["two classes", "three classes"])
+def test_the_posterior_mean_without_a_row_lacks_its_part_of_the_shift(name):
+    # Row n of weight 1 beside others, whose parts of the shift reach it by their covariance.
+    likelihood, k = LIKELIHOODS[name]
+    outputs, one = randn(1, k), torch.ones(1, dtype=F64)
+    eye = torch.eye(k, dtype=F64)
+    curvature = likelihood.curvature(outputs, one, eye[None])[0]
+    root = randn(k, k, seed=1)
+    without = torch.linalg.inv(root @ root.mT + eye)
+    S = torch.linalg.inv(root @ root.mT + eye + curvature)
+    others = randn(k, seed=2)
+
+    def half_trace(f):
+        return 0.5 * torch.trace(S @ likelihood.curvature(f[None], one, eye[None])[0])
+
+    own = torch.autograd.functional.jacobian(half_trace, outputs[0])
+    y = torch.zeros_like(outputs)
+    left = deletion(likelihood, outputs, S[None], y, one, -(S @ (others + own))[None])
+    assert_close(left.mean - left.moved, -(without @ others)[None])
+    assert_close(deletion(likelihood, outputs, S[None], y, one).mean, left.moved)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("excess", [1.0, 1.02, 5.0])
+def test_a_covariance_above_that_of_the_row_alone_is_moved_below_it(name, excess):
+    # Rounding, or the tolerance of S, may leave an eigenvalue of S Λ at 1, or above.
+    likelihood, k = LIKELIHOODS[name]
+    outputs, one = 0.1 * randn(6, k), torch.ones(6, dtype=F64)
+    curvature = likelihood.curvature(outputs, one, torch.eye(k, dtype=F64).expand(6, k, k))
+    S = excess * torch.linalg.pinv(curvature)
+    targets = outputs[:, :1] if name == "log noise" else outputs
+    left = deletion(likelihood, outputs, S, targets, one)
+    for values in (left.covariance, left.moved, left.pull, left.leverage):
+        assert values.isfinite().all()
+    eps = torch.finfo(F64).eps
+    assert ((left.remaining > 0) & (left.remaining <= 10 * eps)).all()
+    values = torch.linalg.eigvalsh(left.covariance)
+    assert (values >= -10 * eps * values.amax()).all()
+    rank = 2 if k == 3 else k
+    assert (left.leverage.sum(1) <= rank + 1e-12).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "prior", "noise"), [("float32", 1.0, 1e-3), ("float64", 1e-6, 1e-6)]
+)
+def test_rows_that_are_interpolated_to_rounding_are_reported(dtype, prior, noise):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(8, 12))
+    y = X[:, 0] + rng.normal(size=8)
+    params = {"hidden_layer_sizes": (), "prior_precision": prior, "dtype": dtype}
+    model = HFLRegressor(noise_std=noise, random_state=0, **params).fit(X, y)
+    assert np.isfinite(model.diagnostics_["members"][0]["log_density_left_out"])
+    with pytest.warns(HFLWarning, match="8 of 8 left-out rows"):
+        left = model.loo_predict()
+    assert not left.converged.any()
+    assert (left.leverage <= 1).all()
+    assert (left.leverage > 1 - 1e-5).all()
+    for name in ("mean", "std", "log_density"):
+        assert np.isfinite(left[name]).all()
