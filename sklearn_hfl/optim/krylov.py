@@ -17,6 +17,10 @@ __all__ = ["BLOCK_SIZE", "krylov_subspace", "max_directions"]
 # Columns by which the basis grows: matrix products run at full speed from about here
 # (docs/design/subspace.md).
 BLOCK_SIZE = 64
+# Networks of so many weights at most have A formed and factorised. Their data determine most
+# directions, so that a basis costs as much, and then each step has an exact solution
+# (docs/design/training.md).
+MAX_MATRIX_WEIGHTS = 2000
 # The norm of E, A − I beyond the basis, is at most NORM_FACTOR times the longest image of N_VECTORS
 # random vectors. The bound fails with probability 1/10 for one vector, 1e-10 for ten (N. Halko,
 # P. G. Martinsson, J. A. Tropp, SIAM Review 53, 2011, Lemma 4.1). Applied to E⁴, it is within
@@ -64,7 +68,7 @@ def krylov_subspace(
     beyond: float = math.inf,
     block_size: int = BLOCK_SIZE,
 ) -> Subspace:
-    """Find the directions that the data determine, by block Krylov iteration.
+    """Find the directions that the data determine: of few weights all, else by block Krylov.
 
     The first block is (A − I) S for random signs S in weight space. Random combinations of
     training rows would do as well, but would depend on how rows are ordered, repeated or
@@ -92,6 +96,8 @@ def krylov_subspace(
         Of rank ``max_directions`` at most, even if the tolerances are then not met.
     """
     max_rank = max_directions(curvature.log_posterior)
+    if curvature.n_weights <= min(MAX_MATRIX_WEIGHTS, max_rank):
+        return Subspace.complete(curvature.matrix())
     subspace = Subspace.empty(curvature.excess_diagonal())
     lp = curvature.log_posterior
     columns = min(block_size, max_rank, len(lp.X) * lp.network.n_outputs)

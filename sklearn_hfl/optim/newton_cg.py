@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -26,18 +27,21 @@ from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["NewtonCG"]
 
-# Below a Newton decrement of ten posterior standard deviations the true Hessian replaces
-# Gauss-Newton, which converges linearly, and slowly in the flat valley around a MAP
-# (docs/design/training.md).
-NEWTON_REGION = 10.0
-# Solves are truncated: the forcing term min(0.1, sqrt(decrement)) gives superlinear convergence
-# (Nocedal & Wright, Numerical Optimization, section 7.1, with 0.5 for 0.1). A solve that takes
+# Below a Newton decrement of one posterior standard deviation the true Hessian replaces
+# Gauss-Newton, which converges linearly. Further away Gauss-Newton needs fewer steps through the
+# flat, curved valley that leads to a MAP (docs/design/training.md).
+NEWTON_REGION = 1.0
+# Solves are truncated: the forcing term min(0.01, sqrt(decrement)) gives superlinear convergence
+# (Nocedal & Wright, Numerical Optimization, section 7.1, with 0.5 for 0.01). In the valley a less
+# accurate direction needs up to twice the steps (docs/design/training.md). A solve that takes
 # more products than the maximum is cut off, and costs steps, not accuracy.
-MAX_FORCING = 0.1
+MAX_FORCING = 0.01
 MAX_CG_ITER = 100
 # Tolerance, in units of sqrt(eps), where the preconditioner is exact: two or three products reach
 # it, and what is left of the residual is below the rounding of the next step's decrement.
 EXACT_RTOL = 0.01
+# Decrement that Gauss-Newton reaches as soon.
+ROUGH_TOL = 1e-3
 # Gain ratio above which a step is accepted: η of Nocedal & Wright, algorithm 4.1.
 MIN_GAIN_RATIO = 1e-4
 # Allowance for rounding in L, relative: a smaller decrease is not visible.
@@ -58,6 +62,8 @@ class NewtonCG(Trainer):
     by sqrt(γ / 2).
     """
 
+    steps_per_round: ClassVar[int] = 5
+
     def train(
         self,
         log_posterior: LogPosterior,
@@ -68,7 +74,7 @@ class NewtonCG(Trainer):
     ) -> Trajectory:
         """Lower L: see ``Trainer.train``."""
         scale = log_posterior.prior.scale
-        twice_differentiable = log_posterior.network.twice_differentiable
+        precise = self.decrement_tol < ROUGH_TOL and log_posterior.network.twice_differentiable
         loss = float(log_posterior.value(weights[None])[0])
         curvature = GaussNewton(log_posterior, weights)
         gradient = curvature.gradient()
@@ -77,7 +83,7 @@ class NewtonCG(Trainer):
         damping, newton = Damping(), False
         decrement = float(torch.linalg.vector_norm(gradient))
         curve = [loss]
-        while (status := self._status(curve, decrement, known.n_effective)) is None:
+        while (status := self._status(curve, decrement, known)) is None:
             product = _hessian(log_posterior, weights) if newton else curvature.product
             direction, n_products, indefinite = conjugate_gradients(
                 _shifted(product, damping.value),
@@ -90,7 +96,8 @@ class NewtonCG(Trainer):
             trial_loss = float(log_posterior.value(trial[None])[0])
             predicted = -float(gradient @ direction + 0.5 * direction @ product(direction))
             ratio = _gain_ratio(loss, trial_loss, predicted)
-            if predicted > 0 and ratio > MIN_GAIN_RATIO:
+            moved = predicted > 0 and ratio > MIN_GAIN_RATIO
+            if moved:
                 weights, loss = trial, trial_loss
                 curvature = GaussNewton(log_posterior, weights)
                 gradient = curvature.gradient()
@@ -100,26 +107,32 @@ class NewtonCG(Trainer):
                 damping = damping.kept() if steady else damping.lowered(ratio)
             else:
                 damping = damping.raised()
-            known = known.after(n_products, curvature, generator)
+            known = known.after(n_products, curvature, generator, moved=moved)
             decrement = known.decrement(gradient)
-            newton = twice_differentiable and decrement < NEWTON_REGION and not indefinite
+            newton = precise and decrement < NEWTON_REGION and not indefinite
             curve.append(loss)
             callback(loss)
         return Trajectory(weights, tuple(curve), status)
 
     def _status(
-        self, curve: Sequence[float], decrement: float, n_effective: float
+        self, curve: Sequence[float], decrement: float, known: Preconditioner
     ) -> Status | None:
         """Why training ends at this point, or None if it goes on."""
         if not math.isfinite(decrement):
             return Status.NOT_FINITE
         if decrement <= self.decrement_tol:
             return Status.CONVERGED
-        near = decrement <= 0.5 * stationary_radius(n_effective)
-        decrease = recent_decrease(curve, self.n_iter_no_change)
-        if near and decrease <= self.tol * n_effective**0.5 * self.n_iter_no_change:
+        if self._stalled(recent_decrease(curve, self.n_iter_no_change), decrement, known):
             return Status.STALLED
         return Status.MAX_ITER if len(curve) > self.max_iter else None
+
+    def _stalled(self, decrease: float, decrement: float, known: Preconditioner) -> bool:
+        per_root = self.tol * self.n_iter_no_change
+        # γ takes time, and is at most P.
+        if decrease > per_root * known.subspace.n_weights**0.5:
+            return False
+        near = decrement <= 0.5 * stationary_radius(known.n_effective)
+        return near and decrease <= per_root * known.n_effective**0.5
 
 
 def _gain_ratio(loss: float, trial_loss: float, predicted: float) -> float:

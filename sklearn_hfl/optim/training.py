@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Generator, Tensor
 
@@ -65,6 +66,10 @@ class Trainer(ABC):
     tol: float
     n_iter_no_change: int
     decrement_tol: float = 1e-8
+    # Whether each step takes all rows, and how many steps a round between two updates of the
+    # precisions has.
+    takes_all_rows: ClassVar[bool] = True
+    steps_per_round: ClassVar[int] = 10
 
     @abstractmethod
     def train(

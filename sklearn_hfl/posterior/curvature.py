@@ -22,6 +22,8 @@ MIN_ROWS = 64
 # Where the Jacobian does not fit, it is formed for so many rows at a time (same table).
 MAX_JACOBIAN_OUTPUTS = 2
 MAX_JACOBIAN_ROWS = 256
+# Rows of a block of the matrix's sum: the Jacobian of more of them leaves the cache.
+MATRIX_ROWS = 1024
 
 
 class GaussNewton:
@@ -107,6 +109,18 @@ class GaussNewton:
             curved = lp.likelihood.curvature(linear.outputs, lp.sample_weight[rows], U)
             data += linear.backward(curved)
         return (columns + self.scale[:, None] * data).reshape(V.shape)
+
+    def matrix(self) -> Tensor:
+        """A itself, (P, P), from the Jacobian of one block of rows at a time."""
+        lp = self.log_posterior
+        data = torch.zeros(self.n_weights, self.n_weights).to(self.weights)
+        for rows in lp.blocks(lp.network.matrix_width, MATRIX_ROWS):
+            linear = self._at(rows)
+            curve = partial(lp.likelihood.curvature, linear.outputs, lp.sample_weight[rows])
+            data += linear.matrix(curve)
+        A = self.scale[:, None] * data * self.scale
+        A.diagonal().add_(1.0)
+        return A
 
     def output_variance(self, S: Tensor) -> Tensor:
         """Diagonal of (J S)(J S)ᵀ for whitened S (P, m): a square (N, K) of each output."""

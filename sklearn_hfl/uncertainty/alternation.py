@@ -36,7 +36,6 @@ __all__ = ["EVIDENCE_TOL", "Alternation", "Fit"]
 # A round need not reach its MAP: the precisions change after it. At a saddle (all units at zero
 # under a strong prior) a decrement below this would leave only rounding to decide in which
 # direction the next round escapes (docs/design/evidence.md).
-STEPS_PER_ROUND = 10
 ROUND_DECREMENT_TOL = 1e-3
 # The updates increase the evidence of a linear network, but may decrease that of others, whose
 # curvature grows with their weights: noise shrinks, weights grow, and the data are over-fitted.
@@ -95,6 +94,17 @@ class Fit:
     status: Status = Status.MAX_ITER
     subspace: Subspace | None = None
     trained: tuple[int, int] = (0, 0)
+
+    def on_rows(self, rows: LogPosterior) -> Fit:
+        """Keep precisions and weights, as a start on other rows."""
+        old = self.log_posterior
+        variance = old.variance_of_mean
+        if variance is not None:  # its mean, until the next round
+            variance = variance.mean(0).expand(len(rows.X), -1)
+        log_posterior = replace(
+            old, X=rows.X, y=rows.y, sample_weight=rows.sample_weight, variance_of_mean=variance
+        )
+        return Fit(log_posterior, self.weights)
 
     @cached_property
     def rows(self) -> LeaveOneOut:
@@ -239,7 +249,7 @@ class Alternation:
         subspace: Subspace | None = None
         rounds = _Rounds(start, options, known)
         for _ in range(max_rounds):
-            steps = min(STEPS_PER_ROUND, self.left)
+            steps = min(self.trainer.steps_per_round, self.left)
             if steps <= 0 or rounds.ended:
                 break
             weights = self._train(log_posterior, weights, steps, True, subspace).weights
