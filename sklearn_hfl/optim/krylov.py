@@ -12,7 +12,13 @@ from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
-__all__ = ["BLOCK_SIZE", "krylov_subspace", "max_directions"]
+__all__ = [
+    "BLOCK_SIZE",
+    "determined_subspace",
+    "forms_matrix",
+    "krylov_subspace",
+    "max_directions",
+]
 
 # Columns by which the basis grows: matrix products run at full speed from about here
 # (docs/design/subspace.md).
@@ -60,6 +66,51 @@ def max_directions(log_posterior: LogPosterior) -> int:
     return rank
 
 
+def determined_subspace(
+    curvature: GaussNewton,
+    generator: Generator,
+    *,
+    trace_rtol: float = 1e-3,
+    beyond: float = math.inf,
+) -> Subspace:
+    """Find the directions that the data determine: all of them where there are few weights.
+
+    Parameters
+    ----------
+    curvature : GaussNewton
+        A.
+    generator : torch.Generator
+        Source of randomness.
+    trace_rtol : float
+        Share of γ that may be missed.
+    beyond : float
+        Maximum of ``Subspace.beyond``.
+
+    Returns
+    -------
+    Subspace
+        Complete where A can be formed, otherwise a ``krylov_subspace``.
+    """
+    if forms_matrix(curvature.log_posterior):
+        return Subspace.complete(curvature.matrix())
+    return krylov_subspace(curvature, generator, trace_rtol=trace_rtol, beyond=beyond)
+
+
+def forms_matrix(log_posterior: LogPosterior) -> bool:
+    """Whether A is formed, (P, P).
+
+    Parameters
+    ----------
+    log_posterior : LogPosterior
+        Holds the memory limit.
+
+    Returns
+    -------
+    bool
+    """
+    return log_posterior.n_weights <= min(MAX_MATRIX_WEIGHTS, max_directions(log_posterior))
+
+
 def krylov_subspace(
     curvature: GaussNewton,
     generator: Generator,
@@ -68,7 +119,7 @@ def krylov_subspace(
     beyond: float = math.inf,
     block_size: int = BLOCK_SIZE,
 ) -> Subspace:
-    """Find the directions that the data determine: of few weights all, else by block Krylov.
+    """Find the directions that the data determine, by block Krylov iteration.
 
     The first block is (A − I) S for random signs S in weight space. Random combinations of
     training rows would do as well, but would depend on how rows are ordered, repeated or
@@ -96,8 +147,6 @@ def krylov_subspace(
         Of rank ``max_directions`` at most, even if the tolerances are then not met.
     """
     max_rank = max_directions(curvature.log_posterior)
-    if curvature.n_weights <= min(MAX_MATRIX_WEIGHTS, max_rank):
-        return Subspace.complete(curvature.matrix())
     subspace = Subspace.empty(curvature.excess_diagonal())
     lp = curvature.log_posterior
     columns = min(block_size, max_rank, len(lp.X) * lp.network.n_outputs)

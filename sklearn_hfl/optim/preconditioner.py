@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from sklearn_hfl.optim.krylov import BLOCK_SIZE, MAX_MATRIX_WEIGHTS, krylov_subspace
+from sklearn_hfl.optim.krylov import BLOCK_SIZE, determined_subspace, forms_matrix
 from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.log_posterior import LogPosterior
@@ -56,7 +56,7 @@ class Preconditioner:
     ) -> Preconditioner:
         """Start from a subspace that is ``known`` from elsewhere, or build one."""
         lp = curvature.log_posterior
-        if _has_matrix(lp):
+        if forms_matrix(lp):
             return cls(_built(curvature, generator), _is_small(lp))
         subspace = known or _built(curvature, generator)
         exact = subspace.rank < BLOCK_SIZE
@@ -96,9 +96,9 @@ class Preconditioner:
 
 def _built(curvature: GaussNewton, generator: Generator) -> Subspace:
     lp = curvature.log_posterior
-    if _has_matrix(lp) and not _is_small(lp):
+    if forms_matrix(lp) and not _is_small(lp):
         curvature = _of_sample(curvature, generator)
-    return krylov_subspace(curvature, generator, trace_rtol=TRACE_RTOL)
+    return determined_subspace(curvature, generator, trace_rtol=TRACE_RTOL)
 
 
 def _of_sample(curvature: GaussNewton, generator: Generator) -> GaussNewton:
@@ -113,10 +113,6 @@ def _of_sample(curvature: GaussNewton, generator: Generator) -> GaussNewton:
     return GaussNewton(
         replace(sample, sample_weight=sample.sample_weight / share), curvature.weights
     )
-
-
-def _has_matrix(log_posterior: LogPosterior) -> bool:
-    return log_posterior.n_weights <= MAX_MATRIX_WEIGHTS
 
 
 def _n_residuals(log_posterior: LogPosterior) -> int:

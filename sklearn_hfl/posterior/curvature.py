@@ -8,7 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sklearn_hfl.posterior.linearization import JacobianLinearization, Linearization
+from sklearn_hfl.posterior.linearization import (
+    MAX_JACOBIAN_OUTPUTS,
+    JacobianLinearization,
+    Linearization,
+)
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["GaussNewton"]
@@ -18,12 +22,10 @@ __all__ = ["GaussNewton"]
 # weights costs more than the rows (docs/design/subspace.md, benchmarks/products.py).
 CACHED_NUMBERS = 2_000_000
 MIN_ROWS = 64
-# With more outputs than this, products layer by layer are faster than those with the Jacobian.
-# Where the Jacobian does not fit, it is formed for so many rows at a time (same table).
-MAX_JACOBIAN_OUTPUTS = 2
+# Where the Jacobian does not fit, it is formed for so many rows at a time (same table), and for
+# the sum of the matrix for so many more, since each of its blocks costs P² numbers.
 MAX_JACOBIAN_ROWS = 256
-# Rows of a block of the matrix's sum: the Jacobian of more of them leaves the cache.
-MATRIX_ROWS = 1024
+MAX_MATRIX_ROWS = 1024
 
 
 class GaussNewton:
@@ -111,10 +113,10 @@ class GaussNewton:
         return (columns + self.scale[:, None] * data).reshape(V.shape)
 
     def matrix(self) -> Tensor:
-        """A itself, (P, P), from the Jacobian of one block of rows at a time."""
+        """A itself, (P, P), summed over blocks of rows."""
         lp = self.log_posterior
         data = torch.zeros(self.n_weights, self.n_weights).to(self.weights)
-        for rows in lp.blocks(lp.network.matrix_width, MATRIX_ROWS):
+        for rows in lp.blocks(lp.network.matrix_width, MAX_MATRIX_ROWS):
             linear = self._at(rows)
             curve = partial(lp.likelihood.curvature, linear.outputs, lp.sample_weight[rows])
             data += linear.matrix(curve)

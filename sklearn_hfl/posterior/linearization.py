@@ -11,12 +11,18 @@ from torch import Tensor
 
 from sklearn_hfl.posterior.packing import Packing
 
-# With more outputs than this, sums layer by layer are faster than products with the Jacobian.
+__all__ = [
+    "MAX_JACOBIAN_OUTPUTS",
+    "JacobianLinearization",
+    "Linearization",
+    "PerceptronLinearization",
+]
+
+# With more outputs than this, going layer by layer is faster than with the Jacobian
+# (docs/design/subspace.md, benchmarks/products.py).
 MAX_JACOBIAN_OUTPUTS = 2
 # Columns of a block of the matrix, of which only the upper triangle is computed.
 MATRIX_COLUMNS = 200
-
-__all__ = ["JacobianLinearization", "Linearization", "PerceptronLinearization"]
 
 
 class Linearization(Protocol):

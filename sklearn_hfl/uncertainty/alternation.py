@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from sklearn_hfl.optim.krylov import krylov_subspace
+from sklearn_hfl.optim.krylov import determined_subspace
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.solution import Status
 from sklearn_hfl.optim.subspace import Subspace
@@ -132,7 +132,7 @@ class _Gaussian:
         generator: Generator,
     ) -> _Gaussian:
         curvature = GaussNewton(log_posterior, weights)
-        subspace = krylov_subspace(curvature, generator, trace_rtol=1e-2)
+        subspace = determined_subspace(curvature, generator, trace_rtol=1e-2)
         gradient = curvature.gradient()
         # L at the mode of its quadratic approximation, which is lower than at the weights.
         decrease = 0.5 * float(gradient @ subspace.preconditioner()(gradient))
