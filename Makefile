@@ -13,7 +13,7 @@ RELIABILITY_CASES ?= 200
 # Mutants drawn in `make mutation`.
 MUTANTS ?= 250
 # The modules whose docstrings users read; numpydoc checks these against their signatures.
-PUBLIC = sklearn_hfl/__init__.py sklearn_hfl/exceptions.py sklearn_hfl/_classifier.py sklearn_hfl/_queries/classes.py sklearn_hfl/_regressor.py sklearn_hfl/_queries/predictive.py sklearn_hfl/_queries/functionals.py sklearn_hfl/_queries/intervals.py sklearn_hfl/_queries/sets.py sklearn_hfl/metrics/scores.py sklearn_hfl/metrics/scorers.py sklearn_hfl/plotting/coverage.py sklearn_hfl/plotting/decomposition.py sklearn_hfl/plotting/prediction_interval.py sklearn_hfl/_adoption/estimators.py
+PUBLIC = sklearn_hfl/__init__.py sklearn_hfl/exceptions.py sklearn_hfl/_classifier.py sklearn_hfl/_queries/classes.py sklearn_hfl/_regressor.py sklearn_hfl/_queries/predictive.py sklearn_hfl/_queries/distributions.py sklearn_hfl/_data/normal_mixture.py sklearn_hfl/_queries/functionals.py sklearn_hfl/_queries/intervals.py sklearn_hfl/_queries/sets.py sklearn_hfl/_queries/target_deletion.py sklearn_hfl/_queries/label_deletion.py sklearn_hfl/metrics/scores.py sklearn_hfl/metrics/scorers.py sklearn_hfl/plotting/coverage.py sklearn_hfl/plotting/decomposition.py sklearn_hfl/plotting/influence.py sklearn_hfl/plotting/leave_one_out.py sklearn_hfl/plotting/prediction_interval.py sklearn_hfl/_adoption/estimators.py
 
 # One thread for each test worker, so that the workers do not fight over the cores.
 TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MPLBACKEND=Agg
@@ -22,7 +22,7 @@ PYTEST = -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart site test test-oldest reliability mutation wheel coverage lint types docs benchmarks benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-conformal benchmark-evidence benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-paper benchmark-products benchmark-profile benchmark-reliable-fits benchmark-small-data benchmark-speed benchmark-uci clean distclean
+.PHONY: help quickstart site test test-oldest reliability mutation wheel coverage lint types docs benchmarks benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-conformal benchmark-evidence benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-leave-one-out benchmark-paper benchmark-products benchmark-profile benchmark-reliable-fits benchmark-small-data benchmark-speed benchmark-uci clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,7 +70,7 @@ docs: $(VENV)/.installed-lint  ## Check docstrings against signatures, and the l
 	$(VENV)/bin/python tools/check_links.py
 	$(VENV)/bin/python tools/fill_tables.py --check
 
-BENCHMARKS = equality ablation authors classifier conformal evidence functional grid-search heteroscedastic paper products profile reliable-fits small-data speed uci
+BENCHMARKS = equality ablation authors classifier conformal evidence functional grid-search heteroscedastic leave-one-out paper products profile reliable-fits small-data speed uci
 
 benchmarks: $(BENCHMARKS:%=build/benchmarks/%)  ## Repeat all benchmarks (a day); goes on where it stopped, `make clean` begins anew
 
@@ -199,6 +199,11 @@ benchmark-classifier: $(VENV)/.installed-plot $(VENV_LAPLACE)/.installed  ## Che
 benchmark-functional: $(VENV)/.installed-plot  ## Time the error bar of a population mean, and compare it with the dense one
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/functional.py > benchmarks/results/functional.txt
 	cat benchmarks/results/functional.txt
+
+benchmark-leave-one-out: $(VENV)/.installed-plot  ## Leave-one-out and influence against refits, and flipped labels
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/leave_one_out.py > benchmarks/results/leave-one-out.txt
+	$(VENV)/bin/python tools/fill_tables.py
+	cat benchmarks/results/leave-one-out.txt
 
 benchmark-profile: $(VENV)/.installed-plot  ## Coverage of profile intervals beside Gaussian ones
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/profile_interval.py > benchmarks/results/profile.txt

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
@@ -73,6 +74,8 @@ class HFLBase(BaseEstimator):
 
     _x_scaler: Standardizer
     _trained_rows: Fingerprints
+    # Numbers of the training rows that have a weight; None: all of them.
+    _row_numbers: NDArray[np.intp] | None = None
     # Parameters that queries read, and set_params may change after fit.
     _query_params: ClassVar[tuple[str, ...]] = (
         "variance", "std_rtol", "perturbation_scale", "memory_limit", "n_jobs", "verbose"
@@ -204,6 +207,7 @@ class HFLBase(BaseEstimator):
         route = self._route()
         # A model that keeps no data keeps no hashes of its rows either.
         kept = slice(None if route.needs_data else 0)
+        self._row_numbers = self._row_numbers if route.needs_data else None
         self._trained_rows = fingerprints(inputs[kept], y[kept])
         results = Parallel(n_jobs=self.n_jobs)(
             delayed(fit_member)(*job, trainer, options, route, bool(self.verbose)) for job in jobs
@@ -342,11 +346,14 @@ class HFLBase(BaseEstimator):
 
     def _standardized(self, rows: Array) -> Tensor:
         """Rows (n, D) as the members take them; every query passes through here."""
+        self._check_query_params()
+        weights = self.members_[0].estimate.weights
+        return self._x_scaler.to_tensor(rows, weights.dtype, weights.device)
+
+    def _check_query_params(self) -> None:
         # set_params may have changed them since fit.
         rules = {name: self._rules[name] for name in self._query_params}
         validate(type(self).__name__, self.get_params(deep=False), rules)
-        weights = self.members_[0].estimate.weights
-        return self._x_scaler.to_tensor(rows, weights.dtype, weights.device)
 
     def _route(self) -> Route:
         return Route(self.variance, self.std_rtol, self.perturbation_scale)

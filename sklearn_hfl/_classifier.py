@@ -18,6 +18,7 @@ from sklearn_hfl._data.columns import check_labels, numbers_expected
 from sklearn_hfl._data.labels import check_labelled_data, class_weighted
 from sklearn_hfl._data.params import Rule, any_of, mapping, named_as_public, none, one_of
 from sklearn_hfl._ensemble.trained import Trained
+from sklearn_hfl._queries.label_deletion import LabelDeletion
 from sklearn_hfl._queries.sets import PredictionSets
 from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
@@ -35,7 +36,7 @@ STARTS = ((0.1, 1.0), (1.0, 1.0), (10.0, 1.0))
 
 
 @named_as_public
-class HFLClassifier(ClassifierMixin, ClassifierAdoption, PredictionSets):
+class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, PredictionSets):
     """Neural network classification with the standard deviation of every probability.
 
     A multi-layer perceptron is trained to its maximum a posteriori (MAP) weights.

@@ -17,8 +17,8 @@ from sklearn_hfl._data.columns import numbers_expected
 from sklearn_hfl._data.params import Rule, any_of, boolean, named_as_public, one_of, real, reals
 from sklearn_hfl._data.validation import Array, check_training_data, to_numpy
 from sklearn_hfl._ensemble.trained import Trained
-from sklearn_hfl._queries.functionals import PopulationFunctionals
-from sklearn_hfl._queries.intervals import PredictionIntervals
+from sklearn_hfl._queries.predictive import PosteriorPredictive
+from sklearn_hfl._queries.target_deletion import TargetDeletion
 from sklearn_hfl.exceptions import HFLDataWarning, warn
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.rescaling import Affine
@@ -32,7 +32,7 @@ LIKELIHOODS = {"gaussian": GaussianLikelihood, "heteroscedastic": Heteroscedasti
 
 
 @named_as_public
-class HFLRegressor(RegressorMixin, RegressorAdoption, PopulationFunctionals, PredictionIntervals):
+class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorPredictive):
     """Neural network regression with the standard deviation of every prediction.
 
     A multi-layer perceptron is trained to its maximum a posteriori (MAP) weights.

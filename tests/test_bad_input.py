@@ -243,7 +243,7 @@ def test_other_feature_names_are_refused(columns, match):
 
 @pytest.mark.parametrize("return_std", [True, "total", "epistemic", "aleatoric"])
 def test_a_std_and_a_covariance_at_once_are_refused(fitted, return_std):
-    with pytest.raises(ValueError, match=r"both return_std and return_cov.*np.sqrt\(np.diag"):
+    with pytest.raises(ValueError, match=r"return_std and return_cov are set.*np.sqrt\(np.diag"):
         fitted.predict(X, return_std=return_std, return_cov=True)
 
 

@@ -96,9 +96,14 @@ def fit_and_ask(params):
     model = HFLRegressor(**{**SMALL, **params}).fit(X, Y)
     model.predict(X, return_std=True)
     model.predict(X[:5], return_cov=True)
+    model.predict(X[:5], quantiles=[0.1, 0.9])
+    model.predict_distribution(X[:5]).rvs(random_state=0)
     model.predict_uncertainty(X[:5])
     model.sample_y(X[:5], 3)
     model.predict_functional(X[:5])
+    if model.variance != "amortized":
+        model.loo_predict()
+        model.influence(X[:5], top=2)
     model.predict_functional(X[:5], func=lambda f: f.logsumexp(0), return_cov=True)
 
 

@@ -230,7 +230,8 @@ def test_sample_weight_is_routed_through_pipeline_and_cross_validation():
 def test_requests_name_the_arguments_of_fit_predict_and_score():
     requests = small().get_metadata_routing()
     assert requests.fit.requests == {"sample_weight": None}
-    assert requests.predict.requests == {"return_std": None, "return_cov": None}
+    keywords = ("return_std", "return_cov", "return_interval", "interval_kind", "quantiles")
+    assert requests.predict.requests == dict.fromkeys(keywords)
     assert requests.score.requests == {"sample_weight": None}
 
 

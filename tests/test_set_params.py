@@ -18,12 +18,17 @@ REGRESSOR = {
     "predict": lambda m: m.predict(X[:3]),
     "std": lambda m: m.predict(X[:3], return_std=True),
     "cov": lambda m: m.predict(X[:3], return_cov=True),
+    "interval": lambda m: m.predict(X[:3], return_interval=0.9),
+    "quantiles": lambda m: m.predict(X[:3], quantiles=[0.1, 0.9]),
+    "predict_distribution": lambda m: m.predict_distribution(X[:3]).ppf(0.1),
     "predict_uncertainty": lambda m: m.predict_uncertainty(X[:3]),
     "sample_y": lambda m: m.sample_y(X[:3]),
     "predict_interval": lambda m: m.predict_interval(X[:3]),
     "conformal": lambda m: m.predict_interval(X[:3], kind="conformal", confidence_level=0.5),
     "conformalize": lambda m: m.conformalize(X[20:] + 0.01, Y[20:]),
     "predict_functional": lambda m: m.predict_functional(X[:3]),
+    "influence": lambda m: m.influence(X[:3]),
+    "loo_predict": lambda m: m.loo_predict(),
 }
 CLASSIFIER = {
     "predict": lambda m: m.predict(X[:3]),
@@ -35,6 +40,8 @@ CLASSIFIER = {
     "predict_uncertainty": lambda m: m.predict_uncertainty(X[:3]),
     "sample_proba": lambda m: m.sample_proba(X[:3]),
     "predict_set": lambda m: m.predict_set(X[:3], 0.5),
+    "influence": lambda m: m.influence(X[:3]),
+    "loo_predict": lambda m: m.loo_predict(),
     "conformalize": lambda m: m.conformalize(X[20:] + 0.01, Y[20:] > 0),
 }
 QUERIES = [(HFLRegressor, name) for name in REGRESSOR] + [

@@ -28,7 +28,7 @@ def check_labelled_data(
     Parameters
     ----------
     estimator : estimator
-        Records the features.
+        Records the features, and the numbers of the rows that are used.
     X : {array-like, sparse array} of shape (n, n_features)
         Inputs.
     y : array-like of shape (n,)
@@ -56,7 +56,7 @@ def check_labelled_data(
     X, y = validated(estimator, X, y, ensure_min_samples=2)
     check_classification_targets(y)
     weight = check_sample_weight(sample_weight, len(y))
-    X, y, weight = used_rows(weight, X, y)
+    X, y, weight = used_rows(estimator, weight, X, y)
     classes, index = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(

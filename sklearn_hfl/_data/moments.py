@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn_hfl._data.columns import numbers_expected
 from sklearn_hfl._data.params import real
 
 __all__ = [
+    "Levels",
     "check_level",
     "check_levels",
     "check_std",
@@ -22,6 +24,7 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
+Levels = float | Sequence[float] | Array
 
 
 def predict_moments(estimator: Any, X: Any) -> tuple[Any, Any]:
@@ -165,15 +168,17 @@ def check_std(name: str, std: ArrayLike, shape: tuple[int, ...], *, or_zero: boo
     return array
 
 
-def check_level(owner: str, confidence_level: Any) -> float:
-    """Validate a confidence level.
+def check_level(owner: str, level: Any, name: str = "confidence_level") -> float:
+    """Validate a confidence level, or another probability.
 
     Parameters
     ----------
     owner : str
         Name of the caller, for the message.
-    confidence_level : float
+    level : float
         The level.
+    name : str
+        Name of the argument, for the message.
 
     Returns
     -------
@@ -186,22 +191,22 @@ def check_level(owner: str, confidence_level: Any) -> float:
         If it is not.
     """
     rule = real(0, 1)
-    if not rule.accepts(confidence_level):
-        raise ValueError(
-            f"{owner}: confidence_level must be {rule.expected}, but got {confidence_level!r}."
-        )
-    return float(confidence_level)
+    if not rule.accepts(level):
+        raise ValueError(f"{owner}: {name} must be {rule.expected}, but got {level!r}.")
+    return float(level)
 
 
-def check_levels(owner: str, confidence_level: Any) -> Array:
+def check_levels(owner: str, levels: Any, name: str = "confidence_level") -> Array:
     """Validate one confidence level or several.
 
     Parameters
     ----------
     owner : str
         Name of the caller, for the message.
-    confidence_level : float or sequence of float
+    levels : float or sequence of float
         The levels.
+    name : str
+        Name of the argument, for the message.
 
     Returns
     -------
@@ -212,10 +217,10 @@ def check_levels(owner: str, confidence_level: Any) -> Array:
     ValueError
         If there is none, or one is not between 0 and 1.
     """
-    levels = [confidence_level] if np.ndim(confidence_level) == 0 else list(confidence_level)
-    if not levels:
-        raise ValueError(f"{owner}: confidence_level must hold one level or more, but it is empty.")
-    return np.array([check_level(owner, level) for level in levels])
+    several = [levels] if np.ndim(levels) == 0 else list(levels)
+    if not several:
+        raise ValueError(f"{owner}: {name} must hold one level or more, but it is empty.")
+    return np.array([check_level(owner, level, name) for level in several])
 
 
 def _description(answer: Any) -> str:

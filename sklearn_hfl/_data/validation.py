@@ -60,7 +60,7 @@ def check_training_data(
     Parameters
     ----------
     estimator : estimator
-        Records the features.
+        Records the features, and the numbers of the rows that are used.
     X : {array-like, sparse array} of shape (n, n_features)
         Inputs.
     y : array-like of shape (n,) or (n, n_outputs)
@@ -75,14 +75,16 @@ def check_training_data(
         arguments themselves.
     """
     X, y = _numeric_rows(estimator, X, y, ensure_min_samples=2)
-    return used_rows(check_sample_weight(sample_weight, len(y)), X, y)
+    return used_rows(estimator, check_sample_weight(sample_weight, len(y)), X, y)
 
 
-def used_rows(weight: Array, *arrays: NDArray[Any]) -> Any:
+def used_rows(estimator: Any, weight: Array, *arrays: NDArray[Any]) -> Any:
     """Leave out rows of weight zero, without a copy where there are none.
 
     Parameters
     ----------
+    estimator : estimator
+        Records the numbers of the others, or None where these are all.
     weight : ndarray of shape (n,)
         Weights.
     *arrays : ndarray of shape (n, ...)
@@ -94,6 +96,7 @@ def used_rows(weight: Array, *arrays: NDArray[Any]) -> Any:
         For the rows of positive weight.
     """
     used = weight > 0
+    estimator._row_numbers = None if used.all() else np.flatnonzero(used)
     if used.all():
         return *arrays, weight
     return *(array[used] for array in arrays), weight[used]

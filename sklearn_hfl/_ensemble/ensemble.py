@@ -14,16 +14,25 @@ from tqdm import tqdm
 
 from sklearn_hfl._data.validation import check_finite
 from sklearn_hfl._ensemble.chunks import chunk_size, chunked, concatenated
+from sklearn_hfl._ensemble.deletion import (
+    FunctionalOf,
+    Influence,
+    chunk_of_rows,
+    deletions,
+    influences,
+    refits,
+)
 from sklearn_hfl._ensemble.draws import member_draws
 from sklearn_hfl._ensemble.logits import chunk_of_pairs, logit_posterior, with_pairs
 from sklearn_hfl._ensemble.member import Member
 from sklearn_hfl._ensemble.route import Route
 from sklearn_hfl.optim.linear_response import with_directions_of
 from sklearn_hfl.posterior.functional import Functional, Prediction
-from sklearn_hfl.posterior.likelihood import GaussianLikelihood
+from sklearn_hfl.posterior.likelihood import CategoricalLikelihood, GaussianLikelihood
 from sklearn_hfl.posterior.link import IDENTITY, Link
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.uncertainty.covariance import covariance
+from sklearn_hfl.uncertainty.leave_one_out import Deletion
 from sklearn_hfl.uncertainty.moderation import LogitPosterior, Moderation
 from sklearn_hfl.uncertainty.profile import ProfileInterval, profile_interval
 from sklearn_hfl.uncertainty.variance import Variance, variance
@@ -35,8 +44,8 @@ __all__ = ["Ensemble"]
 # 34 s instead of 53 s (benchmarks/growth.py; 39 s where the pilot queries stop at rtol instead of
 # half of it).
 MAX_CHUNKS_WITHOUT_PILOT = 4
-FunctionalOf = Callable[[LogPosterior], Functional]
 _Answer = TypeVar("_Answer")
+_Numbers = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -202,6 +211,70 @@ class Ensemble:
             draws.append(values)
             variances.append(own)
         return draws, variances
+
+    def left_out(
+        self, rows: Tensor, refit: bool, read: Callable[[Member, Tensor, Deletion], _Numbers]
+    ) -> tuple[list[_Numbers], list[Variance]]:
+        """Training rows (n,) as the others predict them: what is ``read``, of each member.
+
+        By the linearised posterior, or by a refit without each of them. ``read`` gets a chunk
+        of the rows. Also the variances (n · K,) of their outputs.
+        """
+        route = replace(self.route, mode="linearized")
+        find = refits if refit else deletions
+        members = self.members
+        if isinstance(members[0].estimate.log_posterior.likelihood, CategoricalLikelihood):
+            members = members if refit else with_pairs(members, len(rows), route)
+
+        def answer(member: Member, chunk: Tensor) -> tuple[_Numbers, Variance]:
+            left, own = find(member, chunk, route)
+            return read(member, chunk, left), own
+
+        size = min(chunk_of_rows(member, refit) for member in members)
+        numbers, variances = [], []
+        for parts in replace(self, members=members)._in_chunks(answer, rows, size):
+            left, own = zip(*parts, strict=True)
+            numbers.append(tuple(torch.cat(each) for each in zip(*left, strict=True)))
+            variances.append(concatenated(own))
+        return numbers, variances
+
+    def influence(
+        self,
+        X: Tensor,
+        functional: Callable[[LogPosterior, Tensor], Functional],
+        rows: Tensor,
+        read: Callable[[Member, Tensor, Tensor], Tensor],
+        *,
+        top: int | None,
+        whole: bool = False,
+    ) -> tuple[Influence, list[Variance]]:
+        """What leaving out each of the training rows (n,) changes at queries X, over all members.
+
+        Of functionals of a chunk of X, or of the ``whole`` of X, whose changes ``read`` makes
+        those of (Q, n, C) values. Also the variances of the functionals, of each member.
+        """
+        pulls, of_rows = self.left_out(rows, False, lambda member, chunk, left: (left.pull,))
+        network = self.route.mode == "network"
+        route = self.route if network else replace(self.route, mode="linearized")
+
+        def answer(chunk: Tensor) -> tuple[Influence, list[Variance]]:
+            return influences(
+                self.members,
+                lambda log_posterior: functional(log_posterior, chunk),
+                rows,
+                [pull for (pull,) in pulls],
+                lambda member, change: read(member, chunk, change),
+                route,
+                top,
+            )
+
+        size = min(chunk_size(m.estimate.log_posterior, route.mode) for m in self.members)
+        chunks = (X,) if whole else chunked(X, size)
+        parts = Parallel(n_jobs=self.n_jobs)(delayed(answer)(chunk) for chunk in chunks)
+        changes, variances = zip(*parts, strict=True)
+        own = [concatenated(each) for each in zip(*variances, strict=True)]
+        flags = [concatenated(each) for each in zip(own, of_rows, strict=True)]
+        return Influence.joined(changes, 0), flags
 
     def _in_chunks(
         self, answer: Callable[[Member, Tensor], _Answer], X: Tensor, size: int | None = None

@@ -15,14 +15,15 @@ from torch import Tensor
 from sklearn_hfl._data.columns import numbers_expected
 from sklearn_hfl._data.params import boolean, validate_arguments
 from sklearn_hfl._data.validation import Array, check_finite, to_numpy
-from sklearn_hfl._queries.predictive import PosteriorPredictive
-from sklearn_hfl.posterior.functional import Functional, PredictionFunction, WeightedSum
+from sklearn_hfl._ensemble.deletion import FunctionalOf
+from sklearn_hfl._queries.units import UnitsOfY
+from sklearn_hfl.posterior.functional import PredictionFunction, WeightedSum
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
-__all__ = ["PopulationFunctionals"]
+__all__ = ["PopulationFunctionals", "check_one_functional", "checked_weights"]
 
 
-class PopulationFunctionals(PosteriorPredictive):
+class PopulationFunctionals(UnitsOfY):
     """Functions of the predictions for many rows, in units of y or of the functional."""
 
     def predict_functional(
@@ -99,11 +100,7 @@ class PopulationFunctionals(PosteriorPredictive):
         check_is_fitted(self)
         flags = {"return_std": return_std, "return_cov": return_cov}
         validate_arguments("predict_functional", flags, dict.fromkeys(flags, boolean()))
-        if weights is not None and func is not None:
-            raise ValueError(
-                "predict_functional takes weights or func, but both are given. Put the weights "
-                "into func: lambda f: weights @ f, with torch tensors."
-            )
+        check_one_functional("predict_functional", weights, func)
         with torch.inference_mode(False):
             queries = self._queries(X)
             if func is not None:
@@ -111,19 +108,14 @@ class PopulationFunctionals(PosteriorPredictive):
             n = len(queries)
             return self._of_weights(
                 queries,
-                np.full(n, 1 / n) if weights is None else _checked_weights(weights, n),
+                np.full(n, 1 / n) if weights is None else checked_weights(weights, n),
                 return_std,
                 return_cov,
             )
 
     def _of_weights(self, X: Tensor, weights: Array, std: bool, cov: bool) -> Any:
         W, k = np.atleast_2d(weights), self.n_outputs_
-        tensor = self._tensor(W)
-
-        link = self._mean_ensemble().link
-
-        def functional(log_posterior: LogPosterior) -> WeightedSum:
-            return WeightedSum(log_posterior.network, X, tensor, link, log_posterior.memory_limit)
+        functional = self._weighted_sums(X, W)
 
         def shaped(values: Array) -> Any:
             values = self._shaped(values)
@@ -144,6 +136,26 @@ class PopulationFunctionals(PosteriorPredictive):
     def _of_function(
         self, X: Tensor, func: Callable[[Tensor], Tensor], std: bool, cov: bool
     ) -> Any:
+        functional, shape = self._function_of_predictions(X, func)
+        values, squares = self._functional(functional, std, cov)
+        if squares is None:
+            return _plain(values.reshape(shape))
+        errors = squares if cov else np.sqrt(squares)
+        return _plain(values.reshape(shape)), _plain(errors if shape else errors.reshape(()))
+
+    def _weighted_sums(self, X: Tensor, W: Array) -> FunctionalOf:
+        """Sums of the predictions at X (n, D) with weights W (n_sums, n), of each output."""
+        tensor, link = self._tensor(W), self._mean_ensemble().link
+
+        def functional(log_posterior: LogPosterior) -> WeightedSum:
+            return WeightedSum(log_posterior.network, X, tensor, link, log_posterior.memory_limit)
+
+        return functional
+
+    def _function_of_predictions(
+        self, X: Tensor, func: Callable[[Tensor], Tensor]
+    ) -> tuple[FunctionalOf, tuple[int, ...]]:
+        """``func`` of the predictions at X (n, D) in units of y, and the shape of its values."""
         scale, mean = self._tensor(self._y_scaler.scale), self._tensor(self._y_scaler.mean)
         ensemble = self._mean_ensemble()
 
@@ -163,15 +175,11 @@ class PopulationFunctionals(PosteriorPredictive):
                 log_posterior.network, X, of_outputs, log_posterior.memory_limit
             )
 
-        values, squares = self._functional(functional, std, cov)
         (shape,) = shapes
-        if squares is None:
-            return _plain(values.reshape(shape))
-        errors = squares if cov else np.sqrt(squares)
-        return _plain(values.reshape(shape)), _plain(errors if shape else errors.reshape(()))
+        return functional, shape
 
     def _functional(
-        self, functional: Callable[[LogPosterior], Functional], std: bool, cov: bool
+        self, functional: FunctionalOf, std: bool, cov: bool
     ) -> tuple[Array, Array | None]:
         """Values (G,), and variances (G,) or the covariance (G, G) if asked for."""
         if not (std or cov):
@@ -186,7 +194,48 @@ def _plain(values: Array) -> Any:
     return float(values) if values.ndim == 0 else values
 
 
-def _checked_weights(weights: ArrayLike, n: int) -> Array:
+def check_one_functional(owner: str, weights: Any, func: Any) -> None:
+    """Refuse weights and func together.
+
+    Parameters
+    ----------
+    owner : str
+        Name of the method.
+    weights, func : object
+        Its arguments.
+
+    Raises
+    ------
+    ValueError
+        If neither is None.
+    """
+    if weights is not None and func is not None:
+        raise ValueError(
+            f"{owner} takes weights or func, but both are given. Put the weights into func: "
+            "lambda f: weights @ f, with torch tensors."
+        )
+
+
+def checked_weights(weights: ArrayLike, n: int) -> Array:
+    """Validate the weights of functionals.
+
+    Parameters
+    ----------
+    weights : array-like of shape (n,) or (n_functionals, n)
+        Of the rows.
+    n : int
+        Number of rows.
+
+    Returns
+    -------
+    ndarray
+        Of the same shape.
+
+    Raises
+    ------
+    ValueError
+        If they have another shape, or are no finite numbers.
+    """
     with numbers_expected(weights=weights):
         array: Array = check_array(
             weights, dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="weights"

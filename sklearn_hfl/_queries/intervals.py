@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -13,19 +12,21 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_hfl._data.conformity import check_scores, scored_with, warn_of_trained_rows
-from sklearn_hfl._data.moments import check_levels
+from sklearn_hfl._data.moments import Levels, check_levels
 from sklearn_hfl._data.params import one_of, validate_arguments
 from sklearn_hfl._data.validation import Array, check_calibration_data, to_numpy
-from sklearn_hfl._queries.predictive import PosteriorPredictive
+from sklearn_hfl._queries.units import UnitsOfY
 from sklearn_hfl.calibration.conformal import conformal_quantile, normalized_residuals
 from sklearn_hfl.exceptions import HFLConvergenceWarning, warn
 from sklearn_hfl.uncertainty.predictive import profile_mixture
 from sklearn_hfl.uncertainty.profile import ProfileInterval
 
-__all__ = ["PredictionIntervals"]
+__all__ = ["KINDS", "PredictionIntervals"]
+
+KINDS = ("gaussian", "conformal", "profile")
 
 
-class PredictionIntervals(PosteriorPredictive):
+class PredictionIntervals(UnitsOfY):
     """Prediction intervals of a regressor, in units of y."""
 
     conformity_scores_: Array
@@ -91,7 +92,7 @@ class PredictionIntervals(PosteriorPredictive):
     def predict_interval(
         self,
         X: ArrayLike,
-        confidence_level: float | Sequence[float] = 0.9,
+        confidence_level: Levels = 0.9,
         kind: str = "gaussian",
     ) -> tuple[Array, Array]:
         """Predict intervals that hold a new y, noise included, with a given probability.
@@ -105,7 +106,9 @@ class PredictionIntervals(PosteriorPredictive):
             itself.
         kind : {"gaussian", "conformal", "profile"}, default="gaussian"
             "gaussian": mean ± z std, from the normal distribution's quantile z and the
-            total std; as good as the model. "conformal": mean ± q std, with q from the
+            total std; as good as the model. With several members it has the moments of
+            their mixture, whose own quantiles ``predict(X, quantiles=...)`` gives.
+            "conformal": mean ± q std, with q from the
             rows of ``conformalize``; covers whether or not the model is right. "profile":
             where the network, refitted through each end, loses z²/2 nats, with the
             noise added in squares; the sides may differ. It refits for each query, end
@@ -148,15 +151,11 @@ class PredictionIntervals(PosteriorPredictive):
         (142, 2)
         """
         check_is_fitted(self)
-        kinds = {
-            "gaussian": self._gaussian,
-            "conformal": self._conformal,
-            "profile": self._profile,
-        }
-        validate_arguments("predict_interval", {"kind": kind}, {"kind": one_of(*kinds)})
+        validate_arguments("predict_interval", {"kind": kind}, {"kind": one_of(*KINDS)})
         levels = check_levels("predict_interval", confidence_level)
+        of_kind = dict(zip(KINDS, (self._gaussian, self._conformal, self._profile), strict=True))
         with torch.inference_mode(False):
-            mean, interval = kinds[kind](self._queries(X), levels)
+            mean, interval = of_kind[kind](self._queries(X), levels)
         if self._one_dimensional:
             mean, interval = mean[:, 0], interval[:, 0]
         return mean, interval if np.ndim(confidence_level) else interval[..., 0]

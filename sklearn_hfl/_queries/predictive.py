@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -11,30 +11,63 @@ from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from sklearn_hfl._base import HFLBase
-from sklearn_hfl._data.params import boolean, integer, validate_arguments
-from sklearn_hfl._data.standardizer import Standardizer
+from sklearn_hfl._data.moments import Levels, check_levels
+from sklearn_hfl._data.params import boolean, integer, one_of, validate_arguments
 from sklearn_hfl._data.validation import Array, to_numpy
-from sklearn_hfl._ensemble.ensemble import Ensemble
-from sklearn_hfl.posterior.likelihood import GaussianLikelihood
-from sklearn_hfl.uncertainty.predictive import Predictive
+from sklearn_hfl._queries.distributions import PredictiveDistributions
+from sklearn_hfl._queries.intervals import KINDS, PredictionIntervals
 
 __all__ = ["PosteriorPredictive"]
 
 PARTS = ("total", "epistemic", "aleatoric")
 
 
-class PosteriorPredictive(HFLBase):
+class PosteriorPredictive(PredictionIntervals, PredictiveDistributions):
     """Predictions of a regressor, in units of y and with the dimensions of y."""
 
-    n_outputs_: int
-    _y_scaler: Standardizer
-    _one_dimensional: bool
+    @overload
+    def predict(
+        self, X: ArrayLike, return_std: Literal[False] = ..., return_cov: Literal[False] = ...
+    ) -> Array: ...
+    @overload
+    def predict(
+        self,
+        X: ArrayLike,
+        return_std: Literal[True, "total", "epistemic", "aleatoric"],
+        return_cov: Literal[False] = ...,
+    ) -> tuple[Array, Array]: ...
+    @overload
+    def predict(
+        self, X: ArrayLike, return_std: Literal[False] = ..., *, return_cov: Literal[True]
+    ) -> tuple[Array, Array]: ...
+    @overload
+    def predict(
+        self,
+        X: ArrayLike,
+        *,
+        return_interval: Levels,
+        interval_kind: Literal["gaussian", "conformal", "profile"] = ...,
+    ) -> tuple[Array, Array]: ...
+    @overload
+    def predict(self, X: ArrayLike, *, quantiles: Levels) -> Array: ...
+    @overload  # for flags that are variables
+    def predict(self, X: ArrayLike, return_std: bool) -> Array | tuple[Array, Array]: ...
+    @overload
+    def predict(self, X: ArrayLike, *, return_cov: bool) -> Array | tuple[Array, Array]: ...
 
     def predict(
-        self, X: ArrayLike, return_std: bool | str = False, return_cov: bool = False
-    ) -> Any:
-        """Predict the mean, and with it a standard deviation or a covariance.
+        self,
+        X: ArrayLike,
+        return_std: bool | str = False,
+        return_cov: bool = False,
+        return_interval: Levels | None = None,
+        interval_kind: str = "gaussian",
+        quantiles: Levels | None = None,
+    ) -> Array | tuple[Array, Array]:
+        """Predict the mean, and with it a std, a covariance or intervals; or quantiles.
+
+        At most one of them in a call. All are keywords here, since pipelines pass the keywords
+        of ``predict`` on, and have no other methods.
 
         Parameters
         ----------
@@ -47,6 +80,13 @@ class PosteriorPredictive(HFLBase):
         return_cov : bool, default=False
             Return the joint covariance of new y at all queries: epistemic, with
             noise on the diagonal.
+        return_interval : float or sequence of float, default=None
+            Return intervals of this confidence level, or of several, as ``predict_interval``.
+        interval_kind : {"gaussian", "conformal", "profile"}, default="gaussian"
+            Kind of these intervals, as in ``predict_interval``.
+        quantiles : float or sequence of float, default=None
+            Return the quantiles of the predictive distribution of a new y at these
+            probabilities, between 0 and 1, instead of the mean.
 
         Returns
         -------
@@ -56,11 +96,17 @@ class PosteriorPredictive(HFLBase):
             Only with ``return_std``.
         cov : ndarray of shape (n, n) or (n, n, n_outputs)
             Only with ``return_cov``; one matrix for each output.
+        interval : ndarray of shape (n, 2) or (n, n_outputs, 2)
+            Only with ``return_interval``. A sequence of levels adds a last axis.
+        quantiles : ndarray of shape (n, n_quantiles) or (n, n_outputs, n_quantiles)
+            Only with ``quantiles``, and alone. Those of ``predict_distribution``: with
+            several members, of their mixture itself, whereas ``return_interval`` gives
+            mean ± z std. A single probability has no last axis.
 
         Raises
         ------
         ValueError
-            If both are requested, or ``return_std`` is none of its values.
+            If more than one is requested, or an argument is none of its values.
 
         Warns
         -----
@@ -76,17 +122,22 @@ class PosteriorPredictive(HFLBase):
         >>> mean, std = model.predict(X[100:103], return_std=True)
         >>> mean.shape, std.shape
         ((3,), (3,))
+        >>> mean, interval = model.predict(X[100:103], return_interval=0.9)
+        >>> interval.shape
+        (3, 2)
+        >>> model.predict(X[100:103], quantiles=[0.05, 0.5, 0.95]).shape
+        (3, 3)
         """
         check_is_fitted(self)
         part = _which_part(return_std)
-        validate_arguments("predict", {"return_cov": return_cov}, {"return_cov": boolean()})
-        if part and return_cov:
-            raise ValueError(
-                "predict returns a std or a covariance, but both return_std and return_cov are "
-                "set. Take the std from the covariance: np.sqrt(np.diagonal(cov)).T."
-            )
+        _check_requests(bool(part), return_cov, return_interval, interval_kind, quantiles)
+        if return_interval is not None:
+            return self.predict_interval(X, return_interval, interval_kind)
         with torch.inference_mode(False):
             queries = self._queries(X)
+            if quantiles is not None:
+                values = self._quantiles(queries, np.atleast_1d(quantiles))
+                return values if np.ndim(quantiles) else values[..., 0]
             if part in ("total", "epistemic"):
                 moments = self._moments(self._mean_ensemble(), queries)
                 return self._in_units(moments.mean), self._shaped(self._stds(moments)[part])
@@ -203,15 +254,6 @@ class PosteriorPredictive(HFLBase):
             in_units = self._shaped(self._y_scaler.inverse(to_numpy(samples.mT)))
             return in_units if self._one_dimensional else in_units.swapaxes(1, 2)
 
-    def _stds(self, moments: Predictive) -> dict[str, Array]:
-        variances = {
-            "total": moments.epistemic + moments.aleatoric,
-            "epistemic": moments.epistemic,
-            "aleatoric": moments.aleatoric,
-        }
-        scale = self._y_scaler.scale
-        return {name: to_numpy(value.sqrt()) * scale for name, value in variances.items()}
-
     def _covariance(self, X: Tensor) -> Array:
         """Joint covariance (n, n, K) of new y in squared units of y."""
         ensemble = self._mean_ensemble()
@@ -220,19 +262,6 @@ class PosteriorPredictive(HFLBase):
         noise = ensemble.noise(X).mean(0)
         total += torch.eye(len(X)).to(X)[..., None] * noise
         return to_numpy(total) * self._y_scaler.scale**2
-
-    def _in_units(self, mean: Tensor) -> Array:
-        """Means (n, K) in units of y, shaped as y was."""
-        return self._shaped(self._y_scaler.inverse(to_numpy(mean)))
-
-    def _shaped(self, values: Array) -> Array:
-        """Drop the last axis where y had one dimension."""
-        return values[..., 0] if self._one_dimensional else values
-
-    def _mean_ensemble(self) -> Ensemble:
-        """Members of this fit, with the link to the mean of y."""
-        likelihood = self.members_[0].estimate.log_posterior.likelihood
-        return self._ensemble(cast(GaussianLikelihood, likelihood).mean_link)
 
 
 def _which_part(return_std: Any) -> str:
@@ -245,3 +274,33 @@ def _which_part(return_std: Any) -> str:
         f"return_std must be False, True or one of {', '.join(map(repr, PARTS))}, "
         f"but got {return_std!r}."
     )
+
+
+def _check_requests(
+    std: bool, return_cov: Any, return_interval: Any, interval_kind: Any, quantiles: Any
+) -> None:
+    """Raise an error unless the arguments of ``predict`` are valid, and request one thing."""
+    validate_arguments(
+        "predict",
+        {"return_cov": return_cov, "interval_kind": interval_kind},
+        {"return_cov": boolean(), "interval_kind": one_of(*KINDS)},
+    )
+    levels = {"return_interval": return_interval, "quantiles": quantiles}
+    requested = {"return_std": std, "return_cov": bool(return_cov)}
+    for name, given in levels.items():
+        requested[name] = given is not None
+        if given is not None:
+            check_levels("predict", given, name)
+    names = [name for name, is_requested in requested.items() if is_requested]
+    if len(names) > 1:
+        raise ValueError(
+            "predict returns one of a std, a covariance, intervals and quantiles, but "
+            f"{' and '.join(names)} are set. Request one of them; the std is also "
+            "np.sqrt(np.diagonal(cov)).T, and predict_distribution(X) has all but the covariance."
+        )
+    if return_interval is None and interval_kind != KINDS[0]:
+        raise ValueError(
+            f"predict: interval_kind={interval_kind!r} is the kind of the intervals that "
+            "return_interval requests, but that is None. Give their level too, for example "
+            "return_interval=0.9."
+        )

@@ -11,6 +11,7 @@ from sklearn.utils import check_array
 
 from sklearn_hfl._data.columns import numbers_expected
 from sklearn_hfl._data.moments import Array, check_level, check_std, check_values
+from sklearn_hfl._data.normal_mixture import NormalMixture
 
 __all__ = [
     "column_means",
@@ -20,20 +21,29 @@ __all__ = [
     "gaussians",
     "interval_score",
     "negative_log_predictive_density",
+    "predicted",
 ]
 
 
 def negative_log_predictive_density(
-    y_true: ArrayLike, mean: ArrayLike, std: ArrayLike, *, sample_weight: ArrayLike | None = None
+    y_true: ArrayLike,
+    mean: Any,
+    std: ArrayLike | None = None,
+    *,
+    sample_weight: ArrayLike | None = None,
 ) -> float:
-    """Mean of −log N(y; mean, std²), in nats; smaller is better.
+    """Mean of −log p(y), in nats; smaller is better.
 
     Parameters
     ----------
     y_true : array-like of shape (n,) or (n, n_outputs)
         Observed values.
-    mean, std : array-like of the same shape
-        Mean and standard deviation of each predictive distribution, noise included.
+    mean : array-like of the same shape, or distribution
+        Mean of each Gaussian predictive distribution; or the distributions themselves,
+        without ``std``: an object whose ``logpdf`` and ``mean`` have the shape of y_true,
+        such as ``HFLRegressor.predict_distribution`` or a frozen one of ``scipy.stats``.
+    std : array-like of the same shape, default=None
+        Standard deviation of each Gaussian, noise included.
     sample_weight : array-like of shape (n,), default=None
         Weights of the rows.
 
@@ -44,32 +54,57 @@ def negative_log_predictive_density(
 
     Examples
     --------
+    >>> from scipy.stats import lognorm
     >>> from sklearn_hfl.metrics import negative_log_predictive_density
     >>> round(negative_log_predictive_density([0.0, 1.0], [0.0, 0.0], [1.0, 1.0]), 4)
     1.1689
+    >>> skewed = lognorm(s=[0.5, 0.5], scale=[1.0, 2.0])
+    >>> round(negative_log_predictive_density([1.0, 2.0], skewed), 4)
+    0.5724
     """
-    y, mean, std = gaussians(y_true, mean, std)
-    losses = 0.5 * np.log(2 * np.pi) + np.log(std) + 0.5 * ((y - mean) / std) ** 2
+    y, distribution = predicted(y_true, mean, std)
+    losses = -np.asarray(distribution.logpdf(y))
+    undefined = np.isnan(losses)
+    if undefined.any():
+        raise ValueError(
+            f"Expected a distribution with a density at each value of y_true, but its logpdf is "
+            f"NaN at {undefined.sum()} of {undefined.size}. Check the distribution's parameters."
+        )
     return float(column_means(losses, sample_weight).mean())
 
 
 def crps_gaussian(
-    y_true: ArrayLike, mean: ArrayLike, std: ArrayLike, *, sample_weight: ArrayLike | None = None
+    y_true: ArrayLike,
+    mean: Any,
+    std: ArrayLike | None = None,
+    *,
+    sample_weight: ArrayLike | None = None,
 ) -> float:
-    r"""Continuous ranked probability score of N(mean, std²), in units of y; smaller is better.
+    r"""Continuous ranked probability score of Gaussians and their mixtures; smaller is better.
 
     For a predictive distribution function F the score is
-    :math:`\int (F(t) - 1[y \le t])^2 dt`; for a Gaussian it is
+    :math:`\int (F(t) - 1[y \le t])^2 dt`, in units of y; for a Gaussian it is
     :math:`\sigma (z (2\Phi(z) - 1) + 2\varphi(z) - 1/\sqrt\pi)` with
-    :math:`z = (y - \mathrm{mean}) / \sigma` [1]_. For a point forecast, :math:`\sigma \to 0`,
-    it is the absolute error.
+    :math:`z = (y - \mathrm{mean}) / \sigma` [1]_. For an equal mixture of M Gaussians it is
+
+    .. math::
+        \frac1M \sum_m A(y - \mu_m, \sigma_m^2)
+        - \frac1{2 M^2} \sum_{m, l} A(\mu_m - \mu_l, \sigma_m^2 + \sigma_l^2)
+
+    with :math:`A(\mu, \sigma^2) = \mu (2\Phi(\mu/\sigma) - 1) + 2\sigma\varphi(\mu/\sigma)`,
+    the mean of ``|t|`` for t from :math:`N(\mu, \sigma^2)` [2]_. For a point forecast,
+    :math:`\sigma \to 0`, it is the absolute error.
 
     Parameters
     ----------
     y_true : array-like of shape (n,) or (n, n_outputs)
         Observed values.
-    mean, std : array-like of the same shape
-        Mean and standard deviation of each predictive distribution, noise included.
+    mean : array-like of the same shape, or distribution
+        Mean of each Gaussian predictive distribution; or the distributions themselves,
+        without ``std``: what ``HFLRegressor.predict_distribution`` returns, or a frozen
+        ``scipy.stats.norm``.
+    std : array-like of the same shape, default=None
+        Standard deviation of each Gaussian, noise included.
     sample_weight : array-like of shape (n,), default=None
         Weights of the rows.
 
@@ -82,17 +117,28 @@ def crps_gaussian(
     ----------
     .. [1] T. Gneiting, A. E. Raftery, "Strictly Proper Scoring Rules, Prediction, and
        Estimation", JASA 102 (2007), equation 21 (there with the opposite sign).
+    .. [2] E. P. Grimit, T. Gneiting, V. J. Berrocal, N. A. Johnson, "The continuous ranked
+       probability score for circular variables and its application to mesoscale forecast
+       ensemble verification", Q. J. R. Meteorol. Soc. 132 (2006), 2925-2942.
 
     Examples
     --------
+    >>> from scipy.stats import norm
     >>> from sklearn_hfl.metrics import crps_gaussian
     >>> round(crps_gaussian([0.0, 1.0], [0.0, 0.0], [1.0, 1.0]), 4)
     0.4181
+    >>> round(crps_gaussian([0.0, 1.0], norm([0.0, 0.0], [1.0, 1.0])), 4)
+    0.4181
     """
-    y, mean, std = gaussians(y_true, mean, std)
-    z = (y - mean) / std
-    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
-    losses = std * (z * erf(z / np.sqrt(2)) + 2 * density - 1 / np.sqrt(np.pi))
+    y, distribution = predicted(y_true, mean, std)
+    means, stds = _members(distribution)
+    to_y = _mean_distance(y[..., None] - means, stds).mean(-1)
+    # One member at a time against all: the memory is linear in their number.
+    between = [
+        _mean_distance(means - means[..., [m]], np.hypot(stds, stds[..., [m]])).mean(-1)
+        for m in range(means.shape[-1])
+    ]
+    losses = to_y - np.mean(between, axis=0) / 2
     return float(column_means(losses, sample_weight).mean())
 
 
@@ -191,6 +237,48 @@ def gaussians(y: ArrayLike, mean: ArrayLike, std: ArrayLike) -> tuple[Array, Arr
     return values, check_values("mean", mean, values.shape), check_std("std", std, values.shape)
 
 
+def predicted(y: ArrayLike, mean: Any, std: ArrayLike | None) -> tuple[Array, Any]:
+    """Validate observed values, and the distributions that were predicted for them.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,) or (n, n_outputs)
+        Observed values.
+    mean : array-like of the same shape, or distribution
+        Means of Gaussians; or distributions, with ``logpdf`` and ``mean``.
+    std : array-like of the same shape, or None
+        Standard deviations of the Gaussians.
+
+    Returns
+    -------
+    y : ndarray
+        In the shape of the distribution.
+    distribution : object
+        Of shape (n,) or (n, n_outputs).
+    """
+    if not hasattr(mean, "logpdf"):
+        if std is None:
+            raise ValueError(
+                "Expected the mean and the std of each predictive distribution, or an object with "
+                f"logpdf instead of both, but got {type(mean).__name__} without std. Give the std "
+                "too, or pass what predict_distribution(X) returns."
+            )
+        values, means, stds = gaussians(y, mean, std)
+        return values, NormalMixture(means[..., None], stds[..., None])
+    if std is not None:
+        raise ValueError(
+            "Expected mean and std, or a distribution instead of both, but got a distribution and "
+            "a std. Leave out the std: the distribution has its own."
+        )
+    values, shape = check_values("y_true", y), np.shape(mean.mean())
+    if shape not in (values.shape, values.shape[: 2 - (values.shape[1] == 1)]):
+        raise ValueError(
+            f"Expected a distribution for each value of y_true, of shape {np.shape(y)}, but got "
+            f"one of shape {shape}. Predict it for the rows of y_true."
+        )
+    return values.reshape(shape), mean
+
+
 def ends_of(y: ArrayLike, interval: ArrayLike) -> tuple[Array, Array, Array]:
     """Validate observed values and intervals.
 
@@ -259,3 +347,25 @@ def column_means(values: Any, sample_weight: ArrayLike | None) -> Array:
             f"{weight.max():.3g}."
         )
     return np.average(values, axis=0, weights=weight)
+
+
+def _members(distribution: Any) -> tuple[Array, Array]:
+    """Means and stds (..., M) of the Gaussians that a distribution mixes."""
+    if isinstance(distribution, NormalMixture):
+        return distribution.means, distribution.stds
+    name = getattr(getattr(distribution, "dist", None), "name", type(distribution).__name__)
+    if name != "norm":
+        raise TypeError(
+            "Expected a frozen scipy.stats.norm or what predict_distribution(X) returns, whose "
+            f"score has a closed form, but got a distribution called {name}."
+        )
+    mean, std = distribution.mean(), distribution.std()
+    check_std("std", std, check_values("mean", mean).shape)
+    return mean[..., None], std[..., None]
+
+
+def _mean_distance(mean: Array, std: Array) -> Array:
+    """Mean of ``|t|`` for t from N(mean, std²)."""
+    z = mean / std
+    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
+    return mean * erf(z / np.sqrt(2)) + 2 * std * density

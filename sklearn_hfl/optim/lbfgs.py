@@ -30,6 +30,7 @@ def lbfgs(
     max_iter: int,
     memory: int = 10,
     stalled: Callable[[Tensor], bool] = lambda value: False,
+    patience: int | None = None,
 ) -> Solution:
     """Minimise B problems from the rows of ``start``.
 
@@ -51,6 +52,9 @@ def lbfgs(
     stalled : callable
         Called after each iteration with the values of the problems still running; true stops
         all of them.
+    patience : int or None
+        Give each problem's iterate of the smallest residual instead of its last, and stop a
+        problem whose residual has had no new minimum for so many iterations.
 
     Returns
     -------
@@ -65,12 +69,20 @@ def lbfgs(
         torch.full_like(index, Status.MAX_ITER),
     )
     accepted, stop = torch.ones_like(solution.converged), False
+    newest = torch.zeros_like(index)
     for n_iter in range(max_iter + 1):
         status = running.status(tol, accepted)
+        better = torch.ones_like(status, dtype=torch.bool)
+        if patience is not None and n_iter:
+            better = running.residual < solution.residual[running.index]
+            waited = ~better & (n_iter - newest[running.index] >= patience)
+            status[waited & (status == Status.MAX_ITER)] = Status.STALLED
         goes_on = status == Status.MAX_ITER
-        solution.weights[running.index] = running.weights
-        solution.value[running.index] = running.value
-        solution.residual[running.index] = running.residual
+        which = running.index[better]
+        newest[which] = n_iter
+        solution.weights[which] = running.weights[better]
+        solution.value[which] = running.value[better]
+        solution.residual[which] = running.residual[better]
         solution.status[running.index] = torch.where(
             goes_on & stop, torch.full_like(status, Status.STALLED), status
         )

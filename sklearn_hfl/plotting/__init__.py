@@ -2,6 +2,14 @@
 
 from sklearn_hfl.plotting.coverage import CoverageDisplay
 from sklearn_hfl.plotting.decomposition import UncertaintyDecompositionDisplay
+from sklearn_hfl.plotting.influence import InfluenceDisplay
+from sklearn_hfl.plotting.leave_one_out import LeaveOneOutDisplay
 from sklearn_hfl.plotting.prediction_interval import PredictionIntervalDisplay
 
-__all__ = ["CoverageDisplay", "PredictionIntervalDisplay", "UncertaintyDecompositionDisplay"]
+__all__ = [
+    "CoverageDisplay",
+    "InfluenceDisplay",
+    "LeaveOneOutDisplay",
+    "PredictionIntervalDisplay",
+    "UncertaintyDecompositionDisplay",
+]

@@ -142,6 +142,13 @@ class GaussNewton:
             U = linear.forward(scaled)
             yield rows, linear.outputs, U.mT @ U
 
+    def output_changes(self, S: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Rows, and J S (n, m, K): how their outputs change along whitened S (P, m)."""
+        scaled = self.scale[:, None] * S
+        k = self.log_posterior.network.n_outputs
+        for linear, rows in self._blocks(scaled.shape[1], 2 * k * scaled.shape[1]):
+            yield rows, linear.forward(scaled)
+
     def skew(self, S: Tensor) -> Tensor:
         """Whitened gradient (P,) of ½ tr(Sᵀ A S) for S (P, m), with J held fixed.
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sklearn_hfl.posterior.link import IDENTITY, Link
+from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import Network
 
-__all__ = ["Functional", "Prediction", "PredictionFunction", "WeightedSum"]
+__all__ = ["Functional", "Prediction", "PredictionFunction", "RowLoss", "WeightedSum"]
 
 
 class Functional(Protocol):
@@ -164,6 +165,49 @@ class PredictionFunction:
         return _pulled_back(
             self.network, weights, self.X, slopes.__getitem__, len(rows), self.memory_limit
         )
+
+
+@dataclass(frozen=True)
+class RowLoss:
+    """g = wₙ ℓ(yₙ, f(xₙ; θ)), the part of L that each row is.
+
+    With λ = 1 the perturbed optimum is the MAP without this row.
+
+    Parameters
+    ----------
+    log_posterior : LogPosterior
+        With the rows, and the weight of each that is meant.
+    """
+
+    log_posterior: LogPosterior
+
+    @property
+    def n_functionals(self) -> int:
+        return len(self.log_posterior.X)
+
+    def value(self, weights: Tensor) -> Tensor:
+        return self._loss(self.log_posterior.network.forward(weights, self.log_posterior.X))
+
+    def paired(self, weights: Tensor, index: Tensor) -> Tensor:
+        lp = self.log_posterior.select(index)
+        outputs = lp.network.forward(weights, lp.X[:, None, :])
+        return RowLoss(lp)._loss(outputs[:, 0][None])[0]
+
+    def gradient(self, weights: Tensor) -> Tensor:
+        lp = self.log_posterior
+        outputs, jacobian = lp.network.jacobian(weights, lp.X)
+        score = lp.likelihood.score(outputs, lp.targets(slice(None)), lp.sample_weight)
+        return torch.einsum("nk,nkp->pn", score, jacobian)
+
+    def _loss(self, outputs: Tensor) -> Tensor:
+        """Loss (B, N) of each row at outputs (B, N, K)."""
+        lp = self.log_posterior
+        # Each row is a problem of its own, since the likelihood adds up rows.
+        flat = outputs.flatten(0, 1)[:, None]
+        batch = outputs.shape[0]
+        y = lp.targets(slice(None)).repeat(batch, 1)[:, None]
+        w = lp.sample_weight.repeat(batch)[:, None]
+        return lp.likelihood.loss(flat, y, w).view(batch, -1)
 
 
 def _outputs(network: Network, weights: Tensor, X: Tensor, memory_limit: float) -> Tensor:

@@ -12,13 +12,98 @@ from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, Likelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
-__all__ = ["LeaveOneOut", "leave_one_out"]
+__all__ = ["Deletion", "LeaveOneOut", "deletion", "leave_one_out", "left_out_weight"]
 
 # A fit is over-fitted if it predicts left-out rows worse than a model without features, by more
 # than both of these (standard errors; nats per row). With these values the tests' linear fits to
 # pure noise are not reported, and networks that fit noise are (docs/design/reliable_fits.md).
 MIN_STANDARD_ERRORS = 3.0
 MIN_SHORTFALL = 0.03
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """Each of n rows, and what the others predict for it: K outputs.
+
+    Attributes
+    ----------
+    fitted, moved : Tensor of shape (n, K)
+        Outputs f at the MAP, and f' at that of the other rows.
+    covariance : Tensor of shape (n, K, K)
+        S' of the outputs, given the other rows.
+    pull : Tensor of shape (n, K)
+        (I − Λ S)⁻¹ s. Without the row any other output moves by its covariance with the
+        outputs of this row, given all rows, times this.
+    hat : Tensor of shape (n, K, K)
+        S Λ.
+    """
+
+    fitted: Tensor
+    moved: Tensor
+    covariance: Tensor
+    pull: Tensor
+    hat: Tensor
+
+    @property
+    def leverage(self) -> Tensor:  # numpydoc ignore=RT01
+        """Diagonal (n, K) of S Λ: how much each output follows the row's own target.
+
+        The sum over all rows, by weight, and outputs is γ.
+        """
+        return self.hat.diagonal(dim1=1, dim2=2)
+
+    @property
+    def remaining(self) -> Tensor:  # numpydoc ignore=RT01
+        """Smallest eigenvalue (n,) of I − S Λ: 1 − leverage, where there is one output.
+
+        A relative error of S is larger by the inverse of this in S'.
+        """
+        return 1 - torch.linalg.eigvals(self.hat).real.amax(1)
+
+    def log_density(self, likelihood: Likelihood, y: Tensor) -> Tensor:
+        """Log density (n,) of targets y: of a Gaussian with the variance of f added."""
+        if not isinstance(likelihood, GaussianLikelihood):
+            return _of_labels(likelihood, self.moved, y)
+        noise = likelihood.noise_variance(self.moved)
+        variance = self.covariance.diagonal(dim1=1, dim2=2)[:, : y.shape[1]].clamp(min=0.0)
+        return _normal(y, likelihood.mean_link.value(self.moved), noise + variance)
+
+
+def deletion(
+    likelihood: Likelihood, outputs: Tensor, covariance: Tensor, targets: Tensor, one: Tensor
+) -> Deletion:
+    """Take each row out of a posterior that is linear in the weights.
+
+    Let S be the posterior covariance of a row's outputs f, Λ its curvature and s its score.
+    Without the row the covariance is S' = (I − S Λ)⁻¹ S, and the MAP moves the outputs to
+    f' = f + S' s: residual / (1 − leverage) for a Gaussian likelihood, which is exact for
+    linear networks, and one Newton step for others.
+
+    Parameters
+    ----------
+    likelihood : Likelihood
+        Of the rows.
+    outputs : Tensor of shape (n, K)
+        f.
+    covariance : Tensor of shape (n, K, K)
+        S.
+    targets : Tensor of shape (n, ...)
+        As the likelihood takes them.
+    one : Tensor of shape (n,)
+        Weight that is left out of each row.
+
+    Returns
+    -------
+    Deletion
+    """
+    units = torch.eye(outputs.shape[1]).to(outputs).expand_as(covariance)
+    hat = covariance @ likelihood.curvature(outputs, one, units)
+    without = torch.linalg.solve(units - hat, covariance)
+    score = likelihood.score(outputs, targets, one)
+    change = (without @ score[..., None])[..., 0]
+    # (I − Λ S)⁻¹ = I + Λ S'.
+    pull = score + likelihood.curvature(outputs, one, change[:, None])[:, 0]
+    return Deletion(outputs, outputs + change, without, pull, hat)
 
 
 @dataclass(frozen=True)
@@ -67,13 +152,10 @@ class LeaveOneOut:
 
 
 def leave_one_out(estimate: MapEstimate) -> LeaveOneOut:
-    """Take each row out of the linearised posterior in turn.
+    """Take each row out of the linearised posterior in turn, see ``deletion``.
 
-    Let S be the posterior covariance of a row's outputs f, Λ its curvature and s its score.
-    Without the row the covariance is S' = (I − S Λ)⁻¹ S, and the MAP moves the outputs to
-    f + S' s: residual / (1 − leverage) for a Gaussian likelihood, which is exact for linear
-    networks, and one Newton step for others. A row of weight w counts as w rows, of which one
-    is left out.
+    A row of weight w counts as w rows, of which one is left out. What the subspace of the
+    estimate does not hold is neglected.
 
     Parameters
     ----------
@@ -96,31 +178,36 @@ def _block(
     lp: LogPosterior, rows: slice, outputs: Tensor, covariance: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Log densities (n,) of some rows, fitted and left out."""
-    y, one, likelihood = lp.y[rows], _one(lp)[rows], lp.likelihood
-    units = torch.eye(outputs.shape[1]).to(outputs).expand_as(covariance)
-    curved = likelihood.curvature(outputs, one, units)
-    without = torch.linalg.solve(units - covariance @ curved, covariance)
-    score = likelihood.score(outputs, lp.targets(rows), one)
-    moved = outputs + (without @ score[..., None])[..., 0]
+    y, likelihood = lp.y[rows], lp.likelihood
+    left = deletion(likelihood, outputs, covariance, lp.targets(rows), left_out_weight(lp)[rows])
+    return _fitted_log_density(likelihood, outputs, y), left.log_density(likelihood, y)
+
+
+def _fitted_log_density(likelihood: Likelihood, outputs: Tensor, y: Tensor) -> Tensor:
     if not isinstance(likelihood, GaussianLikelihood):
-        return _of_labels(likelihood, outputs, y), _of_labels(likelihood, moved, y)
-    variance = without.diagonal(dim1=1, dim2=2)[:, : y.shape[1]].clamp(min=0.0)
-    link = likelihood.mean_link.value
-    return (
-        _normal(y, link(outputs), likelihood.noise_variance(outputs)),
-        _normal(y, link(moved), likelihood.noise_variance(moved) + variance),
-    )
+        return _of_labels(likelihood, outputs, y)
+    return _normal(y, likelihood.mean_link.value(outputs), likelihood.noise_variance(outputs))
 
 
-def _one(lp: LogPosterior) -> Tensor:
-    """Weight (N,) that is left out of each row: one row of those that it counts as."""
+def left_out_weight(lp: LogPosterior) -> Tensor:
+    """Weight that is left out of each row: one row of those that it counts as.
+
+    Parameters
+    ----------
+    lp : LogPosterior
+        With the rows' weights.
+
+    Returns
+    -------
+    Tensor of shape (N,)
+    """
     return lp.sample_weight.clamp(max=1.0)
 
 
 def _guessed(lp: LogPosterior) -> Tensor:
     if isinstance(lp.likelihood, GaussianLikelihood):
-        return _normal_guess(lp.y, lp.sample_weight, _one(lp))
-    guess = _frequencies(lp.y, lp.sample_weight, _one(lp))
+        return _normal_guess(lp.y, lp.sample_weight, left_out_weight(lp))
+    guess = _frequencies(lp.y, lp.sample_weight, left_out_weight(lp))
     logits = guess.log() if guess.shape[1] > 1 else guess.logit()
     return _of_labels(lp.likelihood, logits, lp.y)
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy.integrate import quad
-from scipy.stats import norm
+from scipy.stats import lognorm, norm
+from scipy.stats import t as student_t
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import RandomForestRegressor
@@ -23,6 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_hfl import HFLClassifier, HFLRegressor, metrics
+from sklearn_hfl._data.normal_mixture import NormalMixture
 from sklearn_hfl.metrics import (
     CoverageScorer,
     IntervalScorer,
@@ -108,6 +110,121 @@ def test_infinite_ends_cover():
     ends = [[-np.inf, np.inf], [0, np.inf]]
     assert coverage_score([1, 1], ends) == 1
     assert interval_score([1, 1], ends) == np.inf
+
+
+# ------------------------------------------------------------------- distributions
+
+# Members of one mixture each: their means and stds.
+MIXTURES = {
+    "one member": ([1.0], [0.5]),
+    "equal members": ([1.0, 1.0], [0.5, 0.5]),
+    "skewed": ([0.0, 1.0, 3.0], [0.5, 1.0, 2.0]),
+    "two modes": ([-5.0, 5.0], [0.5, 0.7]),
+}
+
+
+def mixtures(n_outputs=None, n_members=3):
+    """A mixture for each value of Y; and the values, of as many outputs."""
+    y = Y if n_outputs is None else np.column_stack([Y, 2 * Y])[:, :n_outputs]
+    rng = np.random.default_rng(1)
+    means = y[..., None] + rng.normal(0, 0.5, (*y.shape, n_members))
+    return y, NormalMixture(means, rng.uniform(0.2, 0.5, means.shape))
+
+
+@pytest.mark.parametrize("y", [-6.0, 0.0, 1.3, 20.0])
+@pytest.mark.parametrize("members", MIXTURES.values(), ids=list(MIXTURES))
+def test_crps_of_a_mixture_is_the_integral_of_squared_distances(members, y):
+    low, high = min(-15, y), max(25, y)
+
+    def distance(t):
+        return (norm.cdf(t, *members).mean() - (y <= t)) ** 2
+
+    expected = quad(distance, low, high, points=[y, -5, 0, 5], limit=500)[0]
+    of_mixture = NormalMixture(*(np.array([values]) for values in members))
+    assert_allclose(crps_gaussian([y], of_mixture), expected, rtol=1e-6)
+
+
+def test_crps_of_a_mixture_is_the_energy_score_of_its_draws():
+    y, distribution = mixtures()
+    first, second = (distribution.rvs((20000, 60), random_state=seed) for seed in (0, 1))
+    draws = (np.abs(first - y) - np.abs(first - second) / 2).mean(1)
+    error = 5 * draws.std() / np.sqrt(20000)
+    assert abs(crps_gaussian(y, distribution) - draws.mean()) < error
+
+
+def test_nlpd_of_a_mixture_is_that_of_its_mean_density():
+    y, distribution = mixtures()
+    density = norm.pdf(y[:, None], distribution.means, distribution.stds).mean(1)
+    assert_allclose(negative_log_predictive_density(y, distribution), -np.log(density).mean())
+
+
+@pytest.mark.parametrize("metric", GAUSSIAN)
+@pytest.mark.parametrize("weight", [None, np.linspace(0, 2, 60)], ids=["equal", "weighted"])
+def test_a_frozen_normal_scores_as_its_mean_and_std(metric, weight):
+    expected = metric(Y, MEAN, STD, sample_weight=weight)
+    assert_allclose(metric(Y, norm(MEAN, STD), sample_weight=weight), expected)
+    assert_allclose(metric(Y[:, None], norm(MEAN, STD), sample_weight=weight), expected)
+    assert_allclose(metric(Y, norm(MEAN[:, None], STD[:, None]), sample_weight=weight), expected)
+    assert_allclose(metric(Y, norm(MEAN, 0.3)), metric(Y, MEAN, np.full(60, 0.3)))
+
+
+@pytest.mark.parametrize("metric", GAUSSIAN)
+def test_distributions_of_several_outputs_are_averaged(metric):
+    y, both = mixtures(2)
+    each = [metric(y[:, k], NormalMixture(both.means[:, k], both.stds[:, k])) for k in (0, 1)]
+    assert_allclose(metric(y, both), np.mean(each))
+
+
+@pytest.mark.parametrize("metric", GAUSSIAN)
+@pytest.mark.parametrize("n_estimators", [1, 3])
+@pytest.mark.parametrize("n_outputs", [None, 1, 2])
+def test_what_predict_distribution_returns_is_scored(metric, n_estimators, n_outputs):
+    y, _ = mixtures(n_outputs)
+    # A weak prior, under which the members' optima differ.
+    params = {"n_estimators": n_estimators, "prior_precision": 0.05, "hidden_layer_sizes": (8,)}
+    model = small(**params).fit(X[:40], y[:40])
+    distribution = model.predict_distribution(X[40:])
+    score = metric(y[40:], distribution)
+    moments = metric(y[40:], *model.predict(X[40:], return_std=True))
+    assert (score == pytest.approx(moments, rel=1e-12)) == (n_estimators == 1)
+    assert isinstance(score, float)
+
+
+def test_any_distribution_of_scipy_has_a_log_density():
+    heavy = student_t(3, MEAN, STD)
+    assert_allclose(negative_log_predictive_density(Y, heavy), -heavy.logpdf(Y).mean())
+    # Without a mean: its shape is asked for, not its value.
+    cauchy = student_t(1, MEAN, STD)
+    assert_allclose(negative_log_predictive_density(Y, cauchy), -cauchy.logpdf(Y).mean())
+    with pytest.raises(TypeError, match=r"Expected a frozen scipy.stats.norm .* called t"):
+        crps_gaussian(Y, heavy)
+    outside = lognorm(s=STD)
+    assert negative_log_predictive_density(-np.exp(Y), outside) == np.inf
+
+
+@pytest.mark.parametrize("metric", GAUSSIAN)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((MEAN,), "Expected the mean and the std .* ndarray without std"),
+        ((norm(MEAN, STD), STD), "got a distribution and a std"),
+        ((norm(MEAN[1:], STD[1:]),), r"of shape \(60,\), but got one of shape \(59,\)"),
+        ((norm(0, 1),), r"of shape \(60,\), but got one of shape \(\)"),
+        ((norm,), r"but got one of shape \(\)"),
+        ((norm(MEAN[:, None], STD),), r"but got one of shape \(60, 60\)"),
+    ],
+)
+def test_distributions_that_do_not_fit_are_refused(metric, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        metric(Y, *arguments)
+
+
+@pytest.mark.parametrize("metric", GAUSSIAN)
+@pytest.mark.parametrize("std", [-1.0, np.nan], ids=repr)
+def test_a_distribution_without_a_density_is_refused(metric, std):
+    stds = np.where(np.arange(60) < 7, std, STD)
+    with pytest.raises(ValueError, match=r"NaN at 7 of 60|contains NaN"):
+        metric(Y, norm(MEAN, stds))
 
 
 # ----------------------------------------------------------------- shapes, weights

@@ -176,3 +176,22 @@ def test_the_size_of_a_preconditioner_hardly_matters(factor):
     solution = minimize(scaled, scaled.starts(N), max_iter=15)
     assert solution.converged.all()
     assert_close(solution.weights, scaled.minima(N), rtol=1e-6, atol=1e-6)
+
+
+def test_a_problem_without_a_minimum_ends_at_its_smallest_gradient():
+    # Minima at 0 of the first coordinate; along the second, a slope that gets steeper.
+    slide = Landscape(lambda u: u[:, 0] ** 2 - 0.01 * u[:, 1].exp(), (3.0, 0.0), (0.0, 0.0))
+    start = slide.starts(N)
+    best = minimize(slide, start, max_iter=60, patience=4)
+    last = minimize(slide, start, max_iter=60)
+    assert (best.status == Status.STALLED).all()
+    assert (best.residual < 0.1).all()
+    assert (best.weights[:, 0] - torch.arange(N) / 10).abs().max() < 0.05
+    assert not (last.residual <= best.residual).any()
+
+
+def test_patience_changes_nothing_where_problems_converge(landscape):
+    start = landscape.starts(N)
+    patient = minimize(landscape, start, patience=200)
+    assert_close(patient.weights, minimize(landscape, start).weights, rtol=1e-6, atol=1e-6)
+    assert patient.converged.all()

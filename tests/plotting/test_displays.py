@@ -14,9 +14,11 @@ from sklearn.linear_model import BayesianRidge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_hfl import HFLRegressor
+from sklearn_hfl import HFLClassifier, HFLRegressor
 from sklearn_hfl.plotting import (
     CoverageDisplay,
+    InfluenceDisplay,
+    LeaveOneOutDisplay,
     PredictionIntervalDisplay,
     UncertaintyDecompositionDisplay,
 )
@@ -261,3 +263,71 @@ def test_a_display_can_be_drawn_again(make):
     _, ax = plt.subplots()
     assert display.plot(ax) is display
     assert display.ax_ is ax
+
+
+# --------------------------------------------------------- rows that are left out
+
+
+def test_residuals_are_those_of_the_other_rows(pipeline):
+    names = np.array([f"row {i}" for i in range(len(Y))])
+    display = LeaveOneOutDisplay.from_estimator(pipeline, Y, names=names, n_named=2)
+    left = pipeline[-1].loo_predict()
+    residual = (Y - left.mean) / left.std
+    x, y = display.points_.get_data()
+    assert_allclose(x, left.leverage)
+    assert_allclose(y, residual)
+    order = np.argsort(-np.abs(left.leverage * residual))[:2]
+    assert_array_equal(display.named_, order)
+    assert [text.get_text() for text in display.texts_] == list(names[order])
+
+
+def test_rows_without_weight_are_not_drawn():
+    weight = np.arange(40) % 4 > 0
+    model = HFLRegressor(**PARAMS).fit(X, Y, sample_weight=weight)
+    display = LeaveOneOutDisplay.from_estimator(model, Y, n_named=3)
+    assert len(display.leverage) == 30
+    shown = {int(text.get_text()) for text in display.texts_}
+    assert shown == set(np.flatnonzero(weight)[display.named_])
+
+
+def test_residuals_of_classes_are_refused():
+    model = HFLClassifier(hidden_layer_sizes=(), prior_precision=1.0).fit(X, Y > 0)
+    with pytest.raises(TypeError, match="is a classifier"):
+        LeaveOneOutDisplay.from_estimator(model, Y)
+
+
+def test_displays_of_rows_need_an_estimator_that_knows_them(ridge, pipeline):
+    with pytest.raises(TypeError, match="that has loo_predict"):
+        LeaveOneOutDisplay.from_estimator(ridge, Y)
+    with pytest.raises(TypeError, match="that has influence"):
+        InfluenceDisplay.from_estimator(ridge, X[:1])
+    with pytest.raises(ValueError, match="targets of fit"):
+        LeaveOneOutDisplay.from_estimator(pipeline, Y[:20])
+    with pytest.raises(ValueError, match="names must have shape"):
+        LeaveOneOutDisplay.from_estimator(pipeline, Y, names=["a"])
+    with pytest.raises(ValueError, match="one sample, but X has 2"):
+        InfluenceDisplay.from_estimator(pipeline, X[:2])
+
+
+def test_bars_are_the_rows_of_the_largest_influence(pipeline):
+    names = np.array([f"row {i}" for i in range(len(Y))])
+    display = InfluenceDisplay.from_estimator(pipeline, X[7:8], names=names, n_rows=4)
+    change = pipeline[-1].influence(pipeline[:-1].transform(X[7:8]))[0]
+    order = np.argsort(-np.abs(change))[:4]
+    assert_allclose([bar.get_width() for bar in display.bars_], change[order])
+    ticks = [label.get_text() for label in display.ax_.get_yticklabels()]
+    assert ticks == list(names[order])
+
+
+def test_bars_of_one_output_or_of_the_predicted_class():
+    two = HFLRegressor(**PARAMS).fit(X, TWO)
+    with pytest.raises(ValueError, match="2 outputs: pass the number"):
+        InfluenceDisplay.from_estimator(two, X[:1])
+    second = InfluenceDisplay.from_estimator(two, X[:1], output=1, n_rows=3)
+    assert_allclose(second.change, two.influence(X[:1], top=3)[1][0, :, 1])
+    classes = HFLClassifier(hidden_layer_sizes=(), prior_precision=1.0).fit(X, Y > 0)
+    display = InfluenceDisplay.from_estimator(classes, X[:1], n_rows=3)
+    best = classes.predict(X[:1])[0]
+    assert f"P(y = {best})" in display.ax_.get_xlabel()
+    column = list(classes.classes_).index(best)
+    assert_allclose(display.change, classes.influence(X[:1], top=3)[1][0, :, column])

@@ -3,10 +3,13 @@ import torch
 from torch.func import jacrev
 from torch.testing import assert_close
 
-from sklearn_hfl.posterior.functional import Prediction, PredictionFunction, WeightedSum
+from sklearn_hfl.posterior.functional import Prediction, PredictionFunction, RowLoss, WeightedSum
+from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 from sklearn_hfl.posterior.link import CENTRED, SOFTMAX
+from sklearn_hfl.posterior.log_posterior import LogPosterior
+from sklearn_hfl.posterior.prior import GaussianPrior
 from tests import reference
-from tests.cases import PROBLEMS, problem, randn
+from tests.cases import F64, PROBLEMS, problem, randn
 
 
 def prediction(network, X):
@@ -35,8 +38,25 @@ def product_of_ends(network, X):
     return PredictionFunction(network, X, lambda f: f[0, 0] * f[-1, -1])
 
 
+def row_losses(network, X):
+    groups = network.weight_groups()
+    prior = GaussianPrior(torch.ones(len(groups), dtype=F64), groups)
+    y = randn(len(X), network.n_outputs, seed=6)
+    likelihood = GaussianLikelihood(torch.linspace(1, 2, network.n_outputs, dtype=F64))
+    weight = torch.linspace(0.5, 1, len(X), dtype=F64)
+    return RowLoss(LogPosterior(network, likelihood, prior, X, y, weight))
+
+
 @pytest.fixture(
-    params=[prediction, probabilities, centred, contrasts, largest_and_spread, product_of_ends]
+    params=[
+        prediction,
+        probabilities,
+        centred,
+        contrasts,
+        largest_and_spread,
+        product_of_ends,
+        row_losses,
+    ]
 )
 def make(request):
     return request.param
@@ -98,3 +118,11 @@ def test_prediction_function_of_the_mean_is_the_weighted_sum():
     by_weights = WeightedSum(network, X, torch.full((1, len(X)), 1 / len(X)).to(X))
     assert_close(by_function.value(weights), by_weights.value(weights))
     assert_close(by_function.gradient(weights[0]), by_weights.gradient(weights[0]))
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_row_losses_add_up_to_the_loss(name):
+    case = problem(name)
+    lp, weights = case.log_posterior, case.weights(2)
+    total = RowLoss(lp).value(weights).sum(1) + lp.prior.energy(weights)
+    assert_close(total, lp.value(weights), rtol=1e-10, atol=1e-10)

@@ -299,6 +299,9 @@ def test_network_rows_that_fail_are_flagged_counted_and_linearized(hard):
 QUESTIONS = {
     "std": lambda model: model.predict(NEAR, return_std=True),
     "covariance": lambda model: model.predict(NEAR, return_cov=True),
+    "interval": lambda model: model.predict(NEAR, return_interval=0.9),
+    "quantiles": lambda model: model.predict(NEAR, quantiles=[0.1, 0.9]),
+    "distribution": lambda model: model.predict_distribution(NEAR),
     "uncertainty": lambda model: model.predict_uncertainty(NEAR),
     "samples": lambda model: model.sample_y(NEAR),
 }

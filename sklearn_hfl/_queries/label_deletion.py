@@ -1,0 +1,181 @@
+"""Deletion of a classifier: each training row as the others predict it, and what it moves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from numpy.typing import ArrayLike
+from sklearn.utils import Bunch
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from sklearn_hfl._data.validation import check_finite, to_numpy
+from sklearn_hfl._ensemble.member import Member
+from sklearn_hfl._queries.classes import ClassPosterior
+from sklearn_hfl._queries.deletion import RowDeletion
+from sklearn_hfl.posterior.functional import Prediction
+from sklearn_hfl.posterior.link import CENTRED, log_probabilities
+from sklearn_hfl.uncertainty.leave_one_out import Deletion
+from sklearn_hfl.uncertainty.moderation import LogitPosterior, mean_log
+
+__all__ = ["LabelDeletion"]
+
+
+class LabelDeletion(RowDeletion, ClassPosterior):
+    """Leave-one-out predictions and influences of training rows, in the order of ``classes_``."""
+
+    def loo_predict(self, method: str = "linearized", rows: ArrayLike | None = None) -> Bunch:
+        """Predict each training row from the others.
+
+        As the fit without the row would, at the prior precisions that the fit with it has
+        learned: those, and the mode, have seen every row. So ``log_density`` is optimistic as a
+        measure of new rows. It finds rows whose label the others contradict.
+
+        Parameters
+        ----------
+        method : {"linearized", "refit"}, default="linearized"
+            "linearized": by one Newton step from the MAP of all rows, for the network's
+            linearisation there, at the cost of ``predict_proba`` of the training rows.
+            "refit": the network itself is trained on without the row, from there; many passes
+            over the data a row.
+        rows : array-like of int, default=None
+            Numbers of the rows in the X of ``fit``; None is all.
+
+        Returns
+        -------
+        Bunch
+            For each of the rows, in this order: ``proba`` (n, n_classes), averaged over the
+            posterior without the row as ``predict_proba`` averages; ``log_density`` (n,): the log
+            of the row's own label in it, in nats; ``leverage`` (n,): parameters that the
+            row determines, which add up to ``n_effective_parameters_``; ``converged`` (n,):
+            whether the error bounds of the stds of the logits are within ``std_rtol`` ("refit":
+            whether the refit converged); ``rows`` (n,): their numbers. Rows that had
+            sample_weight 0 in ``fit`` are no training rows, and of a row of weight w one of w
+            copies is left out.
+
+        Raises
+        ------
+        ValueError
+            If the fit keeps no training rows (variance="amortized"), or ``rows`` are none of
+            them.
+
+        Warns
+        -----
+        HFLWarning
+            With the number of rows that are not converged.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_hfl import HFLClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> y[10] = 2  # a wrong label
+        >>> model = HFLClassifier(hidden_layer_sizes=(5,), random_state=0).fit(X, y)
+        >>> int(model.loo_predict().log_density.argmin())
+        10
+        """
+        check_is_fitted(self)
+        refit = self._check_method(method)
+        draws, link_approx = self._draws(), self.link_approx
+
+        def read(member: Member, chunk: Tensor, left: Deletion) -> tuple[Tensor, ...]:
+            if link_approx == "none":
+                log_proba = log_probabilities(left.moved)
+            else:
+                estimate = member.estimate
+                X = estimate.log_posterior.X[chunk]
+                linear = member.network.linearize(estimate.weights, X)
+                mean = left.moved + member.mean_outputs(linear) - linear.outputs
+                logits = LogitPosterior(CENTRED.value(mean), left.covariance)
+                log_proba = logits.averaged(draws, probit=link_approx == "probit").log_proba
+            return log_proba, left.leverage.sum(1)
+
+        with torch.inference_mode(False):
+            self._check_query_params()
+            index, numbers = self._left_out_rows("loo_predict", rows)
+            found, variances = self._ensemble().left_out(index, refit, read)
+            log_probas, leverages = zip(*found, strict=True)
+            check_finite(log_probas, "left-out predictions")
+            log_proba = mean_log(log_probas)
+            y = self.members_[0].estimate.log_posterior.y[index]
+            label = y[:, 0].long() if y.shape[1] == 1 else y.argmax(1)
+            return Bunch(
+                proba=to_numpy(log_proba.exp()),
+                log_density=to_numpy(log_proba.gather(1, label[:, None])[:, 0]),
+                leverage=to_numpy(torch.stack(leverages).mean(0)),
+                converged=self._left_out_converged(variances, len(index), refit),
+                rows=numbers.copy(),
+            )
+
+    def influence(self, X: ArrayLike, rows: ArrayLike | None = None, top: int | None = None) -> Any:
+        """How each class probability changes when a training row is left out.
+
+        The probability at the MAP (that of link_approx="none") without the row less that with
+        it, at the prior precisions that the fit has learned. The perturbed optima of the logits
+        move those of the training rows by their covariance, so that the influence of all rows
+        comes with the std of the query; a row is left out by one Newton step. ``variance`` says
+        whose optima these are, as for ``predict_proba``.
+
+        Parameters
+        ----------
+        X : {array-like, sparse array} of shape (n, n_features)
+            Queries.
+        rows : array-like of int, default=None
+            Numbers of the training rows in the X of ``fit``; None is all.
+        top : int, default=None
+            Return so many training rows only, those of the largest absolute changes first. The
+            whole array is then never held.
+
+        Returns
+        -------
+        change : ndarray of shape (n, n_rows, n_classes)
+            Adds up to 0 over the classes. A row of sample_weight w counts as w rows, of
+            which one is left out. With several members, the mean of theirs.
+        numbers : ndarray of int, shaped as change
+            Only with ``top``, as ``(numbers, change)``, where n_rows is ``top``: numbers of the
+            rows in the X of ``fit``, for each class by itself.
+
+        Raises
+        ------
+        ValueError
+            If the fit keeps no training rows (variance="amortized"), or an argument is not as
+            expected.
+
+        Warns
+        -----
+        HFLWarning
+            With the number of standard deviations, of the logits of queries or rows, that
+            missed ``std_rtol``.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_hfl import HFLClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> model = HFLClassifier(hidden_layer_sizes=(5,), random_state=0).fit(X, y)
+        >>> model.influence(X[:2]).shape
+        (2, 150, 3)
+        """
+        check_is_fitted(self)
+
+        def read(member: Member, chunk: Tensor, change: Tensor) -> Tensor:
+            logits = member.network.forward(member.estimate.weights[None], chunk)[0][:, None]
+            moved = logits + change.unflatten(0, (len(chunk), -1)).mT
+            return log_probabilities(moved).exp() - log_probabilities(logits).exp()
+
+        with torch.inference_mode(False):
+            queries = self._queries(X)
+            index, numbers = self._left_out_rows("influence", rows)
+            self._check_top(top, len(index))
+            found, variances = self._ensemble().influence(
+                queries,
+                lambda lp, chunk: Prediction(lp.network, chunk, CENTRED),
+                index,
+                read,
+                top=top,
+            )
+        self._warn_of_misses(variances)
+        check_finite([found.change], "changes")
+        change = to_numpy(found.change)
+        return change if top is None else (numbers[found.rows.cpu().numpy()], change)
