@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 
 from sklearn_hfl.optim.conjugate_gradients import conjugate_gradients
 from sklearn_hfl.optim.damping import Damping
+from sklearn_hfl.optim.krylov import forms_matrix
 from sklearn_hfl.optim.preconditioner import Preconditioner
 from sklearn_hfl.optim.solution import Status
 from sklearn_hfl.optim.subspace import Subspace, stationary_radius
@@ -27,15 +27,20 @@ from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["NewtonCG"]
 
-# Below a Newton decrement of one posterior standard deviation the true Hessian replaces
-# Gauss-Newton, which converges linearly. Further away Gauss-Newton needs fewer steps through the
-# flat, curved valley that leads to a MAP (docs/design/training.md).
+# The true Hessian replaces Gauss-Newton, which converges linearly, below a Newton decrement of one
+# posterior standard deviation, and below ten where Gauss-Newton has become slow: a loss that falls
+# by less than SLOW sqrt(γ) nats a step. Elsewhere Gauss-Newton needs fewer steps through the flat,
+# curved valley that leads to a MAP (docs/design/training.md).
 NEWTON_REGION = 1.0
+SLOW_REGION = 10.0
+SLOW = 0.01
 # Solves are truncated: the forcing term min(0.01, sqrt(decrement)) gives superlinear convergence
 # (Nocedal & Wright, Numerical Optimization, section 7.1, with 0.5 for 0.01). In the valley a less
-# accurate direction needs up to twice the steps (docs/design/training.md). A solve that takes
+# accurate direction needs up to twice the steps (docs/design/training.md), but with a Krylov
+# subspace as preconditioner an accurate one costs more than it saves. A solve that takes
 # more products than the maximum is cut off, and costs steps, not accuracy.
 MAX_FORCING = 0.01
+MAX_KRYLOV_FORCING = 0.1
 MAX_CG_ITER = 100
 # Tolerance, in units of sqrt(eps), where the preconditioner is exact: two or three products reach
 # it, and what is left of the residual is below the rounding of the next step's decrement.
@@ -62,7 +67,9 @@ class NewtonCG(Trainer):
     by sqrt(γ / 2).
     """
 
-    steps_per_round: ClassVar[int] = 5
+    def steps_per_round(self, log_posterior: LogPosterior) -> int:
+        """Steps with A itself go twice as far: see ``Trainer.steps_per_round``."""
+        return 5 if forms_matrix(log_posterior) else 10
 
     def train(
         self,
@@ -80,6 +87,7 @@ class NewtonCG(Trainer):
         gradient = curvature.gradient()
         known = Preconditioner.build(curvature, generator, preconditioner)
         exact_rtol = EXACT_RTOL * torch.finfo(weights.dtype).eps ** 0.5
+        forcing = MAX_FORCING if known.subspace.is_complete else MAX_KRYLOV_FORCING
         damping, newton = Damping(), False
         decrement = float(torch.linalg.vector_norm(gradient))
         curve = [loss]
@@ -89,7 +97,7 @@ class NewtonCG(Trainer):
                 _shifted(product, damping.value),
                 -gradient,
                 known.subspace.preconditioner(damping.value),
-                rtol=exact_rtol if known.exact else min(MAX_FORCING, decrement**0.5),
+                rtol=exact_rtol if known.exact else min(forcing, decrement**0.5),
                 max_iter=MAX_CG_ITER,
             )
             trial = weights + scale * direction
@@ -109,8 +117,9 @@ class NewtonCG(Trainer):
                 damping = damping.raised()
             known = known.after(n_products, curvature, generator, moved=moved)
             decrement = known.decrement(gradient)
-            newton = precise and decrement < NEWTON_REGION and not indefinite
             curve.append(loss)
+            kept = newton and decrement < SLOW_REGION
+            newton = precise and not indefinite and (kept or self._near(curve, decrement, known))
             callback(loss)
         return Trajectory(weights, tuple(curve), status)
 
@@ -127,12 +136,22 @@ class NewtonCG(Trainer):
         return Status.MAX_ITER if len(curve) > self.max_iter else None
 
     def _stalled(self, decrease: float, decrement: float, known: Preconditioner) -> bool:
-        per_root = self.tol * self.n_iter_no_change
-        # γ takes time, and is at most P.
-        if decrease > per_root * known.subspace.n_weights**0.5:
-            return False
-        near = decrement <= 0.5 * stationary_radius(known.n_effective)
-        return near and decrease <= per_root * known.n_effective**0.5
+        slow = _slower(decrease, self.tol * self.n_iter_no_change, known)
+        return slow and decrement <= 0.5 * stationary_radius(known.n_effective)
+
+    def _near(self, curve: Sequence[float], decrement: float, known: Preconditioner) -> bool:
+        """Whether the Hessian is the better curvature here."""
+        if decrement < NEWTON_REGION:
+            return True
+        decrease = recent_decrease(curve, self.n_iter_no_change)
+        return decrement < SLOW_REGION and _slower(decrease, SLOW * self.n_iter_no_change, known)
+
+
+def _slower(decrease: float, per_root: float, known: Preconditioner) -> bool:
+    """Whether a decrease is at most ``per_root`` sqrt(γ)."""
+    # γ takes time, and is at most P.
+    at_most = per_root * known.subspace.n_weights**0.5
+    return decrease <= at_most and decrease <= per_root * known.n_effective**0.5
 
 
 def _gain_ratio(loss: float, trial_loss: float, predicted: float) -> float:

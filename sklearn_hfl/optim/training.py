@@ -66,10 +66,11 @@ class Trainer(ABC):
     tol: float
     n_iter_no_change: int
     decrement_tol: float = 1e-8
-    # Whether each step takes all rows, and how many steps a round between two updates of the
-    # precisions has.
-    takes_all_rows: ClassVar[bool] = True
-    steps_per_round: ClassVar[int] = 10
+    takes_all_rows: ClassVar[bool] = True  # in each step
+
+    def steps_per_round(self, log_posterior: LogPosterior) -> int:
+        """Steps between two updates of the precisions."""
+        return 10
 
     @abstractmethod
     def train(

@@ -249,7 +249,7 @@ class Alternation:
         subspace: Subspace | None = None
         rounds = _Rounds(start, options, known)
         for _ in range(max_rounds):
-            steps = min(self.trainer.steps_per_round, self.left)
+            steps = min(self.trainer.steps_per_round(log_posterior), self.left)
             if steps <= 0 or rounds.ended:
                 break
             weights = self._train(log_posterior, weights, steps, True, subspace).weights
