@@ -1,6 +1,6 @@
 """Build the wheel, and try it as a new user would: in a fresh environment, without the repository.
 
-The wheel may hold the package alone and weigh 200 kB at the most; the package may add 0.2 s to the
+The wheel may hold the package alone and weigh 300 kB at the most; the package may add 0.2 s to the
 import of torch and scikit-learn; and the Python of README.md has to run.
 """
 
@@ -16,8 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[1]
-# The modules are 212 kB: a data file, a picture or a second copy of them would show.
-MAX_BYTES = 250_000
+# The modules are 246 kB: a data file, a picture or a second copy of them would show.
+MAX_BYTES = 300_000
 MAX_SECONDS = 0.2
 IMPORT = (
     "import time, torch, sklearn.base, sklearn.metrics, sklearn.preprocessing, sklearn.utils; "
