@@ -1,7 +1,7 @@
 """Build the wheel, and try it as a new user would: in a fresh environment, without the repository.
 
-The wheel may hold the package alone and weigh 300 kB at the most; the package may add 0.2 s to the
-import of torch and scikit-learn; and the Python of README.md has to run.
+The wheel may hold the package alone and weigh 300 kB at the most; the package may add a tenth to
+the time of importing torch and scikit-learn; and the Python of README.md has to run.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ from tempfile import TemporaryDirectory
 ROOT = Path(__file__).parents[1]
 # The modules are 246 kB: a data file, a picture or a second copy of them would show.
 MAX_BYTES = 300_000
-MAX_SECONDS = 0.2
+# Of the import of torch and scikit-learn in the same process: seconds depend on what else runs.
+# It is 0.03 on a quiet machine, and 0.06 to 0.08 on a busy one.
+MAX_SHARE = 0.1
 IMPORT = (
-    "import time, torch, sklearn.base, sklearn.metrics, sklearn.preprocessing, sklearn.utils; "
-    "began = time.perf_counter(); import sklearn_hfl; print(time.perf_counter() - began)"
+    "import time; first = time.perf_counter(); "
+    "import torch, sklearn.base, sklearn.metrics, sklearn.preprocessing, sklearn.utils; "
+    "began = time.perf_counter(); import sklearn_hfl; "
+    "print((time.perf_counter() - began) / (began - first))"
 )
 
 
@@ -58,11 +62,11 @@ def environment(folder: Path, wheel: Path) -> Path:
 
 
 def check_import(python: Path, folder: Path) -> None:
-    seconds = [float(run(python, "-c", IMPORT, cwd=folder)) for _ in range(5)]
-    median = statistics.median(seconds)
-    print(f"import: {median:.3f} s beyond torch and scikit-learn (median of 5)")
-    if median > MAX_SECONDS:
-        raise SystemExit(f"Importing sklearn_hfl may take {MAX_SECONDS} s.")
+    shares = [float(run(python, "-c", IMPORT, cwd=folder)) for _ in range(5)]
+    median = statistics.median(shares)
+    print(f"import: {median:.3f} of that of torch and scikit-learn (median of 5)")
+    if median > MAX_SHARE:
+        raise SystemExit(f"Importing sklearn_hfl may add {MAX_SHARE} of it.")
 
 
 def check_readme(python: Path, folder: Path) -> None:
