@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sklearn_hfl._ensemble.route import Route
-from sklearn_hfl.optim.krylov import krylov_subspace
+from sklearn_hfl.optim.krylov import determined_subspace
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.solution import Status
 from sklearn_hfl.optim.training import Trainer
@@ -195,7 +195,7 @@ def fit_member(
             curve += trajectory.curve[1:]
     classes = isinstance(log_posterior.likelihood, CategoricalLikelihood)
     curvature = GaussNewton(log_posterior, weights)
-    subspace = krylov_subspace(curvature, generator, beyond=_beyond(route, classes))
+    subspace = determined_subspace(curvature, generator, beyond=_beyond(route, classes))
     estimate = MapEstimate(log_posterior, weights, subspace)
     shift = posterior_mean_shift(estimate, generator) if classes else None
     facts = replace(diagnose(estimate), finished=finished)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -35,6 +36,7 @@ class Adam(Trainer):
         Mask of the rows that are held out to decide when to stop.
     """
 
+    takes_all_rows: ClassVar[bool] = False
     batch_size: int = 200
     learning_rate: float = 1e-3
     validation_rows: Tensor | None = None

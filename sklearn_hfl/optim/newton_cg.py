@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from sklearn_hfl.optim.conjugate_gradients import conjugate_gradients
 from sklearn_hfl.optim.damping import Damping
+from sklearn_hfl.optim.krylov import forms_matrix
 from sklearn_hfl.optim.preconditioner import Preconditioner
 from sklearn_hfl.optim.solution import Status
 from sklearn_hfl.optim.subspace import Subspace, stationary_radius
@@ -26,18 +27,26 @@ from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["NewtonCG"]
 
-# Below a Newton decrement of ten posterior standard deviations the true Hessian replaces
-# Gauss-Newton, which converges linearly, and slowly in the flat valley around a MAP
-# (docs/design/training.md).
-NEWTON_REGION = 10.0
-# Solves are truncated: the forcing term min(0.1, sqrt(decrement)) gives superlinear convergence
-# (Nocedal & Wright, Numerical Optimization, section 7.1, with 0.5 for 0.1). A solve that takes
+# The true Hessian replaces Gauss-Newton, which converges linearly, below a Newton decrement of one
+# posterior standard deviation, and below ten where Gauss-Newton has become slow: a loss that falls
+# by less than SLOW sqrt(γ) nats a step. Elsewhere Gauss-Newton needs fewer steps through the flat,
+# curved valley that leads to a MAP (docs/design/training.md).
+NEWTON_REGION = 1.0
+SLOW_REGION = 10.0
+SLOW = 0.01
+# Solves are truncated: the forcing term min(0.01, sqrt(decrement)) gives superlinear convergence
+# (Nocedal & Wright, Numerical Optimization, section 7.1, with 0.5 for 0.01). In the valley a less
+# accurate direction needs up to twice the steps (docs/design/training.md), but with a Krylov
+# subspace as preconditioner an accurate one costs more than it saves. A solve that takes
 # more products than the maximum is cut off, and costs steps, not accuracy.
-MAX_FORCING = 0.1
+MAX_FORCING = 0.01
+MAX_KRYLOV_FORCING = 0.1
 MAX_CG_ITER = 100
 # Tolerance, in units of sqrt(eps), where the preconditioner is exact: two or three products reach
 # it, and what is left of the residual is below the rounding of the next step's decrement.
 EXACT_RTOL = 0.01
+# Decrement that Gauss-Newton reaches as soon.
+ROUGH_TOL = 1e-3
 # Gain ratio above which a step is accepted: η of Nocedal & Wright, algorithm 4.1.
 MIN_GAIN_RATIO = 1e-4
 # Allowance for rounding in L, relative: a smaller decrease is not visible.
@@ -58,6 +67,10 @@ class NewtonCG(Trainer):
     by sqrt(γ / 2).
     """
 
+    def steps_per_round(self, log_posterior: LogPosterior) -> int:
+        """Steps with A itself go twice as far: see ``Trainer.steps_per_round``."""
+        return 5 if forms_matrix(log_posterior) else 10
+
     def train(
         self,
         log_posterior: LogPosterior,
@@ -68,29 +81,31 @@ class NewtonCG(Trainer):
     ) -> Trajectory:
         """Lower L: see ``Trainer.train``."""
         scale = log_posterior.prior.scale
-        twice_differentiable = log_posterior.network.twice_differentiable
+        precise = self.decrement_tol < ROUGH_TOL and log_posterior.network.twice_differentiable
         loss = float(log_posterior.value(weights[None])[0])
         curvature = GaussNewton(log_posterior, weights)
         gradient = curvature.gradient()
         known = Preconditioner.build(curvature, generator, preconditioner)
         exact_rtol = EXACT_RTOL * torch.finfo(weights.dtype).eps ** 0.5
+        forcing = MAX_FORCING if known.subspace.is_complete else MAX_KRYLOV_FORCING
         damping, newton = Damping(), False
         decrement = float(torch.linalg.vector_norm(gradient))
         curve = [loss]
-        while (status := self._status(curve, decrement, known.n_effective)) is None:
+        while (status := self._status(curve, decrement, known)) is None:
             product = _hessian(log_posterior, weights) if newton else curvature.product
             direction, n_products, indefinite = conjugate_gradients(
                 _shifted(product, damping.value),
                 -gradient,
                 known.subspace.preconditioner(damping.value),
-                rtol=exact_rtol if known.exact else min(MAX_FORCING, decrement**0.5),
+                rtol=exact_rtol if known.exact else min(forcing, decrement**0.5),
                 max_iter=MAX_CG_ITER,
             )
             trial = weights + scale * direction
             trial_loss = float(log_posterior.value(trial[None])[0])
             predicted = -float(gradient @ direction + 0.5 * direction @ product(direction))
             ratio = _gain_ratio(loss, trial_loss, predicted)
-            if predicted > 0 and ratio > MIN_GAIN_RATIO:
+            moved = predicted > 0 and ratio > MIN_GAIN_RATIO
+            if moved:
                 weights, loss = trial, trial_loss
                 curvature = GaussNewton(log_posterior, weights)
                 gradient = curvature.gradient()
@@ -100,26 +115,43 @@ class NewtonCG(Trainer):
                 damping = damping.kept() if steady else damping.lowered(ratio)
             else:
                 damping = damping.raised()
-            known = known.after(n_products, curvature, generator)
+            known = known.after(n_products, curvature, generator, moved=moved)
             decrement = known.decrement(gradient)
-            newton = twice_differentiable and decrement < NEWTON_REGION and not indefinite
             curve.append(loss)
+            kept = newton and decrement < SLOW_REGION
+            newton = precise and not indefinite and (kept or self._near(curve, decrement, known))
             callback(loss)
         return Trajectory(weights, tuple(curve), status)
 
     def _status(
-        self, curve: Sequence[float], decrement: float, n_effective: float
+        self, curve: Sequence[float], decrement: float, known: Preconditioner
     ) -> Status | None:
         """Why training ends at this point, or None if it goes on."""
         if not math.isfinite(decrement):
             return Status.NOT_FINITE
         if decrement <= self.decrement_tol:
             return Status.CONVERGED
-        near = decrement <= 0.5 * stationary_radius(n_effective)
-        decrease = recent_decrease(curve, self.n_iter_no_change)
-        if near and decrease <= self.tol * n_effective**0.5 * self.n_iter_no_change:
+        if self._stalled(recent_decrease(curve, self.n_iter_no_change), decrement, known):
             return Status.STALLED
         return Status.MAX_ITER if len(curve) > self.max_iter else None
+
+    def _stalled(self, decrease: float, decrement: float, known: Preconditioner) -> bool:
+        slow = _slower(decrease, self.tol * self.n_iter_no_change, known)
+        return slow and decrement <= 0.5 * stationary_radius(known.n_effective)
+
+    def _near(self, curve: Sequence[float], decrement: float, known: Preconditioner) -> bool:
+        """Whether the Hessian is the better curvature here."""
+        if decrement < NEWTON_REGION:
+            return True
+        decrease = recent_decrease(curve, self.n_iter_no_change)
+        return decrement < SLOW_REGION and _slower(decrease, SLOW * self.n_iter_no_change, known)
+
+
+def _slower(decrease: float, per_root: float, known: Preconditioner) -> bool:
+    """Whether a decrease is at most ``per_root`` sqrt(γ)."""
+    # γ takes time, and is at most P.
+    at_most = per_root * known.subspace.n_weights**0.5
+    return decrease <= at_most and decrease <= per_root * known.n_effective**0.5
 
 
 def _gain_ratio(loss: float, trial_loss: float, predicted: float) -> float:

@@ -118,6 +118,12 @@ class Subspace:
         none, small = excess.new_zeros(excess.shape[0], 0), excess.new_zeros(0, 0)
         return cls(none, none, small, small, excess)
 
+    @classmethod
+    def complete(cls, matrix: Tensor) -> Subspace:
+        """Return all directions, for A itself (P, P): the identity is their basis."""
+        factor = _cholesky(matrix, float(matrix.diagonal().max()))
+        return cls(torch.eye(len(matrix)).to(matrix), matrix, matrix, factor, matrix.diagonal() - 1)
+
     @property
     def n_weights(self) -> int:
         """P."""
@@ -134,6 +140,11 @@ class Subspace:
         return float(self.gram.diagonal().max()) if self.rank else 1.0
 
     @property
+    def is_complete(self) -> bool:
+        """Whether the basis spans all weights."""
+        return self.rank == self.n_weights
+
+    @cached_property
     def n_effective(self) -> float:
         """γ = tr(I − T⁻¹), the effective number of parameters inside the basis."""
         return self.rank - float(torch.trace(torch.cholesky_inverse(self.factor)))
@@ -154,7 +165,7 @@ class Subspace:
 
         They are at most their sum, ``missing``, since A − I ⪰ 0. A complete basis leaves none.
         """
-        if self.rank == self.n_weights:
+        if self.is_complete:
             return 0.0
         eps = torch.finfo(self.excess.dtype).eps
         rounding = TRACE_ROUNDING * eps * float(self.excess.sum())
@@ -162,6 +173,8 @@ class Subspace:
 
     def unseen(self) -> Tensor:
         """Diagonal (P,) of (I − VVᵀ)(A − I)(I − VVᵀ)."""
+        if self.is_complete:
+            return torch.zeros_like(self.excess)
         size = max(1, MAX_BLOCK_NUMBERS // max(1, self.rank))
         inside = [
             ((2 * image - basis @ self.gram - basis) * basis).sum(1)
@@ -198,6 +211,8 @@ class Subspace:
         def apply(G: Tensor) -> Tensor:
             columns = G.reshape(self.n_weights, -1)
             projected = self.basis.mT @ columns
+            if self.is_complete:
+                return (self.basis @ torch.cholesky_solve(projected, factor)).reshape(G.shape)
             inside = torch.cholesky_solve(projected, factor) - projected / (1 + damping)
             return (columns / (1 + damping) + self.basis @ inside).reshape(G.shape)
 

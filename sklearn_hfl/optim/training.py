@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Generator, Tensor
 
@@ -65,6 +66,11 @@ class Trainer(ABC):
     tol: float
     n_iter_no_change: int
     decrement_tol: float = 1e-8
+    takes_all_rows: ClassVar[bool] = True  # in each step
+
+    def steps_per_round(self, log_posterior: LogPosterior) -> int:
+        """Steps between two updates of the precisions."""
+        return 10
 
     @abstractmethod
     def train(

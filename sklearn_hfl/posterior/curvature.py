@@ -9,7 +9,11 @@ import torch
 from torch import Tensor
 
 from sklearn_hfl.posterior.likelihood import curvature_slope
-from sklearn_hfl.posterior.linearization import JacobianLinearization, Linearization
+from sklearn_hfl.posterior.linearization import (
+    MAX_JACOBIAN_OUTPUTS,
+    JacobianLinearization,
+    Linearization,
+)
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["GaussNewton"]
@@ -19,10 +23,10 @@ __all__ = ["GaussNewton"]
 # weights costs more than the rows (docs/design/subspace.md, benchmarks/products.py).
 CACHED_NUMBERS = 2_000_000
 MIN_ROWS = 64
-# With more outputs than this, products layer by layer are faster than those with the Jacobian.
-# Where the Jacobian does not fit, it is formed for so many rows at a time (same table).
-MAX_JACOBIAN_OUTPUTS = 2
+# Where the Jacobian does not fit, it is formed for so many rows at a time (same table), and for
+# the sum of the matrix for so many more, since each of its blocks costs P² numbers.
 MAX_JACOBIAN_ROWS = 256
+MAX_MATRIX_ROWS = 1024
 
 
 class GaussNewton:
@@ -108,6 +112,18 @@ class GaussNewton:
             curved = lp.likelihood.curvature(linear.outputs, lp.sample_weight[rows], U)
             data += linear.backward(curved)
         return (columns + self.scale[:, None] * data).reshape(V.shape)
+
+    def matrix(self) -> Tensor:
+        """A itself, (P, P), summed over blocks of rows."""
+        lp = self.log_posterior
+        data = torch.zeros(self.n_weights, self.n_weights).to(self.weights)
+        for rows in lp.blocks(lp.network.matrix_width, MAX_MATRIX_ROWS):
+            linear = self._at(rows)
+            curve = partial(lp.likelihood.curvature, linear.outputs, lp.sample_weight[rows])
+            data += linear.matrix(curve)
+        A = self.scale[:, None] * data * self.scale
+        A.diagonal().add_(1.0)
+        return A
 
     def output_variance(self, S: Tensor) -> Tensor:
         """Diagonal of (J S)(J S)ᵀ for whitened S (P, m): a square (N, K) of each output."""

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from sklearn_hfl.optim.krylov import krylov_subspace
+from sklearn_hfl.optim.krylov import determined_subspace
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.solution import Status
 from sklearn_hfl.optim.subspace import Subspace
@@ -36,7 +36,6 @@ __all__ = ["EVIDENCE_TOL", "Alternation", "Fit"]
 # A round need not reach its MAP: the precisions change after it. At a saddle (all units at zero
 # under a strong prior) a decrement below this would leave only rounding to decide in which
 # direction the next round escapes (docs/design/evidence.md).
-STEPS_PER_ROUND = 10
 ROUND_DECREMENT_TOL = 1e-3
 # The updates increase the evidence of a linear network, but may decrease that of others, whose
 # curvature grows with their weights: noise shrinks, weights grow, and the data are over-fitted.
@@ -96,6 +95,17 @@ class Fit:
     subspace: Subspace | None = None
     trained: tuple[int, int] = (0, 0)
 
+    def on_rows(self, rows: LogPosterior) -> Fit:
+        """Keep precisions and weights, as a start on other rows."""
+        old = self.log_posterior
+        variance = old.variance_of_mean
+        if variance is not None:  # its mean, until the next round
+            variance = variance.mean(0).expand(len(rows.X), -1)
+        log_posterior = replace(
+            old, X=rows.X, y=rows.y, sample_weight=rows.sample_weight, variance_of_mean=variance
+        )
+        return Fit(log_posterior, self.weights)
+
     @cached_property
     def rows(self) -> LeaveOneOut:
         """The training rows left out one at a time, at the MAP."""
@@ -122,7 +132,7 @@ class _Gaussian:
         generator: Generator,
     ) -> _Gaussian:
         curvature = GaussNewton(log_posterior, weights)
-        subspace = krylov_subspace(curvature, generator, trace_rtol=1e-2)
+        subspace = determined_subspace(curvature, generator, trace_rtol=1e-2)
         gradient = curvature.gradient()
         # L at the mode of its quadratic approximation, which is lower than at the weights.
         decrease = 0.5 * float(gradient @ subspace.preconditioner()(gradient))
@@ -239,7 +249,7 @@ class Alternation:
         subspace: Subspace | None = None
         rounds = _Rounds(start, options, known)
         for _ in range(max_rounds):
-            steps = min(STEPS_PER_ROUND, self.left)
+            steps = min(self.trainer.steps_per_round(log_posterior), self.left)
             if steps <= 0 or rounds.ended:
                 break
             weights = self._train(log_posterior, weights, steps, True, subspace).weights
