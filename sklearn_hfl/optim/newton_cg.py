@@ -67,10 +67,6 @@ class NewtonCG(Trainer):
     by sqrt(γ / 2).
     """
 
-    def steps_per_round(self, log_posterior: LogPosterior) -> int:
-        """Steps with A itself go twice as far: see ``Trainer.steps_per_round``."""
-        return 5 if forms_matrix(log_posterior) else 10
-
     def train(
         self,
         log_posterior: LogPosterior,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from sklearn_hfl.optim.krylov import BLOCK_SIZE, determined_subspace, forms_matrix
+from sklearn_hfl.optim.krylov import BLOCK_SIZE, forms_matrix, krylov_subspace
 from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.log_posterior import LogPosterior
@@ -26,6 +26,9 @@ PRODUCTS_PER_RANK = 0.25
 # products that cost as much: P² / (N K) of them times the last number
 # (docs/design/training.md).
 MAX_EXACT_WORK = 5e8
+# Below this largest eigenvalue, solves that are preconditioned by a factor in single precision take
+# two or three products more, and the matrix and its factor half the time (docs/design/training.md).
+MAX_SINGLE_EIGENVALUE = 1e8
 RESIDUALS_PER_WEIGHT = 4
 PRODUCTS_PER_MATRIX = 1 / 30
 
@@ -96,9 +99,15 @@ class Preconditioner:
 
 def _built(curvature: GaussNewton, generator: Generator) -> Subspace:
     lp = curvature.log_posterior
-    if forms_matrix(lp) and not _is_small(lp):
+    if not forms_matrix(lp):
+        return krylov_subspace(curvature, generator, trace_rtol=TRACE_RTOL)
+    if not _is_small(lp):
         curvature = _of_sample(curvature, generator)
-    return determined_subspace(curvature, generator, trace_rtol=TRACE_RTOL)
+    single = curvature.matrix(torch.float32)
+    # The largest eigenvalue is at most the largest sum of a row.
+    if float(single.abs().sum(0).max()) < MAX_SINGLE_EIGENVALUE:
+        return Subspace.complete(single)
+    return Subspace.complete(curvature.matrix())
 
 
 def _of_sample(curvature: GaussNewton, generator: Generator) -> GaussNewton:

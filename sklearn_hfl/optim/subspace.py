@@ -145,6 +145,10 @@ class Subspace:
         return self.rank == self.n_weights
 
     @cached_property
+    def _is_identity(self) -> bool:
+        return self.is_complete and torch.equal(self.basis, torch.eye(self.rank).to(self.basis))
+
+    @cached_property
     def n_effective(self) -> float:
         """γ = tr(I − T⁻¹), the effective number of parameters inside the basis."""
         return self.rank - float(torch.trace(torch.cholesky_inverse(self.factor)))
@@ -202,19 +206,25 @@ class Subspace:
         return inside, e - self.basis @ torch.cholesky_solve(self.image.mT @ e, self.factor)
 
     def preconditioner(self, damping: float = 0.0) -> Callable[[Tensor], Tensor]:
-        """Return v ↦ (A + damping·I)⁻¹ v, v (P,) or (P, G), with A taken as I beyond the basis."""
+        """Return v ↦ (A + damping·I)⁻¹ v, v (P,) or (P, G), with A taken as I beyond the basis.
+
+        It computes in the precision of the basis, whatever that of v.
+        """
         factor = self.factor
         if damping:
-            damped = self.gram + damping * torch.eye(self.rank).to(self.gram)
+            damped = self.gram.clone()
+            damped.diagonal().add_(damping)
             factor = _cholesky(damped, self.largest)
 
         def apply(G: Tensor) -> Tensor:
-            columns = G.reshape(self.n_weights, -1)
-            projected = self.basis.mT @ columns
-            if self.is_complete:
-                return (self.basis @ torch.cholesky_solve(projected, factor)).reshape(G.shape)
-            inside = torch.cholesky_solve(projected, factor) - projected / (1 + damping)
-            return (columns / (1 + damping) + self.basis @ inside).reshape(G.shape)
+            columns = G.reshape(self.n_weights, -1).to(self.gram.dtype)
+            if self._is_identity:
+                solved = torch.cholesky_solve(columns, factor)
+            else:
+                projected = self.basis.mT @ columns
+                inside = torch.cholesky_solve(projected, factor) - projected / (1 + damping)
+                solved = columns / (1 + damping) + self.basis @ inside
+            return solved.to(G.dtype).reshape(G.shape)
 
         return apply
 

@@ -113,15 +113,17 @@ class GaussNewton:
             data += linear.backward(curved)
         return (columns + self.scale[:, None] * data).reshape(V.shape)
 
-    def matrix(self) -> Tensor:
-        """A itself, (P, P), summed over blocks of rows."""
+    def matrix(self, dtype: torch.dtype | None = None) -> Tensor:
+        """A itself, (P, P), summed over blocks of rows, and computed in ``dtype`` if that is given."""
         lp = self.log_posterior
-        data = torch.zeros(self.n_weights, self.n_weights).to(self.weights)
+        dtype = dtype or self.weights.dtype
+        data = torch.zeros(self.n_weights, self.n_weights).to(self.weights.device, dtype)
         for rows in lp.blocks(lp.network.matrix_width, MAX_MATRIX_ROWS):
-            linear = self._at(rows)
-            curve = partial(lp.likelihood.curvature, linear.outputs, lp.sample_weight[rows])
-            data += linear.matrix(curve)
-        A = self.scale[:, None] * data * self.scale
+            linear = self._at(rows).to(dtype)
+            curvature = partial(lp.likelihood.curvature, linear.outputs, lp.sample_weight[rows])
+            data += linear.matrix(lambda U, curvature=curvature: curvature(U).to(dtype))
+        scale = self.scale.to(dtype)
+        A = data.mul_(scale[:, None]).mul_(scale)
         A.diagonal().add_(1.0)
         return A
 

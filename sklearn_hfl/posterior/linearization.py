@@ -35,6 +35,9 @@ class Linearization(Protocol):
     def rows(self, rows: slice) -> Linearization:
         """The linearisation at some of the rows."""
 
+    def to(self, dtype: torch.dtype) -> Linearization:
+        """The same linearisation in another precision."""
+
     def dense(self) -> JacobianLinearization:
         """The linearisation that holds J itself."""
 
@@ -71,6 +74,9 @@ class JacobianLinearization:
 
     def rows(self, rows: slice) -> JacobianLinearization:
         return JacobianLinearization(self.outputs[rows], self.jacobian[rows])
+
+    def to(self, dtype: torch.dtype) -> JacobianLinearization:
+        return JacobianLinearization(self.outputs.to(dtype), self.jacobian.to(dtype))
 
     def dense(self) -> JacobianLinearization:
         return self
@@ -129,6 +135,15 @@ class PerceptronLinearization:
             tuple(a[rows] for a in self.inputs),
             tuple(s[rows] for s in self.slopes),
             self.outputs[rows],
+        )
+
+    def to(self, dtype: torch.dtype) -> PerceptronLinearization:
+        return PerceptronLinearization(
+            self.packing,
+            tuple((W.to(dtype), b.to(dtype)) for W, b in self.layers),
+            tuple(a.to(dtype) for a in self.inputs),
+            tuple(s.to(dtype) for s in self.slopes),
+            self.outputs.to(dtype),
         )
 
     def dense(self) -> JacobianLinearization:

@@ -134,10 +134,9 @@ def _models(start: Fit, alternation: Alternation) -> Iterator[tuple[Fit, Alterna
 
 
 def _search(start: Fit, alternation: Alternation, known: float) -> Fit | None:
-    """Alternate from each start for some rounds, and train the one with the best score to its MAP.
+    """Alternate from each start, and train those with more evidence than ``known`` to their MAP.
 
-    Others go on only where that MAP loses half or more of its lead over ``known``, the evidence
-    of a simpler model, and they have more. None where no start reaches ``known``.
+    ``known`` is that of a simpler model. None where no start reaches it.
     """
     if not alternation.options.prior:
         return alternation.at_map(alternation.rounds(start, MAX_ROUNDS))
@@ -153,8 +152,6 @@ def _search(start: Fit, alternation: Alternation, known: float) -> Fit | None:
         nothing_known = best is None and known == -float("inf")
         if at_map.log_evidence > to_beat or nothing_known:
             best = at_map
-        if best is at_map and at_map.log_evidence >= 0.5 * (known + fit.log_evidence):
-            break
     return best
 
 
