@@ -105,6 +105,9 @@ def _of_training(model: Any, members: Sequence[Member]) -> str:
             f"a max_iter above {model.max_iter}" if unfinished else "",
             "a smaller tol" if by_tol and not unfinished else "",
             "solver='newton-cg'" if model.solver != "newton-cg" else "",
+            "activation='silu' (a minimum at a kink of relu is not stationary)"
+            if model.module is None and model.activation == "relu" and not unfinished
+            else "",
             # Newton-CG stops before max_iter only if it has converged or rounding stops it.
             "dtype='float64'" if model.dtype == "float32" else "",
             "a larger prior_precision" if model.solver == "newton-cg" and not unfinished else "",

@@ -47,6 +47,9 @@ MAX_CG_ITER = 100
 EXACT_RTOL = 0.01
 # Decrement that Gauss-Newton reaches as soon.
 ROUGH_TOL = 1e-3
+# Share of ``tol`` below which training ends wherever it is: relu and other activations with kinks
+# have minima at kinks, where the gradient, and so the decrement, does not vanish.
+STANDSTILL = 1e-3
 # Gain ratio above which a step is accepted: η of Nocedal & Wright, algorithm 4.1.
 MIN_GAIN_RATIO = 1e-4
 # Allowance for rounding in L, relative: a smaller decrease is not visible.
@@ -64,7 +67,7 @@ class NewtonCG(Trainer):
     Training has converged when the Newton decrement, sqrt(∇Lᵀ A⁻¹ ∇L), is at most
     ``decrement_tol``. It stalls when L fell by at most ``tol`` sqrt(γ) nats per step, once the
     decrement is below half of what counts as stationary; draws from the posterior differ in L
-    by sqrt(γ / 2).
+    by sqrt(γ / 2). Far from stationary it stalls at a thousandth of that.
     """
 
     def train(
@@ -132,8 +135,11 @@ class NewtonCG(Trainer):
         return Status.MAX_ITER if len(curve) > self.max_iter else None
 
     def _stalled(self, decrease: float, decrement: float, known: Preconditioner) -> bool:
-        slow = _slower(decrease, self.tol * self.n_iter_no_change, known)
-        return slow and decrement <= 0.5 * stationary_radius(known.n_effective)
+        per_root = self.tol * self.n_iter_no_change
+        if not _slower(decrease, per_root, known):
+            return False
+        near = decrement <= 0.5 * stationary_radius(known.n_effective)
+        return near or _slower(decrease, STANDSTILL * per_root, known)
 
     def _near(self, curve: Sequence[float], decrement: float, known: Preconditioner) -> bool:
         """Whether the Hessian is the better curvature here."""
