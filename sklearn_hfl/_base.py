@@ -214,9 +214,13 @@ class HFLBase(BaseEstimator):
         kept = slice(None if route.needs_data else 0)
         self._row_numbers = self._row_numbers if route.needs_data else None
         self._trained_rows = fingerprints(inputs[kept], y[kept])
-        results = Parallel(n_jobs=self.n_jobs)(
-            delayed(fit_member)(*job, trainer, options, route, bool(self.verbose), fit)
-            for job, fit in zip(jobs, resumed, strict=True)
+        fit = delayed(partial(fit_member, trainer=trainer, options=options, route=route))
+        results = [fit_member(*jobs[0], trainer, options, route, bool(self.verbose), resumed[0])]
+        if options.prior and len(jobs) > 1 and resumed[1] is None:
+            jobs, resumed = results[0].shared_with(jobs, options)
+        results += Parallel(n_jobs=self.n_jobs)(
+            fit(*job, verbose=bool(self.verbose), resumed=known)
+            for job, known in zip(jobs[1:], resumed[1:], strict=True)
         )
         if not route.needs_data:
             return tuple(results)

@@ -243,9 +243,18 @@ def test_verbose_shows_progress_on_stderr(capsys):
     model.predict(QUERIES, return_std=True)
     predict = capsys.readouterr()
     assert fit.out == predict.out == ""
-    assert f"{model.n_iter_}/{model.max_iter}" in fit.err
-    assert "loss=" in fit.err
+    assert f"fit, to the MAP: {model.n_iter_} steps" in fit.err
+    assert "loss=" in fit.err and "SDs from the MAP=" in fit.err
+    assert str(model.max_iter) not in fit.err
     assert "1/1" in predict.err
+
+
+def test_verbose_names_the_phases_and_the_evidence_of_a_search(capsys):
+    HFLRegressor(hidden_layer_sizes=(5,), random_state=0, verbose=True).fit(*data())
+    shown = capsys.readouterr().err
+    for phase in (f"search on {len(data()[0])} rows", "noise at the MAP", "to the MAP"):
+        assert phase in shown
+    assert "log evidence=" in shown
 
 
 def test_silence_is_the_default(capfd):

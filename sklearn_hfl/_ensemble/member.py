@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +14,7 @@ from sklearn_hfl._ensemble.route import Route
 from sklearn_hfl.optim.krylov import determined_subspace
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.solution import Status
-from sklearn_hfl.optim.training import Trainer
+from sklearn_hfl.optim.training import Callback, Trainer
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import (
     CategoricalLikelihood,
@@ -38,6 +37,8 @@ __all__ = ["Member", "fit_member"]
 # relative error, which ``Subspace.beyond`` may be four times as large as: many classes are many
 # logits, and none of them then needs directions of its own.
 LOGIT_RTOL = 0.01
+# What a progress bar shows of what a fit reports.
+SHOWN = {"loss": "loss", "distance": "SDs from the MAP", "evidence": "log evidence"}
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,17 @@ class Member:
         )
         return Fit(resumed, self.estimate.weights.to(new.X))
 
+    def shared_with(self, jobs, options):
+        """Jobs."""
+        resumed = []
+        for log_posterior, weights, _ in jobs:
+            fit = self.resumed(log_posterior, options)
+            if fit is not None and fit.log_posterior.network is not log_posterior.network:
+                return jobs[:1], [None]
+            varying = isinstance(log_posterior.likelihood, HeteroscedasticLikelihood)
+            resumed.append(None if fit is None or varying else replace(fit, weights=weights))
+        return jobs, resumed
+
     def _has_groups_of(self, log_posterior: LogPosterior) -> bool:
         groups = self.estimate.log_posterior.prior.groups
         return groups.names == log_posterior.prior.groups.names and (
@@ -176,7 +188,8 @@ def fit_member(
         )
     curve: tuple[float, ...] = (start,)
     finished = True
-    with tqdm(total=trainer.max_iter, desc="fit", unit="step", disable=not verbose) as bar:
+    # Without a total: no fit goes on until max_iter.
+    with tqdm(desc="fit", unit=" steps", disable=not verbose) as bar:
         callback = _progress(bar)
         if resumed is not None:
             alternation = Alternation(trainer, options, generator, callback)
@@ -190,6 +203,7 @@ def fit_member(
             log_posterior, weights, status = fit.log_posterior, fit.weights, fit.status
             curve += steps
         else:
+            callback(phase="to the MAP")
             trajectory = trainer.train(log_posterior, weights, generator, callback)
             weights, status = trajectory.weights, trajectory.status
             curve += trajectory.curve[1:]
@@ -217,9 +231,15 @@ def _beyond(route: Route, classes: bool) -> float:
     return np.inf
 
 
-def _progress(bar: Any) -> Callable[[float], None]:
-    def callback(loss: float) -> None:
-        bar.update()
-        bar.set_postfix(loss=f"{loss:.6g}", refresh=False)
+def _progress(bar: Any) -> Callback:
+    shown: dict[str, str] = {}
+
+    def callback(**facts: float | str) -> None:
+        if "phase" in facts:
+            bar.set_description_str(f"fit, {facts['phase']}", refresh=False)
+        shown.update({SHOWN[key]: f"{facts[key]:.5g}" for key in SHOWN if key in facts})
+        bar.set_postfix(shown, refresh=False)
+        if "loss" in facts:
+            bar.update()
 
     return callback

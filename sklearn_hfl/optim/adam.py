@@ -59,7 +59,7 @@ class Adam(Trainer):
         best, best_weights, idle = math.inf, weights, 0
         for current in self._passes(training, weights, generator):
             curve.append(float(training.value(current[None])[0]))
-            callback(curve[-1])
+            callback(loss=curve[-1])
             loss = (_data_term(validation, current) if validation else curve[-1]) / n_watched
             idle = 0 if loss < best - self.tol else idle + 1
             if loss < best:

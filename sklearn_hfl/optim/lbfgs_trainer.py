@@ -44,7 +44,7 @@ class LBFGS(Trainer):
 
         def stalled(value: Tensor) -> bool:
             curve.append(float(value[0]))
-            callback(curve[-1])
+            callback(loss=curve[-1])
             return recent_decrease(curve, self.n_iter_no_change) < self.tol * self.n_iter_no_change
 
         solution = lbfgs(

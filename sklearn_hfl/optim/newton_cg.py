@@ -119,7 +119,7 @@ class NewtonCG(Trainer):
             curve.append(loss)
             kept = newton and decrement < SLOW_REGION
             newton = precise and not indefinite and (kept or self._near(curve, decrement, known))
-            callback(loss)
+            callback(loss=loss, distance=decrement)
         return Trajectory(weights, tuple(curve), status)
 
     def _status(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from torch import Generator, Tensor
 
@@ -15,11 +15,20 @@ from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["Callback", "Trainer", "Trajectory", "no_callback", "recent_decrease"]
 
-Callback = Callable[[float], None]
+
+class Callback(Protocol):
+    """Takes what is worth showing while a fit runs."""
+
+    def __call__(self, **facts: float | str) -> None:
+        """Take the ``loss`` after each step, in nats, or a fact that is new.
+
+        These are ``distance``, in posterior standard deviations from the MAP, ``phase`` and
+        ``evidence``, in nats.
+        """
 
 
-def no_callback(loss: float) -> None:
-    """Ignore the loss: the default callback of a training."""
+def no_callback(**facts: float | str) -> None:
+    """Ignore all: the default callback of a training."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ class Trainer(ABC):
         generator : torch.Generator
             Source of randomness.
         callback : callable
-            Called with the loss after each step.
+            Called after each step.
         preconditioner : Subspace or None
             Curvature known from other weights or precisions; used by "newton-cg" alone.
 

@@ -207,7 +207,7 @@ class Alternation:
     generator : torch.Generator
         Source of randomness.
     callback : callable
-        Called with the loss after each training step.
+        Called after each training step and at each new phase.
     losses : list of float
         After each step that was taken, here or by a copy that shares the budget.
     """
@@ -248,6 +248,7 @@ class Alternation:
         log_posterior, weights, options = start.log_posterior, start.weights, self.options
         subspace: Subspace | None = None
         rounds = _Rounds(start, options, known)
+        self.callback(phase=f"search on {len(log_posterior.X)} rows")
         for _ in range(max_rounds):
             steps = min(self.trainer.steps_per_round(log_posterior), self.left)
             if steps <= 0 or rounds.ended:
@@ -259,6 +260,7 @@ class Alternation:
             log_posterior, change = updated(before, weights, now.gamma, options)
             fit = Fit(before, weights, now.log_evidence, now.score)
             rounds.add(fit, max(change, change_of_variance))
+            self.callback(evidence=now.log_evidence)
         return rounds.result(log_posterior)
 
     def at_map(self, fit: Fit, known: float = -torch.inf) -> Fit:
@@ -278,6 +280,7 @@ class Alternation:
         Fit
             With the evidence at the MAP.
         """
+        self.callback(phase="noise at the MAP")
         found = self.to_map(self._with_noise_of_map(fit))
         half_way = 0.5 * (known + fit.log_evidence)  # -inf where no other model is known
         if not found.log_evidence < half_way:
@@ -306,6 +309,7 @@ class Alternation:
             With the evidence at the MAP.
         """
         log_posterior, weights, before = fit.log_posterior, fit.weights, len(self.losses)
+        self.callback(phase="to the MAP")
         status = fit.status
         for _ in range(MAX_MAP_TRAININGS):
             if self.left > 0:

@@ -69,7 +69,7 @@ def maximize_evidence(
     generator : torch.Generator
         Source of randomness.
     callback : callable
-        Called with the loss after each training step.
+        Called after each training step and at each new phase.
 
     Returns
     -------
