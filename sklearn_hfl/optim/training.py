@@ -77,10 +77,6 @@ class Trainer(ABC):
     decrement_tol: float = 1e-8
     takes_all_rows: ClassVar[bool] = True  # in each step
 
-    def steps_per_round(self, log_posterior: LogPosterior) -> int:
-        """Steps between two updates of the precisions."""
-        return 10
-
     @abstractmethod
     def train(
         self,

@@ -33,6 +33,9 @@ from sklearn_hfl.uncertainty.precisions import (
 
 __all__ = ["EVIDENCE_TOL", "Alternation", "Fit"]
 
+# Steps of a round; with half as many the precisions follow weights that are still on their way
+# (third table of benchmarks/ablation.py).
+STEPS_PER_ROUND = 10
 # A round need not reach its MAP: the precisions change after it. At a saddle (all units at zero
 # under a strong prior) a decrement below this would leave only rounding to decide in which
 # direction the next round escapes (docs/design/evidence.md).
@@ -250,7 +253,7 @@ class Alternation:
         rounds = _Rounds(start, options, known)
         self.callback(phase=f"search on {len(log_posterior.X)} rows")
         for _ in range(max_rounds):
-            steps = min(self.trainer.steps_per_round(log_posterior), self.left)
+            steps = min(STEPS_PER_ROUND, self.left)
             if steps <= 0 or rounds.ended:
                 break
             weights = self._train(log_posterior, weights, steps, True, subspace).weights
