@@ -59,6 +59,7 @@ from sklearn_hfl.uncertainty.variance import Variance
 
 __all__ = ["HFLBase"]
 
+DOCUMENTATION = "https://sklearn-hfl.github.io/sklearn-hfl"
 # The network route differences optima of L itself, so its MAP is polished to this
 # many posterior standard deviations; the other routes need no more than ``tol``.
 POLISHED_DECREMENT = 1e-8
@@ -72,6 +73,10 @@ def _negative(value: object) -> bool:
 
 class HFLBase(BaseEstimator):
     """Fit members and answer queries; the subclasses give likelihood and meaning."""
+
+    # Where the HTML representation links to, as scikit-learn's developer guide describes.
+    _doc_link_module = "sklearn_hfl"
+    _doc_link_template = DOCUMENTATION + "/generated/{estimator_module}.{estimator_name}.html"
 
     _x_scaler: Standardizer
     _trained_rows: Fingerprints
@@ -214,13 +219,9 @@ class HFLBase(BaseEstimator):
         kept = slice(None if route.needs_data else 0)
         self._row_numbers = self._row_numbers if route.needs_data else None
         self._trained_rows = fingerprints(inputs[kept], y[kept])
-        fit = delayed(partial(fit_member, trainer=trainer, options=options, route=route))
-        results = [fit_member(*jobs[0], trainer, options, route, bool(self.verbose), resumed[0])]
-        if options.prior and len(jobs) > 1 and resumed[1] is None:
-            jobs, resumed = results[0].shared_with(jobs, options)
-        results += Parallel(n_jobs=self.n_jobs)(
-            fit(*job, verbose=bool(self.verbose), resumed=known)
-            for job, known in zip(jobs[1:], resumed[1:], strict=True)
+        results = Parallel(n_jobs=self.n_jobs)(
+            delayed(fit_member)(*job, trainer, options, route, bool(self.verbose), fit)
+            for job, fit in zip(jobs, resumed, strict=True)
         )
         if not route.needs_data:
             return tuple(results)

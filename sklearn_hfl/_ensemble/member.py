@@ -135,17 +135,6 @@ class Member:
         )
         return Fit(resumed, self.estimate.weights.to(new.X))
 
-    def shared_with(self, jobs, options):
-        """Jobs."""
-        resumed = []
-        for log_posterior, weights, _ in jobs:
-            fit = self.resumed(log_posterior, options)
-            if fit is not None and fit.log_posterior.network is not log_posterior.network:
-                return jobs[:1], [None]
-            varying = isinstance(log_posterior.likelihood, HeteroscedasticLikelihood)
-            resumed.append(None if fit is None or varying else replace(fit, weights=weights))
-        return jobs, resumed
-
     def _has_groups_of(self, log_posterior: LogPosterior) -> bool:
         groups = self.estimate.log_posterior.prior.groups
         return groups.names == log_posterior.prior.groups.names and (
