@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sklearn_hfl.optim.newton_cg import NewtonCG
+from sklearn_hfl.optim.training import no_callback
 from sklearn_hfl.posterior.initialization import initial_weights
 from sklearn_hfl.posterior.likelihood import (
     CategoricalLikelihood,
@@ -97,7 +98,7 @@ def test_rounds_that_fall_behind_end():
 
     def spent(known):
         options = EvidenceOptions(True, True, rtol=0.0)
-        alternation = Alternation(TRAINER, options, generator(0), lambda loss: None)
+        alternation = Alternation(TRAINER, options, generator(0), no_callback)
         fit = alternation.rounds(start, 6, known)
         assert fit.ended or known == -torch.inf
         return len(alternation.losses)
@@ -109,7 +110,7 @@ def test_a_fit_knows_its_evidence_at_the_map():
     likelihood, y, *_ = LINEAR["three classes"]
     lp = log_posterior(likelihood, y, MLP((6, 5, 3)))
     options = EvidenceOptions(True, False)
-    alternation = Alternation(TRAINER, options, generator(0), lambda loss: None)
+    alternation = Alternation(TRAINER, options, generator(0), no_callback)
     fit = alternation.at_map(alternation.rounds(Fit(lp, 0.3 * randn(lp.n_weights)), 2))
     matrix = dense_ggn(fit.log_posterior, fit.weights)
     expected = reference.log_evidence(fit.log_posterior, fit.weights, matrix)
@@ -123,7 +124,7 @@ def test_a_richer_model_has_to_predict_rows_left_out_better():
     likelihood, y, *_ = LINEAR["gaussian"]
     lp = log_posterior(likelihood, y, MLP((6, 1)))
     options = EvidenceOptions(True, True)
-    alternation = Alternation(TRAINER, options, generator(0), lambda loss: None)
+    alternation = Alternation(TRAINER, options, generator(0), no_callback)
     simple = alternation.at_map(Fit(lp, torch.zeros(lp.n_weights, dtype=F64)))
     assert not _predicts_better(simple, simple)
     richer = replace(simple)
@@ -157,7 +158,7 @@ def test_a_map_with_too_little_evidence_gives_way_to_earlier_rounds():
     options = EvidenceOptions(True, True)
 
     def alternation():
-        return Alternation(TRAINER, options, generator(0), lambda loss: None)
+        return Alternation(TRAINER, options, generator(0), no_callback)
 
     fit = alternation().rounds(Fit(lp, start), 8)
     rounds = [*reversed(fit.path[:5])]
