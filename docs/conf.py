@@ -1,9 +1,10 @@
 """Sphinx: the pages here, the reference from docstrings, and a gallery of the examples."""
 
 import re
+from pathlib import PurePosixPath
 
 from docutils import nodes
-from sphinx.addnodes import pending_xref
+from sphinx.addnodes import download_reference, pending_xref
 from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.nodes import make_refnode
@@ -31,7 +32,10 @@ suppress_warnings = ["ref.ref", "ref.term"]
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
+templates_path = ["templates"]
 autosummary_generate = True
+autodoc_typehints = "none"  # numpydoc's sections have them
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 autodoc_default_options = {"members": True, "inherited-members": "BaseEstimator"}
 
@@ -56,7 +60,7 @@ html_show_sourcelink = False
 html_theme_options = {
     "show_prev_next": False,
     "navbar_align": "left",
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 5,
     "github_url": "https://github.com/sklearn-hfl/sklearn-hfl",
     "secondary_sidebar_items": {
         "**": ["page-toc"],
@@ -67,8 +71,9 @@ html_theme_options = {
     },
 }
 # The left column lists the pages below a page: these have none.
-ALONE = ["index", "start", "user_guide", "choosing", "which_variance", "comparison", "cost"]
-html_sidebars = {page: [] for page in [*ALONE, "gotchas", "paper", "citing", "search", "genindex"]}
+ALONE = ["index", "api", "start", "user_guide", "choosing", "which_variance", "comparison"]
+ALONE += ["cost", "gotchas", "paper", "citing", "search", "genindex"]
+html_sidebars = {page: [] for page in ALONE}
 
 # Methods of every estimator: links at each mention would only distract.
 COMMON = {"fit", "predict", "predict_proba", "score", "get_params", "set_params", "plot"}
@@ -77,29 +82,34 @@ NAME = re.compile(r"((?:\w+\.)*)(\w+)(?:\(.*\))?", re.DOTALL)
 
 
 class Links(SphinxPostTransform):
-    """Link the names of this package's classes, functions and methods in running text."""
+    """Link examples, and the names of classes, functions and methods, in running text."""
 
     default_priority = 5
 
     def run(self, **kwargs: object) -> None:
+        # Where the repository is browsed an example is its script, here its page in the gallery.
+        for script in list(self.document.findall(download_reference)):
+            path = PurePosixPath(script["reftarget"])
+            if path.parent.name == "examples":
+                self.link(script, f"gallery/{path.stem}", "", list(script.children))
+        objects = self.env.domaindata["py"]["objects"]
         page = self.env.current_document.docname
-        objects = {
-            name: entry
-            for name, entry in self.env.domaindata["py"]["objects"].items()
-            if entry.objtype in {"class", "data", "exception", "function", "method"}
-        }
         for literal in list(self.document.findall(nodes.literal)):
             match = NAME.fullmatch(literal.astext())
             if match is None or match[2] in COMMON or within_link_or_title(literal):
                 continue
-            found = [n for n in objects if n.rpartition(".")[2] == match[2]]
-            # The regressor's method rather than the classifier's, unless this is its page.
-            found.sort(key=lambda n: (not n.endswith(match[0] + match[2]), objects[n].docname != page,
-                                      "HFLRegressor" not in n, n))  # fmt: skip
-            if found and not (entry := objects[found[0]]).docname == page:
-                literal.replace_self(make_refnode(
-                    self.app.builder, page, entry.docname, entry.node_id, literal.deepcopy(), found[0]
-                ))  # fmt: skip
+            found = [name for name in objects if name.rpartition(".")[2] == match[2]]
+            # The one whose class or module is named, that of the page, the regressor's.
+            found.sort(key=lambda name, given=match[1] + match[2]: (
+                not name.endswith(given), objects[name].docname != page, "HFLR" not in name, name
+            ))  # fmt: skip
+            if found and objects[found[0]].docname != page:
+                target = objects[found[0]]
+                self.link(literal, target.docname, target.node_id, [literal.deepcopy()])
+
+    def link(self, node: nodes.Node, page: str, anchor: str, text: list[nodes.Node]) -> None:
+        here = self.env.current_document.docname
+        node.replace_self(make_refnode(self.app.builder, here, page, anchor, text))
 
 
 def within_link_or_title(node: nodes.Node) -> bool:
