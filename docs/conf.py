@@ -25,6 +25,8 @@ extensions = [
 ]
 # Where the repository is browsed this page lists what design/index.rst does here.
 exclude_patterns = ["design/README.md"]
+default_role = "literal"  # `name` in docstrings
+highlight_language = "none"  # of blocks that name no language: they are what benchmarks print
 # Docstrings that scikit-learn's base classes hand down refer to its own pages.
 suppress_warnings = ["ref.ref", "ref.term"]
 

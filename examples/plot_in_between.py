@@ -2,7 +2,7 @@
 In-between uncertainty
 ======================
 
-Error bars grow between two clusters of data, and hold the truth.
+Error bars grow between two clusters of data.
 
 A cubic with noise, seen in two clusters with a gap between them. Left: the default
 `HFLRegressor` and its 95 % bands. Nothing was given: noise, priors and the size of the network

@@ -98,7 +98,7 @@ def uci_table() -> str:
     def cell(method: str, name: str) -> str:
         mean = means.get((method, name))
         if mean is None:
-            return "–"
+            return ""
         text = f"{mean:.2f}".replace("-", "−")
         return f"**{text}**" if mean == best[name] else text
 

@@ -21,7 +21,7 @@ class CoverageDisplay:
     """Empirical against nominal coverage of central Gaussian intervals.
 
     Above the diagonal intervals are too wide (an under-confident model), below it too narrow
-    (over-confident); the corners say so. The grey band is the
+    (over-confident). The grey band is the
     pointwise 95 % range of the coverage of a calibrated model on this many independent
     samples; it does not include the variation of the model with its training data. Create one
     with ``from_estimator`` or ``from_predictions``; pass ``ax=display.ax_`` to compare
@@ -182,7 +182,7 @@ class CoverageDisplay:
             ax.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--", label="calibrated")
             words = {"color": "0.4", "fontsize": "small", "transform": ax.transAxes}
             for x, y, ha, va, side in (
-                (0.03, 0.97, "left", "top", "under-confident:\nintervals too wide"),
+                (0.03, 0.6, "left", "center", "under-confident:\nintervals too wide"),
                 (0.97, 0.03, "right", "bottom", "over-confident:\nintervals too narrow"),
             ):
                 ax.text(x, y, side, ha=ha, va=va, **words)
@@ -211,7 +211,6 @@ class CoverageDisplay:
             ylim=(0, 1),
             aspect="equal",
         )
-        # Above the words in the corner.
-        ax.legend(loc="lower right", bbox_to_anchor=(1, 0.13), fontsize="small", frameon=False)
+        ax.legend(loc="upper left", fontsize="small", frameon=False)
         self.ax_, self.figure_ = ax, ax.figure
         return self

@@ -248,19 +248,20 @@ class PredictionIntervalDisplay:
                 self.x_points, self.y_points, ".", color="black", ms=4, label="data"
             )
         percent = f"{100 * self.confidence_level:g} %"
-        self.total_band_ = self._band(ax, self.std, 0.18, f"{percent}, noise included")
-        self.epistemic_band_ = None
+        self.total_band_ = self._band(ax, self.std, 0.18)
+        bands, self.epistemic_band_ = (self.total_band_,), None
+        ax.add_container(Container(bands, label=f"{percent}, noise included"))
         if self.epistemic_std is not None:
-            self.epistemic_band_ = self._band(ax, self.epistemic_std, 0.35, "_epistemic")
+            self.epistemic_band_ = self._band(ax, self.epistemic_std, 0.35)
             # What is seen is one band over the other: so is the swatch in the legend.
-            both = (self.total_band_, self.epistemic_band_)
-            ax.add_container(Container(both, label=f"{percent}, epistemic only"))
+            bands = (*bands, self.epistemic_band_)
+            ax.add_container(Container(bands, label=f"{percent}, epistemic only"))
         ax.set(xlabel="x", ylabel="y")
         ax.legend(fontsize="small", frameon=False)
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
-    def _band(self, ax: Any, std: Array, alpha: float, label: str) -> Any:
+    def _band(self, ax: Any, std: Array, alpha: float) -> Any:
         half = ndtri((1 + self.confidence_level) / 2) * std
         return ax.fill_between(
             self.x,
@@ -269,5 +270,4 @@ class PredictionIntervalDisplay:
             color=self.line_.get_color(),
             alpha=alpha,
             lw=0,
-            label=label,
         )
