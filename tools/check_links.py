@@ -53,6 +53,9 @@ def broken_links(page: Path) -> list[str]:
         here = local(target)
         if here is None and ELSEWHERE.match(target):
             continue
+        if page == ROOT / "README.md" and not here and not target.startswith("#"):
+            broken.append(f"{target} (PyPI shows this page: a link has to be absolute)")
+            continue
         path, _, anchor = (here or target).partition("#")
         linked = (ROOT if here else page.parent) / path if path else page
         missing = not linked.exists()

@@ -249,13 +249,13 @@ class PredictionIntervalDisplay:
             )
         percent = f"{100 * self.confidence_level:g} %"
         self.total_band_ = self._band(ax, self.std, 0.18)
-        bands, self.epistemic_band_ = (self.total_band_,), None
-        ax.add_container(Container(bands, label=f"{percent}, noise included"))
+        ax.add_container(Container((self.total_band_,), label=f"{percent}, noise included"))
+        self.epistemic_band_ = None
         if self.epistemic_std is not None:
             self.epistemic_band_ = self._band(ax, self.epistemic_std, 0.35)
             # What is seen is one band over the other: so is the swatch in the legend.
-            bands = (*bands, self.epistemic_band_)
-            ax.add_container(Container(bands, label=f"{percent}, epistemic only"))
+            both = (self.total_band_, self.epistemic_band_)
+            ax.add_container(Container(both, label=f"{percent}, epistemic only"))
         ax.set(xlabel="x", ylabel="y")
         ax.legend(fontsize="small", frameon=False)
         self.ax_, self.figure_ = ax, ax.figure
