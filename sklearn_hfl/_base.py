@@ -59,6 +59,7 @@ from sklearn_hfl.uncertainty.variance import Variance
 
 __all__ = ["HFLBase"]
 
+DOCUMENTATION = "https://sklearn-hfl.github.io/sklearn-hfl"
 # The network route differences optima of L itself, so its MAP is polished to this
 # many posterior standard deviations; the other routes need no more than ``tol``.
 POLISHED_DECREMENT = 1e-8
@@ -72,6 +73,10 @@ def _negative(value: object) -> bool:
 
 class HFLBase(BaseEstimator):
     """Fit members and answer queries; the subclasses give likelihood and meaning."""
+
+    # Where the HTML representation links to, as scikit-learn's developer guide describes.
+    _doc_link_module = "sklearn_hfl"
+    _doc_link_template = DOCUMENTATION + "/generated/{estimator_module}.{estimator_name}.html"
 
     _x_scaler: Standardizer
     _trained_rows: Fingerprints
