@@ -1,4 +1,4 @@
-"""Requirements: files import what their make target installs, and claims have been tried."""
+"""Requirements: files import what their make target installs, and what is claimed is so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from check_imports import problems
 
+from sklearn_hfl import __version__
+
 ROOT = Path(__file__).parents[1]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 OLDEST = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8")
@@ -56,3 +59,20 @@ def test_the_lowest_version_claimed_is_the_one_tried(requirement):
     name, claimed = requirement.split(">=")
     tried = re.search(rf"^{name}==(.+)$", OLDEST, re.MULTILINE)[1]
     assert f"{tried}.".startswith(f"{claimed}.")
+
+
+@pytest.mark.parametrize("place", ["*.md", "docs/**/*.md", "benchmarks/*.md", ".github/**/*.yml"])
+def test_each_make_target_that_is_named_exists(place):
+    targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
+    assert {"quickstart", "test", "docs"} <= targets
+    for path in ROOT.glob(place):
+        text = path.read_text(encoding="utf-8")
+        for named in re.findall(r"(?:`|run: )make ([a-z -]+)(?<! )", text):
+            assert set(named.split()) <= targets, path.name
+
+
+def test_the_version_is_the_same_wherever_it_is_written():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^version: (.+)$", citation, re.MULTILINE)[1] == __version__
+    assert re.search(r"^## (\S+)", changes, re.MULTILINE)[1] == __version__
