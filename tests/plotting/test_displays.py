@@ -307,7 +307,7 @@ DISPLAYS = {
 @pytest.mark.parametrize("make", DISPLAYS.values(), ids=list(DISPLAYS))
 def test_without_matplotlib_the_error_says_what_to_install(make, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(ImportError, match=r"pip install matplotlib"):
+    with pytest.raises(ImportError, match=r"pip install .sklearn_hfl\[plot\]"):
         make().plot()
 
 
