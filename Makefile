@@ -13,16 +13,19 @@ RELIABILITY_CASES ?= 200
 # Mutants drawn in `make mutation`.
 MUTANTS ?= 250
 # The modules whose docstrings users read; numpydoc checks these against their signatures.
-PUBLIC = sklearn_hfl/__init__.py sklearn_hfl/exceptions.py sklearn_hfl/_classifier.py sklearn_hfl/_queries/classes.py sklearn_hfl/_regressor.py sklearn_hfl/_queries/predictive.py sklearn_hfl/_queries/distributions.py sklearn_hfl/_data/normal_mixture.py sklearn_hfl/_queries/functionals.py sklearn_hfl/_queries/intervals.py sklearn_hfl/_queries/sets.py sklearn_hfl/_queries/target_deletion.py sklearn_hfl/_queries/label_deletion.py sklearn_hfl/metrics/scores.py sklearn_hfl/metrics/scorers.py sklearn_hfl/plotting/coverage.py sklearn_hfl/plotting/decomposition.py sklearn_hfl/plotting/influence.py sklearn_hfl/plotting/leave_one_out.py sklearn_hfl/plotting/prediction_interval.py sklearn_hfl/_adoption/estimators.py
+PUBLIC = sklearn_hfl/__init__.py sklearn_hfl/exceptions.py sklearn_hfl/_classifier.py sklearn_hfl/_queries/classes.py sklearn_hfl/_regressor.py sklearn_hfl/_queries/predictive.py sklearn_hfl/_queries/distributions.py sklearn_hfl/_data/normal_mixture.py sklearn_hfl/_queries/functionals.py sklearn_hfl/_queries/intervals.py sklearn_hfl/_queries/sets.py sklearn_hfl/_queries/target_deletion.py sklearn_hfl/_queries/label_deletion.py sklearn_hfl/calibration/held_out.py sklearn_hfl/metrics/scores.py sklearn_hfl/metrics/scorers.py sklearn_hfl/plotting/coverage.py sklearn_hfl/plotting/decomposition.py sklearn_hfl/plotting/influence.py sklearn_hfl/plotting/leave_one_out.py sklearn_hfl/plotting/prediction_interval.py sklearn_hfl/_adoption/estimators.py
 
 # One thread for each test worker, so that the workers do not fight over the cores.
 TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MPLBACKEND=Agg
 PYTEST = -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
+# An environment holds what its target installs, and nothing from elsewhere.
+unexport PYTHONPATH
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart site test test-oldest reliability mutation wheel coverage lint types docs benchmarks benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-conformal benchmark-evidence benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-leave-one-out benchmark-paper benchmark-products benchmark-profile benchmark-reliable-fits benchmark-small-data benchmark-speed benchmark-uci clean distclean
+.PHONY: help quickstart examples docs test test-oldest reliability mutation model-files wheel dist coverage lint types check-docs check-peers benchmarks benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-conformal benchmark-evidence benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-leave-one-out benchmark-paper benchmark-products benchmark-profile benchmark-reliable-fits benchmark-small-data benchmark-speed benchmark-uci clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +35,11 @@ help:  ## List the targets
 quickstart: $(VENV_QUICKSTART)/.installed  ## Install the package in .venv-quickstart and run examples/quickstart.py
 	$(VENV_QUICKSTART)/bin/python examples/quickstart.py
 
-site: $(VENV)/.installed-plot $(VENV)/.installed-docs  ## Build the documentation in build/site; runs all examples, warnings are errors
+examples: $(VENV_QUICKSTART)/.installed  ## Run each example in .venv-quickstart
+	printf '%s\n' $(wildcard examples/*.py) | $(TEST_ENV) xargs -P $(WORKERS) -n 1 \
+		$(VENV_QUICKSTART)/bin/python -W 'ignore:FigureCanvasAgg is non-interactive'
+
+docs: $(VENV)/.installed-plot $(VENV)/.installed-docs  ## Build the documentation in build/site; runs all examples, warnings are errors
 	$(TEST_ENV) $(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going docs build/site
 
 test: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Run the whole test suite
@@ -48,27 +55,40 @@ mutation: $(VENV)/.installed-test build/mutation/.installed  ## Draw mutants of 
 	$(TEST_ENV) PYTHONPATH=build/mutation $(VENV)/bin/python tools/mutate.py --sample $(MUTANTS)
 
 build/mutation/.installed: $(VENV)/.created
-	$(VENV)/bin/python -m pip install --quiet --target $(@D) cosmic-ray==8.7.0
+	$(VENV)/bin/python -m pip install --quiet --target $(@D) cosmic-ray==8.7.0 parso
 	@touch $@
 
-wheel: $(VENV)/.created  ## Build the wheel, and try the README's code with it in a fresh environment
+model-files: $(VENV_OLDEST)/.installed  ## Once for each release: fitted models that later versions have to load
+	$(VENV_OLDEST)/bin/python tools/write_model_files.py
+
+wheel: $(VENV)/.created  ## Build the wheel, and try the documents' code with it alone in a fresh environment
 	$(VENV)/bin/python tools/check_wheel.py
+
+dist: $(VENV)/.installed-release  ## Build what a release uploads in dist/, and check its metadata
+	rm -rf dist
+	$(VENV)/bin/python -m build --outdir dist
+	$(VENV)/bin/twine check --strict dist/*
 
 coverage: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Run the test suite and report the lines it misses
 	$(TEST_ENV) $(VENV)/bin/python $(PYTEST) --cov --cov-report=term
 
-lint: $(VENV)/.installed-lint  ## Check style, format and the import layers
+lint: $(VENV)/.installed-lint  ## Check style, format, the import layers, and that files import what their targets install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports --no-logo
+	$(VENV)/bin/python tools/check_imports.py
 
 types: $(VENV)/.installed-lint  ## Check the types
 	$(VENV)/bin/mypy
 
-docs: $(VENV)/.installed-lint  ## Check docstrings against signatures, and the links of the documentation
+check-docs: $(VENV)/.installed-lint  ## Check docstrings against signatures, and the links of the documentation
 	$(VENV)/bin/numpydoc lint $(PUBLIC)
 	$(VENV)/bin/python tools/check_links.py
 	$(VENV)/bin/python tools/fill_tables.py --check
+
+check-peers: $(VENV_LAPLACE)/.installed $(VENV_NGBOOST)/.installed  ## Run each peer's code in docs/ with the peer alone; not part of CI
+	$(VENV_LAPLACE)/bin/python tools/run_peer_blocks.py laplace-torch
+	$(VENV_NGBOOST)/bin/python tools/run_peer_blocks.py ngboost
 
 BENCHMARKS = equality ablation authors classifier conformal evidence functional grid-search heteroscedastic leave-one-out paper products profile reliable-fits small-data speed uci
 

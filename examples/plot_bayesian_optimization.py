@@ -2,7 +2,7 @@
 Bayesian optimisation
 =====================
 
-Find the minimum of an expensive function with few evaluations.
+Find a minimum with few evaluations.
 
 Each round fits a network to the values so far, and evaluates the function next where the
 *expected improvement* on the best value is largest: where the mean is low, or the epistemic std

@@ -2,12 +2,13 @@
 Coverage
 ========
 
-Empirical against nominal coverage, and the decomposition of the error bars.
+Empirical against nominal coverage, and parts of the std.
 
 A sine with a gap in the inputs. Left: mean and intervals. Middle: coverage of intervals of
 every level on test data from the same distribution: of the network, of the network without the
 noise (these intervals are for the mean, not for new observations), and of a linear model.
-Right: epistemic and aleatoric part of the std against the input.
+Right: epistemic and aleatoric part of the std against the input, and the errors: the root mean
+square of those in a bin is what the total std should be.
 """
 
 import matplotlib.pyplot as plt
@@ -49,7 +50,6 @@ CoverageDisplay.from_predictions(
     color="tab:blue", ls=":",
 )  # fmt: skip
 middle.set(title="400 test points")
-grid = np.linspace(-2.6, 2.6, 160)[:, None]
-UncertaintyDecompositionDisplay.from_estimator(models[0], grid, feature=0, ax=right)
+UncertaintyDecompositionDisplay.from_estimator(models[0], X_test, y_test, feature=0, ax=right)
 right.set(title="decomposition of the std", xlabel="x")
 plt.show()

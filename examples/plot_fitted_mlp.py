@@ -2,7 +2,7 @@
 A fitted MLPRegressor with error bars
 =====================================
 
-Add error bars to a fitted network without retraining it.
+Add error bars to a fitted network.
 
 `HFLRegressor.from_mlp` takes the weights of a fitted MLPRegressor and its penalty `alpha`, which
 is a Gaussian prior, and gives the same predictions with their standard deviations. Left: trained

@@ -2,7 +2,7 @@
 Mislabelled rows
 ================
 
-Find ten labels that were flipped, by what the other rows predict.
+Find flipped labels by what the other rows predict.
 
 A fit follows wrong labels in part, so that it believes them more than it should. `loo_predict`
 gives what it would predict for each training row without that row, from one fit. Left: the rows

@@ -2,7 +2,7 @@
 Which rows made this prediction?
 ================================
 
-Trace an outlying prediction back to the training rows behind it.
+Trace an outlying prediction to the rows behind it.
 
 A sensor drifts with temperature, and one of the few readings between 0 and 12 °C is wrong. Left:
 the fit. Middle: the leave-one-out residual of each training row against its leverage; a row's own
@@ -36,7 +36,7 @@ print(f"without {names[worst]}: {mean + change:.2f}")
 figure, (fit, left, right) = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
 PredictionIntervalDisplay.from_estimator(model, X, drift, ax=fit)
 fit.plot(query[0], mean, "kD", label="prediction at 5 °C")
-fit.set(title="the fit", xlabel="temperature, °C", ylabel="drift")
+fit.set(title="the fit", xlabel="temperature, °C", ylabel="drift", ylim=(-3.2, 1.5))
 fit.legend(fontsize="small", loc="lower left")
 LeaveOneOutDisplay.from_estimator(model, drift, names=names, n_named=2, ax=left)
 left.set_title("rows that move the fit")

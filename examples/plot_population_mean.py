@@ -2,7 +2,7 @@
 Population mean
 ===============
 
-Prediction errors are correlated, which matters for the std of a mean.
+The std of a mean, when prediction errors are correlated.
 
 A survey measured a few of many people, the younger ones more often. What is the std of the mean
 over all of them, and of the difference between two regions? Left: the fitted curve of each

@@ -2,7 +2,7 @@
 Two moons
 =========
 
-Class probabilities, and how uncertain they are away from the data.
+Class probabilities and their std away from the data.
 
 Left: the moderated probability of the second class. Middle: the standard deviation of the
 probability, large along the decision boundary where there are no data. Right: the mutual

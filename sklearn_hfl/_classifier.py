@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -206,20 +206,20 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
         self,
         *,
         hidden_layer_sizes: int | Sequence[int] = (50,),
-        activation: str = "tanh",
+        activation: Literal["tanh", "relu", "silu", "gelu", "logistic", "identity"] = "tanh",
         module: Callable[[int, int], nn.Module] | None = None,
-        class_weight: dict[Any, float] | str | None = None,
-        link_approx: str = "mc",
-        prior_precision: float | str = "evidence",
+        class_weight: dict[Any, float] | Literal["balanced"] | None = None,
+        link_approx: Literal["mc", "probit", "none"] = "mc",
+        prior_precision: float | Literal["evidence"] = "evidence",
         normalize_X: bool = True,
-        variance: str = "linearized",
+        variance: Literal["linearized", "network", "amortized"] = "linearized",
         std_rtol: float = 0.01,
-        perturbation_scale: float | str = "auto",
-        solver: str = "newton-cg",
+        perturbation_scale: float | Literal["auto"] = "auto",
+        solver: Literal["newton-cg", "lbfgs", "adam"] = "newton-cg",
         memory_limit: float = 4e9,
         max_iter: int = 2000,
         tol: float = 0.01,
-        batch_size: int | str = "auto",
+        batch_size: int | Literal["auto"] = "auto",
         learning_rate_init: float = 0.001,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
@@ -230,7 +230,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
         verbose: bool = False,
         n_jobs: int | None = None,
         device: str = "cpu",
-        dtype: str = "float64",
+        dtype: Literal["float32", "float64"] = "float64",
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation

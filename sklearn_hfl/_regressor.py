@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -206,21 +206,21 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
         self,
         *,
         hidden_layer_sizes: int | Sequence[int] = (50,),
-        activation: str = "tanh",
+        activation: Literal["tanh", "relu", "silu", "gelu", "logistic", "identity"] = "tanh",
         module: Callable[[int, int], nn.Module] | None = None,
-        likelihood: str = "gaussian",
-        prior_precision: float | str = "evidence",
-        noise_std: float | Sequence[float] | str = "evidence",
+        likelihood: Literal["gaussian", "heteroscedastic"] = "gaussian",
+        prior_precision: float | Literal["evidence"] = "evidence",
+        noise_std: float | Sequence[float] | Literal["evidence"] = "evidence",
         normalize_X: bool = True,
         normalize_y: bool = True,
-        variance: str = "linearized",
+        variance: Literal["linearized", "network", "amortized"] = "linearized",
         std_rtol: float = 0.01,
-        perturbation_scale: float | str = "auto",
-        solver: str = "newton-cg",
+        perturbation_scale: float | Literal["auto"] = "auto",
+        solver: Literal["newton-cg", "lbfgs", "adam"] = "newton-cg",
         memory_limit: float = 4e9,
         max_iter: int = 2000,
         tol: float = 0.01,
-        batch_size: int | str = "auto",
+        batch_size: int | Literal["auto"] = "auto",
         learning_rate_init: float = 0.001,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
@@ -231,7 +231,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
         verbose: bool = False,
         n_jobs: int | None = None,
         device: str = "cpu",
-        dtype: str = "float64",
+        dtype: Literal["float32", "float64"] = "float64",
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation

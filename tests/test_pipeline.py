@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 import sklearn
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
 from sklearn.base import clone, is_regressor
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.ensemble import BaggingRegressor, StackingRegressor, VotingRegressor
+from sklearn.impute import SimpleImputer
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import get_scorer
@@ -25,7 +27,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.utils import estimator_html_repr
 
-from sklearn_hfl import HFLRegressor
+from sklearn_hfl import HFLClassifier, HFLRegressor
+from sklearn_hfl.calibration import conformalize
+from sklearn_hfl.metrics import coverage_scorer, crps_scorer, interval_scorer, nlpd_scorer
 
 SMALL = {"hidden_layer_sizes": (4,), "prior_precision": 1.0, "noise_std": 0.3, "random_state": 0}
 RNG = np.random.default_rng(0)
@@ -85,6 +89,58 @@ def test_text_columns_go_through_an_encoder():
     encoder = ColumnTransformer([("colour", OneHotEncoder(), ["colour"])], remainder="passthrough")
     pipeline = make_pipeline(encoder, small()).fit(frame, Y)
     assert pipeline.predict(frame, return_std=True)[1].shape == (60,)
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    """Imputed numbers and one-hot text, dense and sparse, before the regressor."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"depth": X[:, 0], "colour": rng.choice(["red", "blue", None], 60)})
+    table.loc[::7, "depth"] = np.nan
+    text = OneHotEncoder(handle_unknown="ignore")  # a missing colour is a colour
+    return {
+        kind: make_pipeline(
+            ColumnTransformer(
+                [("n", SimpleImputer(add_indicator=True), ["depth"]), ("c", text, ["colour"])],
+                sparse_threshold=threshold,
+            ),
+            small(),
+        ).fit(table[:40], Y[:40])
+        for kind, threshold in (("dense", 0.0), ("sparse", 1.0))
+    }, table  # fmt: skip
+
+
+ASKED = {
+    "std": {"return_std": True},
+    "epistemic": {"return_std": "epistemic"},
+    "aleatoric": {"return_std": "aleatoric"},
+    "covariance": {"return_cov": True},
+    "interval": {"return_interval": 0.9},
+    "profile": {"return_interval": 0.9, "interval_kind": "profile"},
+    "conformal": {"return_interval": 0.8, "interval_kind": "conformal"},
+    "quantiles": {"quantiles": [0.1, 0.5, 0.9]},
+}
+
+
+@pytest.mark.parametrize("asked", ASKED.values(), ids=list(ASKED))
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_every_keyword_of_predict_goes_through_imputation_and_encoding(recipe, kind, asked):
+    pipelines, table = recipe
+    pipe = conformalize(pipelines[kind], table[40:], Y[40:])
+    inputs = pipe[:-1].transform(table)
+    assert sparse.issparse(inputs) == (kind == "sparse")
+    expected = pipe[-1].predict(inputs.toarray() if kind == "sparse" else inputs, **asked)
+    for ours, theirs in zip(pipe.predict(table, **asked), expected, strict=True):
+        assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("scorer", [nlpd_scorer, crps_scorer, interval_scorer, coverage_scorer])
+def test_scorers_go_through_imputation_and_encoding(recipe, scorer):
+    pipelines, table = recipe
+    pipe = pipelines["sparse"]
+    expected = scorer(pipe[-1], pipe[:-1].transform(table), Y)
+    assert scorer(pipe, table, Y) == expected
+    assert np.isfinite(cross_val_score(pipe, table, Y, scoring=scorer, cv=3)).all()
 
 
 # -------------------------------------------------------------------- pandas
@@ -247,6 +303,18 @@ def test_html_representations_work(fit):
         html = estimator_html_repr(estimator)
         assert "HFLRegressor" in html
         assert html == estimator._repr_html_() or "sk-" in html
+
+
+@pytest.mark.parametrize("estimator", [HFLRegressor, HFLClassifier])
+def test_the_html_representation_links_to_the_documentation(estimator):
+    page = f"generated/sklearn_hfl.{estimator.__name__}.html"
+    html = estimator_html_repr(make_pipeline(StandardScaler(), estimator()))
+    assert f'href="https://sklearn-hfl.github.io/sklearn-hfl/{page}"' in html
+
+    class Mine(estimator):
+        """Documented elsewhere."""
+
+    assert "sklearn-hfl.github.io" not in estimator_html_repr(Mine())
 
 
 def test_the_text_representation_shows_what_differs_from_the_defaults():

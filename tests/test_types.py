@@ -25,11 +25,12 @@ CONFIG = """
 START = """
     import numpy as np
     from numpy.typing import NDArray
-    from sklearn_hfl import HFLRegressor
+    from sklearn_hfl import HFLClassifier, HFLRegressor
 
     Array = NDArray[np.float64]
     X: Array = np.zeros((20, 2))
     model = HFLRegressor(random_state=0).fit(X, X[:, 0])
+    classifier = HFLClassifier(random_state=0).fit(X, X[:, 0] > 0)
 """
 RIGHT = """
     mean: Array = model.predict(X)
@@ -43,15 +44,37 @@ RIGHT = """
     quantiles: Array = model.predict(X, quantiles=[0.05, 0.5, 0.95])
     quantiles = model.predict(X, quantiles=np.array([0.05, 0.95]))
     mean, interval = model.predict_interval(X, np.array([0.5, 0.9]))
+    proba: Array = classifier.predict_proba(X)
+    proba, std = classifier.predict_proba(X, return_std=True)
+    proba, std = classifier.predict_proba(X, "delta")
+    labels = classifier.predict(X)
+    first = labels[0]
+    labels, std = classifier.predict(X, return_std=True)
+    HFLRegressor(variance="network", prior_precision=1.0, noise_std=[0.1, 0.2], dtype="float32")
+    HFLClassifier(link_approx="probit", class_weight={0: 2.0}, batch_size=32, solver="adam")
 
 
     def either(flag: bool) -> Array | tuple[Array, Array]:
         return model.predict(X, return_std=flag)
+
+
+    def either_of_classes(flag: bool) -> Array | tuple[Array, Array]:
+        return classifier.predict_proba(X, return_std=flag)
 """
 WRONG = """
     model.predict(X, return_std="epistemc")
     half_width = 1.64 * model.predict(X, return_interval=0.9)
     mean, quantiles, rest = model.predict(X, return_std=True)
+"""
+WRONG_CLASSIFIER = """
+    classifier.predict_proba(X, return_std="epistemic")
+    most_probable = classifier.predict_proba(X, return_std=True).argmax(1)
+    classifier.predict(X, return_std=True)[2]
+"""
+WRONG_OPTIONS = """
+    HFLRegressor(variance="linearised")
+    HFLClassifier(solver="newton")
+    model.loo_predict(method="refits")
 """
 MORE_THAN_ONE = """
     model.predict(X, return_std=True, return_cov=True)
@@ -87,6 +110,10 @@ def test_each_use_of_predict_has_its_type(errors):
     assert errors(RIGHT) == []
 
 
-@pytest.mark.parametrize("script", [WRONG, MORE_THAN_ONE], ids=["mistakes", "more than one"])
+@pytest.mark.parametrize(
+    "script",
+    [WRONG, WRONG_CLASSIFIER, WRONG_OPTIONS, MORE_THAN_ONE],
+    ids=["mistakes", "of classes", "options", "more than one"],
+)
 def test_three_mistakes_are_three_errors(errors, script):
     assert errors(script) == textwrap.dedent(script).strip().splitlines()

@@ -1,4 +1,4 @@
-"""Check that relative links in the documentation lead to files and headings that exist."""
+"""Check that links within the documentation lead to files and headings that exist."""
 
 import re
 import sys
@@ -13,6 +13,12 @@ TARGET = re.compile(
     r"|^\[[^\]]+\]: *<?([^\s>]+)"  # [label]: target
     r"|<(?:a|img)\b[^>]*?\b(?:href|src)=\"([^\"]+)",  # <a href="target">, <img src="target">
     re.MULTILINE,
+)
+# README.md is read on PyPI too, where links have to be absolute: what they lead to is here.
+OWN = (
+    (re.compile(r"https://github\.com/sklearn-hfl/sklearn-hfl/blob/main/(.+)"), r"\1"),
+    (re.compile(r"https://raw\.githubusercontent\.com/sklearn-hfl/sklearn-hfl/main/(.+)"), r"\1"),
+    (re.compile(r"https://sklearn-hfl\.github\.io/sklearn-hfl/(\w+)\.html(#.+)?"), r"docs/\1.md\2"),
 )
 ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 HEADING = re.compile(r"^#+ +(.+?) *#*$", re.MULTILINE)
@@ -29,15 +35,29 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
 
 
+def local(target: str) -> str | None:
+    """Path in this repository of an absolute link to it or to its site."""
+    for pattern, path in OWN:
+        if pattern.fullmatch(target):
+            found = pattern.sub(path, target)
+            # The reference is the one page that is not Markdown.
+            return found.replace("docs/api.md", "docs/api.rst")
+    return None
+
+
 def broken_links(page: Path) -> list[str]:
-    """Relative link targets of a page that do not exist."""
+    """Link targets of a page, in this repository or on its site, that do not exist."""
     broken = []
     for groups in TARGET.findall(INLINE_CODE.sub("", prose(page))):
         target = unquote("".join(groups))
-        if ELSEWHERE.match(target):
+        here = local(target)
+        if here is None and ELSEWHERE.match(target):
             continue
-        path, _, anchor = target.partition("#")
-        linked = page.parent / path if path else page
+        if page == ROOT / "README.md" and not here and not target.startswith("#"):
+            broken.append(f"{target} (PyPI shows this page: a link has to be absolute)")
+            continue
+        path, _, anchor = (here or target).partition("#")
+        linked = (ROOT if here else page.parent) / path if path else page
         missing = not linked.exists()
         if missing or (anchor and linked.suffix == ".md" and anchor not in anchors(linked)):
             broken.append(target)

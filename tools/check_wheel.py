@@ -1,7 +1,8 @@
 """Build the wheel, and try it as a new user would: in a fresh environment, without the repository.
 
 The wheel may hold the package alone and weigh 300 kB at the most; the package may add a tenth to
-the time of importing torch and scikit-learn; and the Python of README.md has to run.
+the time of importing torch and scikit-learn; and the Python of README.md and docs/ has to run, but
+for blocks that say what else they need.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import venv
 import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from blocks import pages
 
 ROOT = Path(__file__).parents[1]
 # The modules are 246 kB: a data file, a picture or a second copy of them would show.
@@ -34,7 +37,7 @@ def main() -> None:
         wheel = built(Path(folder, "dist"))
         python = environment(Path(folder, "environment"), wheel)
         check_import(python, Path(folder))
-        check_readme(python, Path(folder, "elsewhere"))
+        check_documents(python, Path(folder, "elsewhere"))
 
 
 def built(folder: Path) -> Path:
@@ -52,12 +55,12 @@ def built(folder: Path) -> Path:
 
 
 def environment(folder: Path, wheel: Path) -> Path:
-    """An environment with the wheel and what the README's code uses."""
+    """An environment that holds the wheel and what it asks for, and not even pip."""
     python = folder / "bin" / "python"
     # Where the system's Python cannot put pip into a new environment, this one's does it.
     venv.create(folder)
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
-    run(*pip, "--constraint", ROOT / "constraints.txt", wheel, "pytest", "skops")
+    run(*pip, "--constraint", ROOT / "constraints.txt", wheel)
     return python
 
 
@@ -69,13 +72,13 @@ def check_import(python: Path, folder: Path) -> None:
         raise SystemExit(f"Importing sklearn_hfl may add {MAX_SHARE} of it.")
 
 
-def check_readme(python: Path, folder: Path) -> None:
-    """Run the test of the documents' code on a copy of the documents alone."""
-    for name in ("README.md", "docs/start.md", "docs/user_guide.md", "tests/test_documents.py"):
+def check_documents(python: Path, folder: Path) -> None:
+    """Run the documents' code on a copy of the documents alone."""
+    for name in (*pages(), "tools/blocks.py", "tools/run_blocks.py"):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, target)
-    print(run(python, "-m", "pytest", "-q", "tests", cwd=folder).strip().splitlines()[-1])
+    print(run(python, "tools/run_blocks.py", cwd=folder), end="")
 
 
 def run(*command: object, cwd: Path | None = None) -> str:

@@ -33,7 +33,8 @@ PRINTED = [
     ("docs/user_guide.md", "optimism", "leave-one-out.txt", "What leave-one-out is not"),
     ("docs/user_guide.md", "flipped", "leave-one-out.txt", "Flipped labels"),
     ("docs/user_guide.md", "profile", "profile.txt", "Profile"),
-    ("README.md", "uci", "uci.txt", "UCI"),
+    ("docs/choosing.md", "uci", "uci.txt", "UCI"),
+    ("docs/choosing.md", "uci-details", "uci.txt", "Details"),
     ("docs/cost.md", "speed-small", "speed-small.txt", "Speed"),
     ("docs/cost.md", "speed-large", "speed-large.txt", "Speed"),
     ("docs/cost.md", "scale-rows", "scale-rows.txt", "Scale"),
@@ -56,7 +57,9 @@ def main() -> int:
         if (RESULTS / file).exists()
     ]
     if (RESULTS / "equality.csv").exists():
-        tables.append(("README.md", "equality", equality_table()))
+        tables.append(("docs/which_variance.md", "equality", equality_table()))
+    if (RESULTS / "uci.csv").exists():
+        tables.append(("README.md", "uci", uci_table()))
     for page, name, table in tables:
         path = Path(page)
         text = path.read_text(encoding="utf-8")
@@ -79,6 +82,32 @@ def printed(file: str, title: str) -> str:
     if not chosen:
         raise SystemExit(f"No table in {RESULTS / file} has a heading that begins with {title!r}.")
     return "```\n" + "\n\n".join(chosen) + "\n```\n"
+
+
+def uci_table() -> str:
+    """Mean log-likelihood of the standard splits, the best of each data set in bold."""
+    with (RESULTS / "uci.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["family"] == "standard"]
+    data = list(dict.fromkeys(row["data"] for row in rows))
+    values: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        values.setdefault((row["method"], row["data"]), []).append(float(row["ll"]))
+    means = {key: sum(found) / len(found) for key, found in values.items()}
+    best = {name: max(mean for key, mean in means.items() if key[1] == name) for name in data}
+
+    def cell(method: str, name: str) -> str:
+        mean = means.get((method, name))
+        if mean is None:
+            return ""
+        text = f"{mean:.2f}".replace("-", "−")
+        return f"**{text}**" if mean == best[name] else text
+
+    lines = [f"| | {' | '.join(data)} |", "|---|" + "---:|" * len(data)]
+    lines += [
+        f"| {method} | {' | '.join(cell(method, name) for name in data)} |"
+        for method in dict.fromkeys(row["method"] for row in rows)
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def equality_table() -> str:

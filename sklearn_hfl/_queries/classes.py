@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
 import torch
@@ -35,7 +35,18 @@ class ClassPosterior(HFLBase):
     _draw_seed: int
     _query_params: ClassVar[tuple[str, ...]] = (*HFLBase._query_params, "link_approx")
 
-    def predict(self, X: ArrayLike, return_std: bool | str = False) -> Any:
+    @overload
+    def predict(self, X: ArrayLike, return_std: Literal[False] = ...) -> NDArray[Any]: ...
+    @overload
+    def predict(
+        self, X: ArrayLike, return_std: Literal[True, "delta"]
+    ) -> tuple[NDArray[Any], Array]: ...
+    @overload  # for flags that are variables
+    def predict(
+        self, X: ArrayLike, return_std: bool
+    ) -> NDArray[Any] | tuple[NDArray[Any], Array]: ...
+
+    def predict(self, X: ArrayLike, return_std: bool | Literal["delta"] = False) -> Any:
         """Predict the most probable class, and the std of its probability.
 
         Parameters
@@ -74,7 +85,16 @@ class ClassPosterior(HFLBase):
         best = proba.argmax(1)
         return self.classes_[best], np.take_along_axis(std, best[:, None], axis=1)[:, 0]
 
-    def predict_proba(self, X: ArrayLike, return_std: bool | str = False) -> Any:
+    @overload
+    def predict_proba(self, X: ArrayLike, return_std: Literal[False] = ...) -> Array: ...
+    @overload
+    def predict_proba(
+        self, X: ArrayLike, return_std: Literal[True, "delta"]
+    ) -> tuple[Array, Array]: ...
+    @overload
+    def predict_proba(self, X: ArrayLike, return_std: bool) -> Array | tuple[Array, Array]: ...
+
+    def predict_proba(self, X: ArrayLike, return_std: bool | Literal["delta"] = False) -> Any:
         """Predict class probabilities that average over the posterior of the weights.
 
         Parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -93,7 +93,7 @@ class PredictionIntervals(UnitsOfY):
         self,
         X: ArrayLike,
         confidence_level: Levels = 0.9,
-        kind: str = "gaussian",
+        kind: Literal["gaussian", "conformal", "profile"] = "gaussian",
     ) -> tuple[Array, Array]:
         """Predict intervals that hold a new y, noise included, with a given probability.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from numpy.typing import ArrayLike
@@ -25,7 +25,9 @@ __all__ = ["LabelDeletion"]
 class LabelDeletion(RowDeletion, ClassPosterior):
     """Leave-one-out predictions and influences of training rows, in the order of ``classes_``."""
 
-    def loo_predict(self, method: str = "linearized", rows: ArrayLike | None = None) -> Bunch:
+    def loo_predict(
+        self, method: Literal["linearized", "refit"] = "linearized", rows: ArrayLike | None = None
+    ) -> Bunch:
         """Predict each training row from the others.
 
         As the fit without the row would, at the prior precisions that the fit with it has

@@ -61,7 +61,7 @@ class PosteriorPredictive(PredictionIntervals, PredictiveDistributions):
         return_std: bool | str = False,
         return_cov: bool = False,
         return_interval: Levels | None = None,
-        interval_kind: str = "gaussian",
+        interval_kind: Literal["gaussian", "conformal", "profile"] = "gaussian",
         quantiles: Levels | None = None,
     ) -> Array | tuple[Array, Array]:
         """Predict the mean, and with it a std, a covariance or intervals; or quantiles.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -32,7 +32,9 @@ __all__ = ["TargetDeletion"]
 class TargetDeletion(RowDeletion, PopulationFunctionals):
     """Leave-one-out predictions and influences of training rows, in units of y."""
 
-    def loo_predict(self, method: str = "linearized", rows: ArrayLike | None = None) -> Bunch:
+    def loo_predict(
+        self, method: Literal["linearized", "refit"] = "linearized", rows: ArrayLike | None = None
+    ) -> Bunch:
         """Predict each training row from the others.
 
         As the fit without the row would, at the precisions of prior and noise that the fit with

@@ -36,7 +36,7 @@ def axes_for(owner: str, ax: Any) -> Any:
     except ImportError as error:
         raise ImportError(
             f"{owner}.plot needs matplotlib, which cannot be imported: {error}. Install it with "
-            "pip install matplotlib."
+            'pip install "sklearn_hfl[plot]".'
         ) from error
     return plt.subplots()[1] if ax is None else ax
 

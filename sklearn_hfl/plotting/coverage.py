@@ -20,7 +20,8 @@ LEVELS = np.linspace(0, 1, 101)
 class CoverageDisplay:
     """Empirical against nominal coverage of central Gaussian intervals.
 
-    Above the diagonal intervals are too wide, below it too narrow. The grey band is the
+    Above the diagonal intervals are too wide (an under-confident model), below it too narrow
+    (over-confident). The grey band is the
     pointwise 95 % range of the coverage of a calibrated model on this many independent
     samples; it does not include the variation of the model with its training data. Create one
     with ``from_estimator`` or ``from_predictions``; pass ``ax=display.ax_`` to compare
@@ -180,7 +181,11 @@ class CoverageDisplay:
         if "calibrated" not in present:
             ax.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--", label="calibrated")
             words = {"color": "0.4", "fontsize": "small", "transform": ax.transAxes}
-            ax.text(0.97, 0.03, "intervals too narrow", ha="right", va="bottom", **words)
+            for x, y, ha, va, side in (
+                (0.03, 0.6, "left", "center", "under-confident:\nintervals too wide"),
+                (0.97, 0.03, "right", "bottom", "over-confident:\nintervals too narrow"),
+            ):
+                ax.text(x, y, side, ha=ha, va=va, **words)
         self.band_ = None
         label = f"95 % sampling band, n = {self.n_samples}"
         if label not in present:

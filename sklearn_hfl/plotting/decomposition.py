@@ -19,13 +19,17 @@ from sklearn_hfl.plotting.canvas import axes_for, name_of, single_output
 __all__ = ["UncertaintyDecompositionDisplay"]
 
 RANK = "quantile of the total std"
+# The root mean square of 10 normal errors has a standard error of 22 %.
+MAX_BINS, MIN_SAMPLES = 10, 10
 
 
 class UncertaintyDecompositionDisplay:
     """Epistemic, aleatoric and total standard deviation of samples, and their errors.
 
     Samples are sorted by their total std, which shows for what share of them more data
-    would help; or they are drawn over a feature, which shows where. Create one with
+    would help; or they are drawn over a feature, which shows where. Single errors scatter, so
+    their root mean square is drawn too, in up to ten bins of equally many samples: for
+    calibrated stds it follows the total. Create one with
     ``from_estimator`` or ``from_predictions``.
 
     Parameters
@@ -35,7 +39,7 @@ class UncertaintyDecompositionDisplay:
     epistemic_std, aleatoric_std : ndarray of shape (n,)
         The parts; total² = epistemic² + aleatoric².
     error : ndarray of shape (n,), default=None
-        ``|y − mean|`` of each sample, drawn as points.
+        ``|y − mean|`` of each sample, drawn as points and as root mean squares.
     xlabel : str, default="quantile of the total std"
         Label of the positions.
     connected : bool, default=True
@@ -51,6 +55,8 @@ class UncertaintyDecompositionDisplay:
         The standard deviations.
     error_ : matplotlib Line2D
         The errors, or None.
+    binned_error_ : matplotlib Line2D
+        Root mean square error of each bin at the mean of its positions, or None.
 
     Examples
     --------
@@ -96,7 +102,7 @@ class UncertaintyDecompositionDisplay:
         X : array-like or dataframe of shape (n, n_features)
             Inputs.
         y : array-like of shape (n,), default=None
-            Observed values; ``|y − mean|`` is drawn as points.
+            Observed values; ``|y − mean|`` is drawn, each and in bins.
         feature : int or str, default=None
             Column of X to draw over; None is the rank of the total std.
         ax : matplotlib Axes, default=None
@@ -147,7 +153,7 @@ class UncertaintyDecompositionDisplay:
         epistemic_std, aleatoric_std : array-like of shape (n,)
             The parts.
         y_true, mean : array-like of shape (n,), default=None
-            Observed and predicted values; ``|y_true − mean|`` is drawn as points.
+            Observed and predicted values; ``|y_true − mean|`` is drawn, each and in bins.
         by : array-like of shape (n,), default=None
             Values to draw over, say of a feature; None is the rank of the total std.
         xlabel : str, default=None
@@ -202,9 +208,13 @@ class UncertaintyDecompositionDisplay:
         """
         ax = axes_for(type(self).__name__, ax)
         look = {"ls": "-"} if self.connected else {"ls": "", "marker": ".", "ms": 5}
-        self.error_ = None
+        self.error_ = self.binned_error_ = None
         if self.error is not None:
             (self.error_,) = ax.plot(self.x, self.error, ".", color="0.7", ms=4, label="|y − mean|")
+            x, error = self._bins(self.error)
+            (self.binned_error_,) = ax.plot(
+                x, error, "D", color="tab:red", ms=5, zorder=3, label="root mean square error"
+            )
         total = np.hypot(self.epistemic_std, self.aleatoric_std)
         self.total_, self.aleatoric_, self.epistemic_ = (
             ax.plot(self.x, values, color=color, label=label, **look)[0]
@@ -219,6 +229,13 @@ class UncertaintyDecompositionDisplay:
         ax.legend(fontsize="small", frameon=False)
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+    def _bins(self, error: Array) -> tuple[Array, Array]:
+        """Mean position and root mean square error of neighbouring samples."""
+        n_bins = min(MAX_BINS, max(len(self.x) // MIN_SAMPLES, 1))
+        bins = np.array_split(np.argsort(self.x, kind="stable"), n_bins)
+        mean_square = [np.mean(error[rows] ** 2) for rows in bins]
+        return np.array([np.mean(self.x[rows]) for rows in bins]), np.sqrt(mean_square)
 
 
 def _column(owner: str, X: Any, feature: int | str) -> tuple[Any, str]:

@@ -238,26 +238,30 @@ class PredictionIntervalDisplay:
             Itself.
         """
         ax = axes_for(type(self).__name__, ax)
+        from matplotlib.container import Container
         from matplotlib.lines import Line2D
 
         (self.line_,) = ax.plot(self.x, self.mean, **style({"label": "mean"}, kwargs, Line2D))
-        percent = f"{100 * self.confidence_level:g} %"
-        self.total_band_ = self._band(ax, self.std, 0.18, f"{percent}, noise included")
-        self.epistemic_band_ = None
-        if self.epistemic_std is not None:
-            label = f"{percent}, epistemic only"
-            self.epistemic_band_ = self._band(ax, self.epistemic_std, 0.35, label)
         self.points_ = None
         if self.x_points is not None:
             (self.points_,) = ax.plot(
                 self.x_points, self.y_points, ".", color="black", ms=4, label="data"
             )
+        percent = f"{100 * self.confidence_level:g} %"
+        self.total_band_ = self._band(ax, self.std, 0.18)
+        ax.add_container(Container((self.total_band_,), label=f"{percent}, noise included"))
+        self.epistemic_band_ = None
+        if self.epistemic_std is not None:
+            self.epistemic_band_ = self._band(ax, self.epistemic_std, 0.35)
+            # What is seen is one band over the other: so is the swatch in the legend.
+            both = (self.total_band_, self.epistemic_band_)
+            ax.add_container(Container(both, label=f"{percent}, epistemic only"))
         ax.set(xlabel="x", ylabel="y")
         ax.legend(fontsize="small", frameon=False)
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
-    def _band(self, ax: Any, std: Array, alpha: float, label: str) -> Any:
+    def _band(self, ax: Any, std: Array, alpha: float) -> Any:
         half = ndtri((1 + self.confidence_level) / 2) * std
         return ax.fill_between(
             self.x,
@@ -266,5 +270,4 @@ class PredictionIntervalDisplay:
             color=self.line_.get_color(),
             alpha=alpha,
             lw=0,
-            label=label,
         )

@@ -78,7 +78,7 @@ def test_intervals_of_a_pipeline_are_drawn_in_both_parts(pipeline):
     assert_allclose(display.line_.get_xydata(), np.column_stack([grid, mean]))
     assert_array_equal(display.points_.get_xydata(), np.column_stack([X[:, 0], Y]))
     assert labels(display) == [
-        "mean", "50 %, noise included", "50 %, epistemic only", "data"
+        "mean", "data", "50 %, noise included", "50 %, epistemic only"
     ]  # fmt: skip
     assert display.figure_ is display.ax_.figure
 
@@ -104,6 +104,34 @@ def test_intervals_are_drawn_on_given_axes_in_the_colour_of_the_line():
     assert_array_equal(display.line_.get_xydata(), [[0, 3], [1, 4], [2, 5]])
     assert display.line_.get_linewidth() == 3
     assert_allclose(display.total_band_.get_facecolor()[0, :3], [1, 0, 0])
+
+
+def pixel(figure, x, y):
+    """Colour of a pixel of a figure, at display coordinates from its lower left."""
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[::-1][round(y), round(x), :3].astype(int)
+
+
+def test_swatches_have_the_colours_of_the_bands():
+    """A band lies over another: the legend shows what is seen, for several models too."""
+    _, ax = plt.subplots()
+    models = {0.0: "red", 9.0: "blue"}
+    for mean, color in models.items():
+        PredictionIntervalDisplay.from_predictions(
+            [0, 1], [mean] * 2, [2, 2], epistemic_std=[1, 1], confidence_level=0.68, ax=ax, c=color
+        )
+    figure, legend, swatch = ax.figure, ax.get_legend(), {}
+    figure.canvas.draw()
+    for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
+        box = handle.get_window_extent()
+        centre = pixel(figure, (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
+        swatch.setdefault(text.get_text(), []).append(centre)
+    for model, mean in enumerate(models):
+        for height, name in ((1.5, "noise included"), (0.5, "epistemic only")):
+            seen = pixel(figure, *ax.transData.transform((0.1, mean + height)))
+            assert_allclose(swatch[f"68 %, {name}"][model], seen, atol=2)
+    # Lighter and darker: the two differ.
+    assert np.abs(swatch["68 %, noise included"][0] - swatch["68 %, epistemic only"][0]).max() > 30
 
 
 @pytest.mark.parametrize(
@@ -166,6 +194,10 @@ def test_coverages_share_axes(ridge, pipeline):
         "calibrated", "95 % sampling band, n = 40", "BayesianRidge", "HFLRegressor"
     ]  # fmt: skip
     assert second.line_.get_color() == "red"
+    sides = [text.get_text() for text in first.ax_.texts]
+    assert sides == [
+        "under-confident:\nintervals too wide", "over-confident:\nintervals too narrow"
+    ]  # fmt: skip
     assert CoverageDisplay.from_estimator(ridge, X[:9], Y[:9], ax=first.ax_).band_ is not None
 
 
@@ -200,6 +232,30 @@ def test_parts_are_in_order_of_the_total(pipeline):
         assert_allclose(line.get_xdata(), (np.arange(40) + 0.5) / 40)
 
 
+def test_the_binned_error_of_calibrated_stds_is_their_total():
+    rng = np.random.default_rng(0)
+    epistemic, aleatoric = rng.uniform(0, 2, 20_000), np.ones(20_000)
+    y = np.hypot(epistemic, aleatoric) * rng.standard_normal(20_000)
+    display = UncertaintyDecompositionDisplay.from_predictions(
+        epistemic, aleatoric, y_true=y, mean=0 * y
+    )
+    x, error = display.binned_error_.get_data()
+    assert_allclose(x, np.arange(0.05, 1, 0.1))
+    assert_allclose(error, np.interp(x, *display.total_.get_data()), rtol=0.05)
+
+
+@pytest.mark.parametrize(("n", "n_bins"), [(1, 1), (19, 1), (20, 2), (101, 10)])
+def test_bins_have_ten_errors_or_more_and_keep_every_one(n, n_bins):
+    error = RNG.uniform(size=n)
+    display = UncertaintyDecompositionDisplay.from_predictions(
+        error + 1, error, y_true=error, mean=0 * error, by=RNG.permutation(n)
+    )
+    binned = display.binned_error_.get_ydata()
+    sizes = [len(rows) for rows in np.array_split(error, n_bins)]
+    assert len(binned) == n_bins
+    assert_allclose(np.sum(sizes * binned**2), np.sum(error**2))
+
+
 @pytest.mark.parametrize("feature", [0, "depth"])
 def test_parts_are_drawn_over_a_feature(feature):
     frame = pd.DataFrame({"depth": X[:, 0]})
@@ -209,7 +265,7 @@ def test_parts_are_drawn_over_a_feature(feature):
     expected = model.predict(frame, return_std=True)[1][np.argsort(X[:, 0])]
     assert_allclose(display.total_.get_ydata(), expected, rtol=1e-6)
     assert display.ax_.get_xlabel() == "depth"
-    assert display.error_ is None
+    assert display.error_ is display.binned_error_ is None
     assert display.total_.get_linestyle() == "None"
 
 
@@ -251,7 +307,7 @@ DISPLAYS = {
 @pytest.mark.parametrize("make", DISPLAYS.values(), ids=list(DISPLAYS))
 def test_without_matplotlib_the_error_says_what_to_install(make, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(ImportError, match=r"pip install matplotlib"):
+    with pytest.raises(ImportError, match=r"pip install .sklearn_hfl\[plot\]"):
         make().plot()
 
 
