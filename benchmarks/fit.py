@@ -166,9 +166,10 @@ def git(*command: str, folder: Path = ROOT) -> str:
 
 
 def commit(folder: Path) -> str:
-    """Commit of a checkout, with a + where the package has been changed since."""
+    """The commit that changed a checkout's package last, with a + if it has been changed since."""
     changed = git("status", "--porcelain", "sklearn_hfl", folder=folder)
-    return git("rev-parse", "--short=7", "HEAD", folder=folder) + "+" * bool(changed)
+    last = git("log", "-1", "--format=%h", "--", "sklearn_hfl", folder=folder)
+    return last + "+" * bool(changed)
 
 
 def key(row: Figures) -> tuple[str, str, int]:
@@ -265,10 +266,10 @@ def class_scores(model: Model, problem: Problem) -> Figures:
 # ---------------------------------------------------------------- methods
 
 
-def mlp(problem: Problem, seed: int, n_members: int = regressors.N_MEMBERS) -> Model:
+def mlp(problem: Problem, seed: int, **params: object) -> Model:
     ensemble = classifiers.ensemble if problem.classes else regressors.deep_ensemble
-    params = {} if len(problem.y) < MAX_LBFGS_ROWS else ADAM
-    return ensemble(problem.X, problem.y, seed, n_members=n_members, **params)
+    by_rows = {} if len(problem.y) < MAX_LBFGS_ROWS else ADAM
+    return ensemble(problem.X, problem.y, seed, **{**by_rows, **params})
 
 
 def boosting(problem: Problem, seed: int) -> Model:
@@ -289,6 +290,7 @@ METHODS: dict[str, Fit] = {
     "new": partial(hfl, n_estimators=1),
     "default": hfl,
     "mlp": mlp,
+    "mlp-adam": partial(mlp, solver="adam", alpha=1e-4, max_iter=1000),
     "one-mlp": partial(mlp, n_members=1),
     "boosting": boosting,
     "gp": peer(regressors.gaussian_process, max_rows=MAX_GP_ROWS),

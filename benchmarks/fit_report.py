@@ -19,6 +19,7 @@ WHO = {
     "new": "sklearn_hfl, one member",
     "default": "sklearn_hfl, defaults",
     "mlp": "five MLPs",
+    "mlp-adam": "five MLPs, adam",
     "one-mlp": "one MLP",
     "boosting": "histogram boosting",
     "gp": "Gaussian process",
@@ -35,7 +36,10 @@ def print_tables(rows: list[Figures]) -> None:
         print(machine)
     commits = {row["commit"] for row in rows if row["who"] in ("new", "default")}
     print(f"one thread; sklearn_hfl at {', '.join(sorted(commits)) or 'no commit'}")
-    print("MLPs: 1×50, lbfgs below 2 000 rows, adam with early stopping from there on")
+    print(
+        "MLPs: 1×50, lbfgs below 2 000 rows, adam with early stopping from there on; "
+        '"five MLPs, adam": up to 1 000 passes without early stopping'
+    )
     for tasks, table in ((FITS, print_fits), (GROWTH, print_growth), (TEACHER, print_teacher)):
         found = [row for row in rows if row["task"] in tasks]
         if found:
@@ -105,7 +109,8 @@ def print_fits(results: Results) -> None:
     print(
         "medians of up to three runs; fits of half a minute or more were run once\n"
         "ratio: CPU seconds at 4d3447d / those of the row; density: mean log density; cover: 90 % "
-        "intervals;\ncover f: 90 % epistemic bands around the function without noise"
+        "intervals;\ncover f: 90 % epistemic bands around the function without noise; peak GB: of the "
+        "process, libraries included"
     )
     print(
         f"{'':26s}{'runs':>5s}{'CPU s':>8s}{'ratio':>8s}{'peak GB':>9s}  {'solver':12s}"
