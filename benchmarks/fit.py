@@ -93,6 +93,8 @@ def run(tasks: dict[str, Task], arguments: argparse.Namespace) -> None:
     STORE.parent.mkdir(exist_ok=True)
     with STORE.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in done.values())
+    # Ended like by Ctrl-C, so that the old checkout is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as stack:
         source = dict.fromkeys(WHO, ROOT)
         for name, who, seed in missing(tasks, arguments.who, done):

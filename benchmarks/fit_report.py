@@ -108,9 +108,9 @@ def print_fits(results: Results) -> None:
     heading("Fits: CPU seconds, and scores on held-out rows")
     print(
         "medians of up to three runs; fits of half a minute or more were run once\n"
-        "ratio: CPU seconds at 4d3447d / those of the row; density: mean log density; cover: 90 % "
-        "intervals;\ncover f: 90 % epistemic bands around the function without noise; peak GB: of the "
-        "process, libraries included"
+        "ratio: CPU seconds at 4d3447d / those of the row; peak GB: of the process, libraries "
+        "included;\ndensity: mean log density; cover: 90 % intervals; cover f: 90 % epistemic "
+        "bands around the\nfunction without noise"
     )
     print(
         f"{'':26s}{'runs':>5s}{'CPU s':>8s}{'ratio':>8s}{'peak GB':>9s}  {'solver':12s}"
