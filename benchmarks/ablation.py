@@ -105,8 +105,9 @@ def main() -> None:
             base = base or seconds
             log_evidence, log_score, rmse, _ = np.mean(figures, axis=0)
             print(
-                f"{name:10s} {label:35s} {seconds:6.1f} s  {seconds / base:5.2f}  steps {steps:4.0f}"
-                f"  log evidence {log_evidence:8.1f}  log score {log_score:6.3f}  RMSE {rmse:.3f}",
+                f"{name:10s} {label:35s} {seconds:6.1f} s  {seconds / base:5.2f}"
+                f"  steps {steps:4.0f}  log evidence {log_evidence:8.1f}"
+                f"  log score {log_score:6.3f}  RMSE {rmse:.3f}",
                 flush=True,
             )
 

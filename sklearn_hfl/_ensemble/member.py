@@ -57,6 +57,8 @@ class Member:
         From the MAP to the posterior mean, where the likelihood makes them differ.
     status : Status
         Why training ended.
+    solver : str
+        Which solver trained it, and how it took the curvature.
     """
 
     estimate: MapEstimate
@@ -64,6 +66,7 @@ class Member:
     loss_curve: tuple[float, ...]
     shift: Tensor | None = None
     status: Status = Status.MAX_ITER
+    solver: str = ""
 
     @property
     def network(self) -> Network:
@@ -202,9 +205,10 @@ def fit_member(
     estimate = MapEstimate(log_posterior, weights, subspace)
     shift = posterior_mean_shift(estimate, generator) if classes else None
     facts = replace(diagnose(estimate), finished=finished)
+    solver = trainer.described(log_posterior)
     if not route.needs_data:
         estimate = estimate.without_data(route.rtol)
-    return Member(estimate, facts, curve, shift, status)
+    return Member(estimate, facts, curve, shift, status, solver)
 
 
 def _beyond(route: Route, classes: bool) -> float:

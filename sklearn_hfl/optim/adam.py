@@ -36,6 +36,7 @@ class Adam(Trainer):
         Mask of the rows that are held out to decide when to stop.
     """
 
+    name: ClassVar[str] = "adam"
     takes_all_rows: ClassVar[bool] = False
     batch_size: int = 200
     learning_rate: float = 1e-3

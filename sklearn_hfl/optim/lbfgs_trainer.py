@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Generator, Tensor
 
@@ -29,6 +30,8 @@ class LBFGS(Trainer):
     ``tol`` is in nats. Training has converged when the norm of the whitened gradient is
     at most ``decrement_tol``.
     """
+
+    name: ClassVar[str] = "lbfgs"
 
     def train(
         self,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 
 from sklearn_hfl.optim.conjugate_gradients import conjugate_gradients
 from sklearn_hfl.optim.damping import Damping
-from sklearn_hfl.optim.krylov import forms_matrix
 from sklearn_hfl.optim.preconditioner import Preconditioner
 from sklearn_hfl.optim.solution import Status
 from sklearn_hfl.optim.subspace import Subspace, stationary_radius
@@ -69,6 +69,12 @@ class NewtonCG(Trainer):
     decrement is below half of what counts as stationary; draws from the posterior differ in L
     by sqrt(γ / 2). Far from stationary it stalls at a thousandth of that.
     """
+
+    name: ClassVar[str] = "newton-cg"
+
+    def described(self, log_posterior: LogPosterior) -> str:
+        """Name the solver and its preconditioner: see ``Trainer.described``."""
+        return f"{self.name}, preconditioned by {Preconditioner.described(log_posterior)}"
 
     def train(
         self,

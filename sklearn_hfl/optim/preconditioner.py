@@ -67,6 +67,14 @@ class Preconditioner:
             subspace = _built(curvature, generator)
         return cls(subspace, exact)
 
+    @staticmethod
+    def described(log_posterior: LogPosterior) -> str:
+        """What it is made of, which depends on the number of weights and of residuals."""
+        if not forms_matrix(log_posterior):
+            return "a Krylov subspace of the curvature"
+        rows = "all rows" if _is_small(log_posterior) else "a sample of the rows"
+        return f"the curvature matrix of {rows}"
+
     def after(
         self, n_products: int, curvature: GaussNewton, generator: Generator, *, moved: bool
     ) -> Preconditioner:

@@ -75,7 +75,12 @@ class Trainer(ABC):
     tol: float
     n_iter_no_change: int
     decrement_tol: float = 1e-8
+    name: ClassVar[str]
     takes_all_rows: ClassVar[bool] = True  # in each step
+
+    def described(self, log_posterior: LogPosterior) -> str:
+        """Name of the solver, and how it takes the curvature of this L where it does."""
+        return self.name
 
     @abstractmethod
     def train(

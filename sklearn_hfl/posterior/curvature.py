@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sklearn_hfl.posterior.likelihood import curvature_slope
+from sklearn_hfl.posterior.likelihood import Likelihood, curvature_slope
 from sklearn_hfl.posterior.linearization import (
     MAX_JACOBIAN_OUTPUTS,
     JacobianLinearization,
@@ -114,14 +114,14 @@ class GaussNewton:
         return (columns + self.scale[:, None] * data).reshape(V.shape)
 
     def matrix(self, dtype: torch.dtype | None = None) -> Tensor:
-        """A itself, (P, P), summed over blocks of rows, and computed in ``dtype`` if that is given."""
+        """A itself, (P, P), in blocks of rows, and in ``dtype`` if that is given."""
         lp = self.log_posterior
         dtype = dtype or self.weights.dtype
         data = torch.zeros(self.n_weights, self.n_weights).to(self.weights.device, dtype)
         for rows in lp.blocks(lp.network.matrix_width, MAX_MATRIX_ROWS):
             linear = self._at(rows).to(dtype)
-            curvature = partial(lp.likelihood.curvature, linear.outputs, lp.sample_weight[rows])
-            data += linear.matrix(lambda U, curvature=curvature: curvature(U).to(dtype))
+            likely = lp.likelihood, linear.outputs, lp.sample_weight[rows]
+            data += linear.matrix(partial(_curved, *likely))
         scale = self.scale.to(dtype)
         A = data.mul_(scale[:, None]).mul_(scale)
         A.diagonal().add_(1.0)
@@ -176,3 +176,8 @@ class GaussNewton:
             curve = partial(lp.likelihood.curvature, linear.outputs, lp.sample_weight[rows])
             total += linear.diagonal(curve)
         return self.scale.square() * total
+
+
+def _curved(likelihood: Likelihood, outputs: Tensor, sample_weight: Tensor, U: Tensor) -> Tensor:
+    """Λ U in the precision of U."""
+    return likelihood.curvature(outputs, sample_weight, U).to(U)

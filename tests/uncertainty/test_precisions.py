@@ -129,9 +129,7 @@ def test_precisions_of_a_linear_network_are_a_fixed_point(name):
 def test_a_round_knows_the_marginal_density_wherever_its_weights_are(name):
     case, options = problem(name), EvidenceOptions(True, True)
     lp = case.log_posterior
-    alternation = Alternation(
-        replace(TRAINER, max_iter=1), options, generator(0), no_callback
-    )
+    alternation = Alternation(replace(TRAINER, max_iter=1), options, generator(0), no_callback)
     found = alternation.rounds(Fit(lp, case.weights()), 1)
     gamma = reference.effective_parameters(lp, dense_ggn(lp, found.weights))
     beta = lp.likelihood.noise_precision
