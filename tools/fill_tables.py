@@ -19,6 +19,7 @@ PRINTED = [
     ("docs/design/evidence.md", "evidence", "ablation.txt", "Evidence"),
     ("docs/design/evidence.md", "rounds", "evidence.txt", "Rounds and hyperprior"),
     ("docs/design/training.md", "training", "ablation.txt", "Training"),
+    ("docs/design/training.md", "fits", "ablation.txt", "Fits"),
     ("docs/design/subspace.md", "products", "products.txt", "Products"),
     ("docs/design/classifier.md", "choices", "classifier-choices.txt", "Choices"),
     ("docs/design/classifier.md", "agreement", "classifier-agreement.txt", "Defaults"),
