@@ -14,6 +14,7 @@ from sklearn_hfl.posterior.likelihood import (
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP
 from sklearn_hfl.posterior.prior import GaussianPrior
+from sklearn_hfl.uncertainty import search
 from sklearn_hfl.uncertainty.alternation import Alternation, Fit
 from sklearn_hfl.uncertainty.evidence import log_multiplicity
 from sklearn_hfl.uncertainty.exact import dense_ggn
@@ -104,6 +105,39 @@ def test_rounds_that_fall_behind_end():
         return len(alternation.losses)
 
     assert spent(1e6) < spent(-torch.inf)
+
+
+def test_rounds_on_many_rows_begin_on_a_sample(monkeypatch):
+    """Precisions are then nearly those of a search on all rows."""
+    _, y, *_ = LINEAR["gaussian"]
+    lp = log_posterior(GaussianLikelihood(UNIT), y + CURVED, MLP((6, 4, 1)))
+    many = lp.select(torch.arange(len(lp.X)).repeat(3))
+    many = replace(many, y=many.y + 0.3 * randn(*many.y.shape))
+    found, phases = {}, []
+
+    def callback(**facts):
+        phases.append(facts.get("phase"))
+
+    for rows in (10**6, len(many.X) // 2):
+        monkeypatch.setattr(search, "MIN_SAMPLE_RESIDUALS", rows)
+        monkeypatch.setattr(search, "SAMPLE_RESIDUALS_PER_WEIGHT", 1)
+        phases.clear()
+        fit, _, finished = maximize_evidence(
+            many, initial_weights(many.network, generator(0)), TRAINER,
+            EvidenceOptions(True, True), generator(0), callback,
+        )  # fmt: skip
+        assert finished
+        assert len(fit.log_posterior.X) == len(many.X)
+        found[rows] = fit
+        on_sample = f"search on {rows} rows" in phases
+        assert on_sample == (rows < len(many.X))
+    on_all, on_some = found.values()
+    assert on_some.log_evidence == pytest.approx(on_all.log_evidence, rel=0.02)
+    ratio = (
+        on_some.log_posterior.likelihood.noise_precision
+        / on_all.log_posterior.likelihood.noise_precision
+    )
+    assert ratio.log().abs() < 0.1
 
 
 def test_a_fit_knows_its_evidence_at_the_map():
