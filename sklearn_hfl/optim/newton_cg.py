@@ -27,13 +27,10 @@ from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["NewtonCG"]
 
-# The true Hessian replaces Gauss-Newton, which converges linearly, below a Newton decrement of one
-# posterior standard deviation, and below ten where Gauss-Newton has become slow: a loss that falls
-# by less than SLOW sqrt(γ) nats a step. Elsewhere Gauss-Newton needs fewer steps through the flat,
-# curved valley that leads to a MAP (docs/design/training.md).
-NEWTON_REGION = 1.0
-SLOW_REGION = 10.0
-SLOW = 0.01
+# Below a Newton decrement of ten posterior standard deviations the true Hessian replaces
+# Gauss-Newton, which converges linearly, and slowly in the flat valley around a MAP
+# (docs/design/training.md).
+NEWTON_REGION = 10.0
 # Solves are truncated: the forcing term min(0.01, sqrt(decrement)) gives superlinear convergence
 # (Nocedal & Wright, Numerical Optimization, section 7.1, with 0.5 for 0.01). In the valley a less
 # accurate direction needs up to twice the steps (docs/design/training.md), but with a Krylov
@@ -45,8 +42,6 @@ MAX_CG_ITER = 100
 # Tolerance, in units of sqrt(eps), where the preconditioner is exact: two or three products reach
 # it, and what is left of the residual is below the rounding of the next step's decrement.
 EXACT_RTOL = 0.01
-# Decrement that Gauss-Newton reaches as soon.
-ROUGH_TOL = 1e-3
 # Share of ``tol`` below which training ends wherever it is: relu and other activations with kinks
 # have minima at kinks, where the gradient, and so the decrement, does not vanish.
 STANDSTILL = 1e-3
@@ -86,7 +81,7 @@ class NewtonCG(Trainer):
     ) -> Trajectory:
         """Lower L: see ``Trainer.train``."""
         scale = log_posterior.prior.scale
-        precise = self.decrement_tol < ROUGH_TOL and log_posterior.network.twice_differentiable
+        twice_differentiable = log_posterior.network.twice_differentiable
         loss = float(log_posterior.value(weights[None])[0])
         curvature = GaussNewton(log_posterior, weights)
         gradient = curvature.gradient()
@@ -122,9 +117,8 @@ class NewtonCG(Trainer):
                 damping = damping.raised()
             known = known.after(n_products, curvature, generator, moved=moved)
             decrement = known.decrement(gradient)
+            newton = twice_differentiable and decrement < NEWTON_REGION and not indefinite
             curve.append(loss)
-            kept = newton and decrement < SLOW_REGION
-            newton = precise and not indefinite and (kept or self._near(curve, decrement, known))
             callback(loss=loss, distance=decrement)
         return Trajectory(weights, tuple(curve), status)
 
@@ -146,13 +140,6 @@ class NewtonCG(Trainer):
             return False
         near = decrement <= 0.5 * stationary_radius(known.n_effective)
         return near or _slower(decrease, STANDSTILL * per_root, known)
-
-    def _near(self, curve: Sequence[float], decrement: float, known: Preconditioner) -> bool:
-        """Whether the Hessian is the better curvature here."""
-        if decrement < NEWTON_REGION:
-            return True
-        decrease = recent_decrease(curve, self.n_iter_no_change)
-        return decrement < SLOW_REGION and _slower(decrease, SLOW * self.n_iter_no_change, known)
 
 
 def _slower(decrease: float, per_root: float, known: Preconditioner) -> bool:
