@@ -21,6 +21,12 @@ REGIMES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def few_residuals(monkeypatch):
+    """The matrix also of problems that have a handful of rows."""
+    monkeypatch.setattr(krylov, "MIN_RESIDUALS_PER_WEIGHT", 0.0)
+
+
 def curvature_of(name):
     return GaussNewton(problem(name).log_posterior, problem(name).weights())
 
@@ -96,6 +102,15 @@ def test_the_matrix_is_computed_again_where_the_weights_have_moved(monkeypatch):
     due = int(preconditioner._cost(curvature.log_posterior)) + 1
     assert kept.after(0, elsewhere, generator(0), moved=True).subspace is kept.subspace
     assert kept.after(due, elsewhere, generator(0), moved=True).subspace is not kept.subspace
+
+
+def test_few_residuals_determine_few_directions(monkeypatch):
+    curvature = curvature_of("two layers")
+    lp = curvature.log_posterior
+    ratio = len(lp.X) * lp.network.n_outputs / lp.n_weights
+    for least, rank in ((ratio, lp.n_weights), (1.01 * ratio, len(lp.X) * lp.network.n_outputs)):
+        monkeypatch.setattr(krylov, "MIN_RESIDUALS_PER_WEIGHT", least)
+        assert determined_subspace(curvature, generator(0)).rank == rank
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

@@ -186,7 +186,7 @@ def test_noise_varies_only_where_the_rows_say_so(varies):
 
 def test_a_map_with_too_little_evidence_gives_way_to_earlier_rounds():
     """Of rounds before, the one whose MAP has the most evidence is taken."""
-    y = (LATENT[:, :1] + CURVED + 0.1 * randn(80, 1, seed=7)) / 2
+    y = (LATENT[:, :1] + CURVED + 0.1 * randn(80, 1, seed=8)) / 2
     lp = log_posterior(GaussianLikelihood(UNIT), y, MLP((6, 15, 1)))
     start = initial_weights(lp.network, generator(0))
     options = EvidenceOptions(True, True)
