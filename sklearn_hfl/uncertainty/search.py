@@ -173,6 +173,7 @@ def _of_sample(start: Fit, alternation: Alternation) -> list[Fit]:
     best = max(screened, key=lambda fit: fit.score)
     if not best.ended:
         best = alternation.rounds(best, MAX_ROUNDS - SCREENING_ROUNDS)
+    # Its evidence on all rows is not known yet, and no reason to leave it.
     return [replace(best.on_rows(log_posterior), log_evidence=float("inf"))]
 
 
