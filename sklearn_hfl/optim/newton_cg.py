@@ -31,6 +31,11 @@ __all__ = ["NewtonCG"]
 # Gauss-Newton, which converges linearly, and slowly in the flat valley around a MAP
 # (docs/design/training.md).
 NEWTON_REGION = 10.0
+# With so many rows that the preconditioner is the matrix of a sample, products with the Hessian
+# cost the most, and the loss is nearer to quadratic: it is then used below a decrement of one, or
+# where Gauss-Newton steps lower the loss by less than SLOW sqrt(γ) nats.
+NARROW_REGION = 1.0
+SLOW = 0.01
 # Solves are truncated: the forcing term min(0.01, sqrt(decrement)) gives superlinear convergence
 # (Nocedal & Wright, Numerical Optimization, section 7.1, with 0.5 for 0.01). In the valley a less
 # accurate direction needs up to twice the steps (docs/design/training.md), but with a Krylov
@@ -117,8 +122,9 @@ class NewtonCG(Trainer):
                 damping = damping.raised()
             known = known.after(n_products, curvature, generator, moved=moved)
             decrement = known.decrement(gradient)
-            newton = twice_differentiable and decrement < NEWTON_REGION and not indefinite
             curve.append(loss)
+            near = decrement < NEWTON_REGION and (newton or self._is_worth(curve, decrement, known))
+            newton = twice_differentiable and near and not indefinite
             callback(loss=loss, distance=decrement)
         return Trajectory(weights, tuple(curve), status)
 
@@ -140,6 +146,13 @@ class NewtonCG(Trainer):
             return False
         near = decrement <= 0.5 * stationary_radius(known.n_effective)
         return near or _slower(decrease, STANDSTILL * per_root, known)
+
+    def _is_worth(self, curve: Sequence[float], decrement: float, known: Preconditioner) -> bool:
+        """Whether the Hessian is worth its products."""
+        if decrement < NARROW_REGION or not known.of_sample:
+            return True
+        decrease = recent_decrease(curve, self.n_iter_no_change)
+        return _slower(decrease, SLOW * self.n_iter_no_change, known)
 
 
 def _slower(decrease: float, per_root: float, known: Preconditioner) -> bool:

@@ -94,6 +94,11 @@ class Preconditioner:
         return replace(self, n_products=total)
 
     @property
+    def of_sample(self) -> bool:
+        """Whether it is the matrix of a sample of many rows."""
+        return self.subspace.is_complete and not self.exact
+
+    @property
     def n_effective(self) -> float:
         """γ, at least 1."""
         return max(self.subspace.n_effective, 1.0)
