@@ -5,7 +5,8 @@ Prints, on inner validation rows taken from the *training* part of standard spli
 
 1. evidence: the initial precisions;
 2. training: Gauss-Newton alone against the switch to the Hessian near the MAP, from
-   random weights and from those of an MLPRegressor.
+   random weights and from those of an MLPRegressor;
+3. fits: what each choice of the trainer costs and changes.
 
     python benchmarks/ablation.py --data ../shared/data/uci
 """
@@ -13,18 +14,35 @@ Prints, on inner validation rows taken from the *training* part of standard spli
 from __future__ import annotations
 
 import argparse
+import time
 import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-from sklearn.datasets import load_diabetes
+from sklearn.datasets import load_diabetes, make_friedman1
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 
 from sklearn_hfl import HFLRegressor
-from sklearn_hfl.optim import newton_cg
-from sklearn_hfl.uncertainty import precisions
+from sklearn_hfl.optim import krylov, newton_cg, preconditioner
+from sklearn_hfl.uncertainty import alternation, precisions
+
+# Constants of the trainer that are changed, one line of the third table each.
+CHOICES: dict[str, tuple[tuple[object, str, object], ...]] = {
+    "default": (),
+    "Krylov subspace instead of A": ((krylov, "MAX_MATRIX_WEIGHTS", 0),),
+    "A in double precision": ((preconditioner, "MAX_SINGLE_EIGENVALUE", 0.0),),
+    "A of a sample, kept for some steps": ((preconditioner, "MAX_EXACT_WORK", 0.0),),
+    "solves to a tenth": (
+        (preconditioner, "MAX_EXACT_WORK", 0.0),
+        (newton_cg, "MAX_FORCING", 0.1),
+    ),
+    "Hessian below 1": ((newton_cg, "NEWTON_REGION", 1.0),),
+    "5 steps a round": ((alternation, "STEPS_PER_ROUND", 5),),
+}
 
 
 def main() -> None:
@@ -60,6 +78,40 @@ def main() -> None:
                 f"{decrement:.1e}  steps {model.n_iter_}",
                 flush=True,
             )
+
+    print("\nFits: CPU seconds, relative to the default's; mean of three seeds")
+    data: dict[str, Callable[[int], tuple[np.ndarray, ...]]] = {
+        "concrete": lambda seed: inner_split(folder, "concrete", seed),
+        "Friedman 1": friedman,
+    }
+    for name, split in data.items():
+        base = 0.0
+        for label, changes in CHOICES.items():
+            with ExitStack() as stack:
+                for module, constant, value in changes:
+                    stack.enter_context(patch.object(module, constant, value))
+                figures, steps, seconds = [], 0.0, 0.0
+                for seed in range(3):
+                    model = HFLRegressor(random_state=seed)
+                    began = time.process_time()
+                    figures.append(score(model, *split(seed)))
+                    seconds += (time.process_time() - began) / 3
+                    steps += len(model.members_[0].loss_curve) / 3
+            base = base or seconds
+            log_evidence, log_score, rmse, _ = np.mean(figures, axis=0)
+            print(
+                f"{name:10s} {label:35s} {seconds:6.1f} s  {seconds / base:5.2f}"
+                f"  steps {steps:4.0f}  log evidence {log_evidence:8.1f}"
+                f"  log score {log_score:6.3f}  RMSE {rmse:.3f}",
+                flush=True,
+            )
+
+
+def friedman(seed: int) -> tuple[np.ndarray, ...]:
+    """1000 rows of 10 features, and 2000 others, in units of the training targets' SD."""
+    X, y = make_friedman1(3000, 10, noise=1.0, random_state=seed)
+    y = (y - y[:1000].mean()) / y[:1000].std()
+    return X[:1000], y[:1000], X[1000:], y[1000:]
 
 
 def trained(folder: Path, name: str) -> HFLRegressor:

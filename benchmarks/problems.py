@@ -34,6 +34,8 @@ class Problem:
         Data.
     params : dict
         Parameters of the estimator that are not the defaults.
+    truth : ndarray
+        The function without noise at ``X_test``, where it is known.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Problem:
     X_test: Array
     y_test: Array
     params: dict[str, object]
+    truth: Array | None = None
 
     @property
     def classes(self) -> bool:
@@ -49,7 +52,7 @@ class Problem:
 
     def model(self, **changes: object) -> HFLClassifier | HFLRegressor:
         estimator = HFLClassifier if self.classes else HFLRegressor
-        return estimator(random_state=0, **{**self.params, **changes})
+        return estimator(**{"random_state": 0, **self.params, **changes})
 
 
 # ---------------------------------------------------------------- synthetic problems

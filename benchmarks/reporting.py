@@ -26,9 +26,17 @@ Z90 = 1.6448536269514722
 def machine() -> str:
     """Machine and versions that the numbers come from."""
     return (
-        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
+        f"{processor()}, {os.cpu_count()} cores, torch {torch.__version__}, "
         f"scikit-learn {sklearn.__version__}"
     )
+
+
+def processor() -> str:
+    """Architecture, and the processor's name where Linux knows it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return ", ".join([platform.machine(), *names[:1]])
 
 
 def heading(text: str) -> None:

@@ -99,17 +99,21 @@ def rows(n: int, repeats: int, passes: int) -> None:
     )
 
 
+def memory_map(path: Path, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """X of ten features as a memory map of the new file, and y; both float32."""
+    X = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n, 10))
+    y = np.empty(n, dtype=np.float32)
+    for start in range(0, n, BLOCK):
+        block = slice(start, min(n, start + BLOCK))
+        X[block], y[block] = drawn(block.stop - start, 10, seed=start)
+    X.flush()
+    return np.load(path, mmap_mode="r"), y
+
+
 def memory_mapped(n: int) -> None:
     heading(f"Scale: {n} rows × 10, X a memory map of float32, 1×50, adam")
     with TemporaryDirectory() as folder:
-        path = Path(folder, "X.npy")
-        X = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n, 10))
-        y = np.empty(n, dtype=np.float32)
-        for start in range(0, n, BLOCK):
-            block = slice(start, min(n, start + BLOCK))
-            X[block], y[block] = drawn(block.stop - start, 10, seed=start)
-        X.flush()
-        X = np.load(path, mmap_mode="r")
+        X, y = memory_map(Path(folder, "X.npy"), n)
         Q, _ = drawn(N_QUERIES, 10, seed=1)
         before, began = peak(), time.perf_counter()
         model = HFLRegressor(solver="adam", max_iter=2, variance="amortized", random_state=0)

@@ -42,7 +42,7 @@ from sklearn_hfl._ensemble.route import Route
 from sklearn_hfl._ensemble.trained import Trained
 from sklearn_hfl.calibration.fingerprints import Fingerprints
 from sklearn_hfl.exceptions import HFLConvergenceWarning, warn
-from sklearn_hfl.optim.solvers import SOLVERS, make_trainer
+from sklearn_hfl.optim.solvers import SOLVERS, chosen_solver, make_trainer
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.initialization import initial_weights, scaled_precision
 from sklearn_hfl.posterior.likelihood import Likelihood
@@ -97,7 +97,7 @@ class HFLBase(BaseEstimator):
         "variance": one_of("linearized", "network", "amortized"),
         "std_rtol": real(0, 1),
         "perturbation_scale": any_of(one_of("auto"), real(0)),
-        "solver": one_of(*SOLVERS),
+        "solver": one_of("auto", *SOLVERS),
         "memory_limit": real(0),
         "max_iter": integer(1),
         "tol": real(0, or_equal=True),
@@ -121,10 +121,10 @@ class HFLBase(BaseEstimator):
 
     def _check_params(self) -> None:
         validate(type(self).__name__, self.get_params(deep=False), self._rules)
-        if self.early_stopping and self.solver != "adam":
+        if self.early_stopping and self.solver not in ("auto", "adam"):
             raise ValueError(
-                f"{type(self).__name__}: early_stopping=True works with solver='adam' only, but "
-                f"solver is {self.solver!r}. The other solvers stop by tol."
+                f"{type(self).__name__}: early_stopping=True works with solver='adam' or 'auto', "
+                f"but solver is {self.solver!r}, which stops by tol."
             )
         try:
             torch.empty(0, device=self.device)
@@ -268,7 +268,7 @@ class HFLBase(BaseEstimator):
             held_out[torch.randperm(n, generator=generator)[:count]] = True
             held_out = held_out.to(X.device)
         return make_trainer(
-            self.solver,
+            chosen_solver(self.solver, self.early_stopping),
             max_iter=self.max_iter,
             tol=0.0 if self.variance == "network" else self.tol,
             n_iter_no_change=self.n_iter_no_change,
@@ -301,6 +301,7 @@ class HFLBase(BaseEstimator):
             linear = [m for m in self.module_.modules() if isinstance(m, torch.nn.Linear)]
             self.coefs_ = [m.weight.detach().cpu().double().numpy().T.copy() for m in linear]
             self.intercepts_ = [m.bias.detach().cpu().double().numpy().copy() for m in linear]
+        self.solver_ = chosen_solver(self.solver, self.early_stopping)
         self.n_iter_ = len(best.loss_curve) - 1
         self.loss_ = facts.loss
         self.loss_curve_ = list(best.loss_curve)
@@ -317,6 +318,7 @@ class HFLBase(BaseEstimator):
             "members": [
                 {
                     **asdict(m.diagnostics),
+                    "solver": m.solver,
                     "n_iter": len(m.loss_curve) - 1,
                     "training_ended": m.status.reason,
                 }

@@ -89,8 +89,8 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
     perturbation_scale : "auto" or float, default="auto"
         For variance="network": how far the optimum is moved, in posterior
         standard deviations. "auto" compares several scales row by row.
-    solver : {"newton-cg", "lbfgs", "adam"}, default="newton-cg"
-        Optimiser. "adam" takes mini-batches, for data that are too large for full passes.
+    solver : {"auto", "newton-cg", "lbfgs", "adam"}, default="auto"
+        "auto" is "newton-cg", or "adam" (mini-batches) where ``early_stopping`` holds out rows.
     memory_limit : float, default=4e9
         Bytes of work memory that fit and queries may use beside the data and the results.
     max_iter : int, default=2000
@@ -147,6 +147,8 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
         the linear model is more probable; not with ``module``.
     n_iter_ : int
         Training steps.
+    solver_ : str
+        Solver that ran; ``diagnostics_`` says how it took the curvature.
     loss_ : float
         Negative log posterior at the MAP: nats, summed over the data.
     loss_curve_ : list of float
@@ -215,7 +217,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
         variance: Literal["linearized", "network", "amortized"] = "linearized",
         std_rtol: float = 0.01,
         perturbation_scale: float | Literal["auto"] = "auto",
-        solver: Literal["newton-cg", "lbfgs", "adam"] = "newton-cg",
+        solver: Literal["auto", "newton-cg", "lbfgs", "adam"] = "auto",
         memory_limit: float = 4e9,
         max_iter: int = 2000,
         tol: float = 0.01,

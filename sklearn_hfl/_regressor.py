@@ -84,8 +84,8 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
     perturbation_scale : "auto" or float, default="auto"
         For variance="network": how far the optimum is moved, in posterior
         standard deviations. "auto" compares several scales row by row.
-    solver : {"newton-cg", "lbfgs", "adam"}, default="newton-cg"
-        Optimiser. "adam" takes mini-batches, for data too large for full passes.
+    solver : {"auto", "newton-cg", "lbfgs", "adam"}, default="auto"
+        "auto" is "newton-cg", or "adam" (mini-batches) where ``early_stopping`` holds out rows.
     memory_limit : float, default=4e9
         Bytes of work memory that fit and queries may use beside the data and the results.
     max_iter : int, default=2000
@@ -141,6 +141,8 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
         Weights (n_in, n_out) and biases (n_out,) of each layer, not with ``module``.
     n_iter_ : int
         Training steps.
+    solver_ : str
+        Solver that ran; ``diagnostics_`` says how it took the curvature.
     loss_ : float
         Negative log posterior at the MAP: nats, summed over the data, for standardised
         targets. In units of y where ``normalize_y`` is False and ``prior_precision`` a
@@ -173,15 +175,13 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
 
     See Also
     --------
-    sklearn.gaussian_process.GaussianProcessRegressor : Exact posterior, cubic in
-        the number of rows.
+    sklearn.gaussian_process.GaussianProcessRegressor : Exact posterior, cubic in the rows.
     sklearn.linear_model.BayesianRidge : What ``hidden_layer_sizes=()`` amounts to.
 
     References
     ----------
-    .. [1] J. McInerney, N. Kallus, "Hessian-Free Laplace in Bayesian Deep
-       Learning", arXiv:2403.10671; N. Kallus, J. McInerney, "The Implicit Delta
-       Method", arXiv:2211.06457.
+    .. [1] J. McInerney, N. Kallus, "Hessian-Free Laplace in Bayesian Deep Learning",
+       arXiv:2403.10671; N. Kallus, J. McInerney, "The Implicit Delta Method", arXiv:2211.06457.
 
     Examples
     --------
@@ -216,7 +216,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
         variance: Literal["linearized", "network", "amortized"] = "linearized",
         std_rtol: float = 0.01,
         perturbation_scale: float | Literal["auto"] = "auto",
-        solver: Literal["newton-cg", "lbfgs", "adam"] = "newton-cg",
+        solver: Literal["auto", "newton-cg", "lbfgs", "adam"] = "auto",
         memory_limit: float = 4e9,
         max_iter: int = 2000,
         tol: float = 0.01,

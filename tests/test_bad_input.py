@@ -58,14 +58,13 @@ BAD_PARAMETERS = [
         ("perturbation_scale", v, rf"'auto' or {NUMBER}")
         for v in (0, -1, np.nan, np.inf, "big", None)
     ],
-    *[("solver", v, r"one of 'newton-cg', 'lbfgs', 'adam'") for v in ("sgd", None)],
+    *[("solver", v, r"one of 'auto', 'newton-cg', 'lbfgs', 'adam'") for v in ("sgd", None)],
     *[("memory_limit", v, NUMBER) for v in (0, -1, np.inf, 10**400, "4GB", None, True)],
     *[("max_iter", v, INTEGERS) for v in (0, -5, 2.5, np.inf, "many", None, True)],
     *[("tol", v, r"a finite number ≥ 0") for v in (-1e-3, np.nan, np.inf, "auto", None)],
     *[("batch_size", v, rf"'auto' or {INTEGERS}") for v in (0, -1, 2.5, "all", None)],
     *[("learning_rate_init", v, NUMBER) for v in (0, -1, np.nan, "auto", None)],
     *[("early_stopping", v, TRUTH) for v in (1, "yes", None)],
-    ("early_stopping", True, r"works with solver='adam' only"),
     *[("validation_fraction", v, NUMBER + " and < 1") for v in (0, 1, -0.5, np.nan, None)],
     *[("n_iter_no_change", v, INTEGERS) for v in (0, 1.5, None)],
     *[("warm_start", v, TRUTH) for v in (1, "yes", None)],
@@ -84,6 +83,14 @@ def test_a_bad_parameter_is_refused_by_name(name, value, expected):
     with pytest.raises(ValueError, match=expected) as caught:
         model.fit(X, Y)
     assert name in str(caught.value)
+    assert not fitted_attributes(model)
+
+
+@pytest.mark.parametrize("solver", ["newton-cg", "lbfgs"])
+def test_solvers_that_take_all_rows_refuse_early_stopping(solver):
+    model = HFLRegressor(**SMALL, solver=solver, early_stopping=True)
+    with pytest.raises(ValueError, match=f"solver='adam' or 'auto', but solver is '{solver}'"):
+        model.fit(X, Y)
     assert not fitted_attributes(model)
 
 

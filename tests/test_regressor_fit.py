@@ -215,6 +215,28 @@ def test_warm_start_begins_anew_where_the_weights_no_longer_fit():
     assert_array_equal(model.predict(QUERIES), clone(model).fit(X, y).predict(QUERIES))
 
 
+@pytest.mark.parametrize(
+    ("solver", "early_stopping", "ran", "described"),
+    [
+        (
+            "auto",
+            False,
+            "newton-cg",
+            "newton-cg, preconditioned by the curvature matrix of all rows",
+        ),
+        ("auto", True, "adam", "adam"),
+        ("lbfgs", False, "lbfgs", "lbfgs"),
+    ],
+)
+def test_the_solver_that_ran_is_named(solver, early_stopping, ran, described):
+    params = {**KNOWN, "solver": solver, "early_stopping": early_stopping, "max_iter": 2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HFLWarning)
+        model = HFLRegressor(**params).fit(*data())
+    assert model.solver_ == ran
+    assert model.diagnostics_["members"][0]["solver"] == described
+
+
 def test_early_stopping_ends_adam_and_keeps_the_held_out_rows_in_the_curvature():
     X, y = data()
     params = {**RAW, "solver": "adam", "early_stopping": True, "learning_rate_init": 0.05}
@@ -243,9 +265,19 @@ def test_verbose_shows_progress_on_stderr(capsys):
     model.predict(QUERIES, return_std=True)
     predict = capsys.readouterr()
     assert fit.out == predict.out == ""
-    assert f"{model.n_iter_}/{model.max_iter}" in fit.err
+    assert f"fit, to the MAP: {model.n_iter_} steps" in fit.err
     assert "loss=" in fit.err
+    assert "SDs from the MAP=" in fit.err
+    assert str(model.max_iter) not in fit.err
     assert "1/1" in predict.err
+
+
+def test_verbose_names_the_phases_and_the_evidence_of_a_search(capsys):
+    HFLRegressor(hidden_layer_sizes=(5,), random_state=0, verbose=True).fit(*data())
+    shown = capsys.readouterr().err
+    for phase in (f"search on {len(data()[0])} rows", "noise at the MAP", "to the MAP"):
+        assert phase in shown
+    assert "log evidence=" in shown
 
 
 def test_silence_is_the_default(capfd):

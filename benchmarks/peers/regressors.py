@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.linear_model import BayesianRidge
@@ -17,7 +18,10 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_hfl import HFLRegressor
 
-__all__ = ["METHODS", "Predict", "Prediction"]
+__all__ = [
+    "METHODS", "MLP", "N_MEMBERS", "Predict", "Prediction", "bayesian_ridge", "boosting",
+    "deep_ensemble", "gaussian_process", "standardized",
+]  # fmt: skip
 
 Prediction = tuple[np.ndarray, np.ndarray]
 Predict = Callable[[np.ndarray], Prediction]
@@ -37,12 +41,12 @@ def hfl(X: np.ndarray, y: np.ndarray, seed: int, **params: object) -> Predict:
     return partial(model.predict, return_std=True)
 
 
-def standardized(fit: Callable[[np.ndarray, np.ndarray, int], Predict]) -> Callable[..., Predict]:
+def standardized(fit: Callable[..., Predict]) -> Callable[..., Predict]:
     """Fit on standardised data; predict in units of y."""
 
-    def fitted(X: np.ndarray, y: np.ndarray, seed: int) -> Predict:
+    def fitted(X: np.ndarray, y: np.ndarray, seed: int, **params: object) -> Predict:
         scaler, centre, unit = StandardScaler().fit(X), y.mean(), y.std()
-        inner = fit(scaler.transform(X), (y - centre) / unit, seed)
+        inner = fit(scaler.transform(X), (y - centre) / unit, seed, **params)
 
         def predict(X_new: np.ndarray) -> Prediction:
             mean, std = inner(scaler.transform(X_new))
@@ -54,13 +58,15 @@ def standardized(fit: Callable[[np.ndarray, np.ndarray, int], Predict]) -> Calla
 
 
 @standardized
-def deep_ensemble(X: np.ndarray, y: np.ndarray, seed: int) -> Predict:
+def deep_ensemble(
+    X: np.ndarray, y: np.ndarray, seed: int, n_members: int = N_MEMBERS, **params: object
+) -> Predict:
     """Five MLPRegressors; the noise of each is fitted on a held-out tenth of the rows."""
     members, squares = [], []
-    for member in range(N_MEMBERS):
+    for member in range(n_members):
         order = np.random.default_rng([seed, member]).permutation(len(y))
         out, rows = np.split(order, [int(HELD_OUT * len(y))])
-        mlp = MLPRegressor(random_state=1000 * seed + member, **MLP)
+        mlp = MLPRegressor(random_state=1000 * seed + member, **{**MLP, **params})
         members.append(mlp.fit(X[rows], y[rows]))
         squares.append((y[out] - members[-1].predict(X[out])) ** 2)
     noise = np.concatenate(squares).mean()
@@ -73,9 +79,11 @@ def deep_ensemble(X: np.ndarray, y: np.ndarray, seed: int) -> Predict:
 
 
 @standardized
-def gaussian_process(X: np.ndarray, y: np.ndarray, seed: int) -> Predict:
+def gaussian_process(
+    X: np.ndarray, y: np.ndarray, seed: int, max_rows: int = MAX_GP_ROWS
+) -> Predict:
     """A length scale for each feature, white noise; large data are subsampled."""
-    rows = np.random.default_rng(seed).permutation(len(y))[:MAX_GP_ROWS]
+    rows = np.random.default_rng(seed).permutation(len(y))[:max_rows]
     kernel = ConstantKernel() * RBF(np.ones(X.shape[1])) + WhiteKernel(0.1)
     model = GaussianProcessRegressor(kernel, random_state=seed).fit(X[rows], y[rows])
     return partial(model.predict, return_std=True)
@@ -85,6 +93,12 @@ def gaussian_process(X: np.ndarray, y: np.ndarray, seed: int) -> Predict:
 def bayesian_ridge(X: np.ndarray, y: np.ndarray, seed: int) -> Predict:
     """Fit a linear model."""
     return partial(BayesianRidge().fit(X, y).predict, return_std=True)
+
+
+def boosting(X: np.ndarray, y: np.ndarray, seed: int) -> Predict:
+    """Histogram boosting with the defaults, which has no std."""
+    model = HistGradientBoostingRegressor(random_state=seed).fit(X, y)
+    return lambda X_new: (model.predict(X_new), np.full(len(X_new), np.nan))
 
 
 def elsewhere(script: str, environment: str, **job: np.ndarray) -> Prediction:

@@ -48,7 +48,8 @@ def check_scores(estimator: Any, owner: str) -> None:
     if not hasattr(estimator, "conformity_scores_"):
         raise ValueError(
             f"{owner} needs calibration rows. Call conformalize(X, y) first, with rows that "
-            "were not trained on."
+            "were not trained on; of a pipeline, sklearn_hfl.calibration.conformalize(pipeline, "
+            "X, y)."
         )
     then, now = getattr(estimator, "_scored_with", {}), scored_with(estimator)
     for name in then:

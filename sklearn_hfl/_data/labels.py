@@ -16,8 +16,14 @@ from sklearn_hfl._data.validation import (
     used_rows,
     validated,
 )
+from sklearn_hfl.exceptions import HFLDataWarning, warn
 
 __all__ = ["check_known_labels", "check_labelled_data", "class_weighted"]
+
+# Numbers of more values than this, with fewer rows than this for each, are hardly labels: no data
+# set that scikit-learn ships for classification comes near.
+MAX_NUMBERS = 20
+MIN_ROWS_PER_NUMBER = 5
 
 
 def check_labelled_data(
@@ -62,6 +68,14 @@ def check_labelled_data(
         raise ValueError(
             f"y must hold two classes or more, but its {len(y)} rows of positive weight are "
             f"all of class {classes.tolist()[0]!r}. Check y, and how it was split."
+        )
+    # Labels of many classes are text, as a rule.
+    many = len(classes) > MAX_NUMBERS and len(y) < MIN_ROWS_PER_NUMBER * len(classes)
+    if many and np.issubdtype(classes.dtype, np.number):
+        warn(
+            f"y holds {len(classes)} different numbers in {len(y)} rows, and each becomes a class "
+            "of its own. If they are values to be predicted, use HFLRegressor.",
+            HFLDataWarning,
         )
     return X, classes, index, weight
 

@@ -56,7 +56,7 @@ def of_fit(
         message = (
             f"The search for a network ended after max_iter={model.max_iter} steps, and the linear "
             "model that was found before is kept. Try a larger max_iter"
-            + (" or solver='newton-cg'." if model.solver != "newton-cg" else ".")
+            + (" or solver='newton-cg'." if model.solver_ != "newton-cg" else ".")
         )
         yield message, HFLConvergenceWarning
     if not all(m.diagnostics.stationary for m in members):
@@ -98,16 +98,20 @@ def _of_training(model: Any, members: Sequence[Member]) -> str:
     if all(len(m.loss_curve) == 1 for m in short):
         return "polish=True trains on to the MAP."  # weights trained elsewhere
     unfinished = any(m.status is Status.MAX_ITER for m in short)
-    by_tol = model.solver != "newton-cg" and model.variance != "network"
+    newton = model.solver_ == "newton-cg"
+    by_tol = not newton and model.variance != "network"
     return (
         "Try "
         + _one_of(
             f"a max_iter above {model.max_iter}" if unfinished else "",
             "a smaller tol" if by_tol and not unfinished else "",
-            "solver='newton-cg'" if model.solver != "newton-cg" else "",
+            "" if newton else "solver='newton-cg'",
+            "activation='silu' (a minimum at a kink of relu is not stationary)"
+            if model.module is None and model.activation == "relu" and not unfinished
+            else "",
             # Newton-CG stops before max_iter only if it has converged or rounding stops it.
             "dtype='float64'" if model.dtype == "float32" else "",
-            "a larger prior_precision" if model.solver == "newton-cg" and not unfinished else "",
+            "a larger prior_precision" if newton and not unfinished else "",
         )
         + "."
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,10 +11,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sklearn_hfl._ensemble.route import Route
-from sklearn_hfl.optim.krylov import krylov_subspace
+from sklearn_hfl.optim.krylov import determined_subspace
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.solution import Status
-from sklearn_hfl.optim.training import Trainer
+from sklearn_hfl.optim.training import Callback, Trainer
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import (
     CategoricalLikelihood,
@@ -38,6 +37,8 @@ __all__ = ["Member", "fit_member"]
 # relative error, which ``Subspace.beyond`` may be four times as large as: many classes are many
 # logits, and none of them then needs directions of its own.
 LOGIT_RTOL = 0.01
+# What a progress bar shows of what a fit reports.
+SHOWN = {"loss": "loss", "distance": "SDs from the MAP", "evidence": "log evidence"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Member:
         From the MAP to the posterior mean, where the likelihood makes them differ.
     status : Status
         Why training ended.
+    solver : str
+        Which solver trained it, and how it took the curvature.
     """
 
     estimate: MapEstimate
@@ -63,6 +66,7 @@ class Member:
     loss_curve: tuple[float, ...]
     shift: Tensor | None = None
     status: Status = Status.MAX_ITER
+    solver: str = ""
 
     @property
     def network(self) -> Network:
@@ -176,7 +180,8 @@ def fit_member(
         )
     curve: tuple[float, ...] = (start,)
     finished = True
-    with tqdm(total=trainer.max_iter, desc="fit", unit="step", disable=not verbose) as bar:
+    # Without a total: no fit goes on until max_iter.
+    with tqdm(desc="fit", unit=" steps", disable=not verbose) as bar:
         callback = _progress(bar)
         if resumed is not None:
             alternation = Alternation(trainer, options, generator, callback)
@@ -190,18 +195,20 @@ def fit_member(
             log_posterior, weights, status = fit.log_posterior, fit.weights, fit.status
             curve += steps
         else:
+            callback(phase="to the MAP")
             trajectory = trainer.train(log_posterior, weights, generator, callback)
             weights, status = trajectory.weights, trajectory.status
             curve += trajectory.curve[1:]
     classes = isinstance(log_posterior.likelihood, CategoricalLikelihood)
     curvature = GaussNewton(log_posterior, weights)
-    subspace = krylov_subspace(curvature, generator, beyond=_beyond(route, classes))
+    subspace = determined_subspace(curvature, generator, beyond=_beyond(route, classes))
     estimate = MapEstimate(log_posterior, weights, subspace)
     shift = posterior_mean_shift(estimate, generator) if classes else None
     facts = replace(diagnose(estimate), finished=finished)
+    solver = trainer.described(log_posterior)
     if not route.needs_data:
         estimate = estimate.without_data(route.rtol)
-    return Member(estimate, facts, curve, shift, status)
+    return Member(estimate, facts, curve, shift, status, solver)
 
 
 def _beyond(route: Route, classes: bool) -> float:
@@ -217,9 +224,15 @@ def _beyond(route: Route, classes: bool) -> float:
     return np.inf
 
 
-def _progress(bar: Any) -> Callable[[float], None]:
-    def callback(loss: float) -> None:
-        bar.update()
-        bar.set_postfix(loss=f"{loss:.6g}", refresh=False)
+def _progress(bar: Any) -> Callback:
+    shown: dict[str, str] = {}
+
+    def callback(**facts: float | str) -> None:
+        if "phase" in facts:
+            bar.set_description_str(f"fit, {facts['phase']}", refresh=False)
+        shown.update({SHOWN[key]: f"{facts[key]:.5g}" for key in SHOWN if key in facts})
+        bar.set_postfix(shown, refresh=False)
+        if "loss" in facts:
+            bar.update()
 
     return callback

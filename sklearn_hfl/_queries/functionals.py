@@ -260,8 +260,9 @@ def _checked_shape(
         try:
             values = of_outputs(f)
         except (RuntimeError, TypeError) as error:
+            reason = str(error).rstrip(".")
             raise ValueError(
-                f"func failed on a torch tensor of {len(f)} predictions: {error}. Use torch's "
+                f"func failed on a torch tensor of {len(f)} predictions: {reason}. Use torch's "
                 "functions in it, not NumPy's."
             ) from error
         if not isinstance(values, Tensor):

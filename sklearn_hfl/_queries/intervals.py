@@ -166,7 +166,7 @@ class PredictionIntervals(UnitsOfY):
         return self._symmetric(X, ndtri((1 + levels) / 2))
 
     def _conformal(self, X: Tensor, levels: Array) -> tuple[Array, Array]:
-        check_scores(self, "predict_interval: kind='conformal'")
+        check_scores(self, "A conformal interval")
         scores = self.conformity_scores_.reshape(-1, self.n_outputs_)
         quantiles = [conformal_quantile(scores, level) for level in levels]
         return self._symmetric(X, np.stack(quantiles, axis=-1))

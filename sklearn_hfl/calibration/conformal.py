@@ -67,7 +67,7 @@ def conformal_quantile(scores: Array, level: float) -> Any:
     n, needed = len(scores), rows_needed(level)
     if n < needed:
         raise ValueError(
-            f"confidence_level={level:g} needs {needed} calibration rows or more, but conformalize "
+            f"A level of {level:g} needs {needed} calibration rows or more, but conformalize "
             f"got {n}. Use more calibration rows, or a level of {n / (n + 1):.3g} or less."
         )
     rank = max(1, math.ceil((n + 1) * level - ROUNDING))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -35,6 +36,8 @@ class Adam(Trainer):
         Mask of the rows that are held out to decide when to stop.
     """
 
+    name: ClassVar[str] = "adam"
+    takes_all_rows: ClassVar[bool] = False
     batch_size: int = 200
     learning_rate: float = 1e-3
     validation_rows: Tensor | None = None
@@ -57,7 +60,7 @@ class Adam(Trainer):
         best, best_weights, idle = math.inf, weights, 0
         for current in self._passes(training, weights, generator):
             curve.append(float(training.value(current[None])[0]))
-            callback(curve[-1])
+            callback(loss=curve[-1])
             loss = (_data_term(validation, current) if validation else curve[-1]) / n_watched
             idle = 0 if loss < best - self.tol else idle + 1
             if loss < best:

@@ -12,11 +12,22 @@ from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
-__all__ = ["BLOCK_SIZE", "krylov_subspace", "max_directions"]
+__all__ = [
+    "BLOCK_SIZE",
+    "determined_subspace",
+    "forms_matrix",
+    "krylov_subspace",
+    "max_directions",
+]
 
 # Columns by which the basis grows: matrix products run at full speed from about here
 # (docs/design/subspace.md).
 BLOCK_SIZE = 64
+# Networks of so many weights at most, with half as many residuals or more, have A formed and
+# factorised. Their data determine most directions, so that a basis costs as much, and then each
+# step has an exact solution (docs/design/training.md).
+MAX_MATRIX_WEIGHTS = 2000
+MIN_RESIDUALS_PER_WEIGHT = 0.5
 # The norm of E, A − I beyond the basis, is at most NORM_FACTOR times the longest image of N_VECTORS
 # random vectors. The bound fails with probability 1/10 for one vector, 1e-10 for ten (N. Halko,
 # P. G. Martinsson, J. A. Tropp, SIAM Review 53, 2011, Lemma 4.1). Applied to E⁴, it is within
@@ -54,6 +65,55 @@ def max_directions(log_posterior: LogPosterior) -> int:
             f"memory_limit is {limit:,.0f} bytes. Use a smaller network, or raise memory_limit."
         )
     return rank
+
+
+def determined_subspace(
+    curvature: GaussNewton,
+    generator: Generator,
+    *,
+    trace_rtol: float = 1e-3,
+    beyond: float = math.inf,
+) -> Subspace:
+    """Find the directions that the data determine: all of them where there are few weights.
+
+    Parameters
+    ----------
+    curvature : GaussNewton
+        A.
+    generator : torch.Generator
+        Source of randomness.
+    trace_rtol : float
+        Share of γ that may be missed.
+    beyond : float
+        Maximum of ``Subspace.beyond``.
+
+    Returns
+    -------
+    Subspace
+        Complete where A can be formed, otherwise a ``krylov_subspace``.
+    """
+    if forms_matrix(curvature.log_posterior):
+        return Subspace.complete(curvature.matrix())
+    return krylov_subspace(curvature, generator, trace_rtol=trace_rtol, beyond=beyond)
+
+
+def forms_matrix(log_posterior: LogPosterior) -> bool:
+    """Whether A is formed, (P, P).
+
+    Parameters
+    ----------
+    log_posterior : LogPosterior
+        Holds the memory limit.
+
+    Returns
+    -------
+    bool
+    """
+    n_residuals = len(log_posterior.X) * log_posterior.network.n_outputs
+    return (
+        log_posterior.n_weights <= min(MAX_MATRIX_WEIGHTS, max_directions(log_posterior))
+        and n_residuals >= MIN_RESIDUALS_PER_WEIGHT * log_posterior.n_weights
+    )
 
 
 def krylov_subspace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Generator, Tensor
 
@@ -30,6 +31,8 @@ class LBFGS(Trainer):
     at most ``decrement_tol``.
     """
 
+    name: ClassVar[str] = "lbfgs"
+
     def train(
         self,
         log_posterior: LogPosterior,
@@ -44,7 +47,7 @@ class LBFGS(Trainer):
 
         def stalled(value: Tensor) -> bool:
             curve.append(float(value[0]))
-            callback(curve[-1])
+            callback(loss=curve[-1])
             return recent_decrease(curve, self.n_iter_no_change) < self.tol * self.n_iter_no_change
 
         solution = lbfgs(

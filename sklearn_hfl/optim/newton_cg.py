@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -30,14 +31,25 @@ __all__ = ["NewtonCG"]
 # Gauss-Newton, which converges linearly, and slowly in the flat valley around a MAP
 # (docs/design/training.md).
 NEWTON_REGION = 10.0
-# Solves are truncated: the forcing term min(0.1, sqrt(decrement)) gives superlinear convergence
-# (Nocedal & Wright, Numerical Optimization, section 7.1, with 0.5 for 0.1). A solve that takes
+# With so many rows that the preconditioner is the matrix of a sample, products with the Hessian
+# cost the most, and the loss is nearer to quadratic: it is then used below a decrement of one, or
+# where Gauss-Newton steps lower the loss by less than SLOW sqrt(γ) nats.
+NARROW_REGION = 1.0
+SLOW = 0.01
+# Solves are truncated: the forcing term min(0.01, sqrt(decrement)) gives superlinear convergence
+# (Nocedal & Wright, Numerical Optimization, section 7.1, with 0.5 for 0.01). In the valley a less
+# accurate direction needs up to twice the steps (docs/design/training.md), but with a Krylov
+# subspace as preconditioner an accurate one costs more than it saves. A solve that takes
 # more products than the maximum is cut off, and costs steps, not accuracy.
-MAX_FORCING = 0.1
+MAX_FORCING = 0.01
+MAX_KRYLOV_FORCING = 0.1
 MAX_CG_ITER = 100
 # Tolerance, in units of sqrt(eps), where the preconditioner is exact: two or three products reach
 # it, and what is left of the residual is below the rounding of the next step's decrement.
 EXACT_RTOL = 0.01
+# Share of ``tol`` below which training ends wherever it is: relu and other activations with kinks
+# have minima at kinks, where the gradient, and so the decrement, does not vanish.
+STANDSTILL = 1e-3
 # Gain ratio above which a step is accepted: η of Nocedal & Wright, algorithm 4.1.
 MIN_GAIN_RATIO = 1e-4
 # Allowance for rounding in L, relative: a smaller decrease is not visible.
@@ -55,8 +67,14 @@ class NewtonCG(Trainer):
     Training has converged when the Newton decrement, sqrt(∇Lᵀ A⁻¹ ∇L), is at most
     ``decrement_tol``. It stalls when L fell by at most ``tol`` sqrt(γ) nats per step, once the
     decrement is below half of what counts as stationary; draws from the posterior differ in L
-    by sqrt(γ / 2).
+    by sqrt(γ / 2). Far from stationary it stalls at a thousandth of that.
     """
+
+    name: ClassVar[str] = "newton-cg"
+
+    def described(self, log_posterior: LogPosterior) -> str:
+        """Name the solver and its preconditioner: see ``Trainer.described``."""
+        return f"{self.name}, preconditioned by {Preconditioner.described(log_posterior)}"
 
     def train(
         self,
@@ -74,23 +92,25 @@ class NewtonCG(Trainer):
         gradient = curvature.gradient()
         known = Preconditioner.build(curvature, generator, preconditioner)
         exact_rtol = EXACT_RTOL * torch.finfo(weights.dtype).eps ** 0.5
+        forcing = MAX_FORCING if known.subspace.is_complete else MAX_KRYLOV_FORCING
         damping, newton = Damping(), False
         decrement = float(torch.linalg.vector_norm(gradient))
         curve = [loss]
-        while (status := self._status(curve, decrement, known.n_effective)) is None:
+        while (status := self._status(curve, decrement, known)) is None:
             product = _hessian(log_posterior, weights) if newton else curvature.product
             direction, n_products, indefinite = conjugate_gradients(
                 _shifted(product, damping.value),
                 -gradient,
                 known.subspace.preconditioner(damping.value),
-                rtol=exact_rtol if known.exact else min(MAX_FORCING, decrement**0.5),
+                rtol=exact_rtol if known.exact else min(forcing, decrement**0.5),
                 max_iter=MAX_CG_ITER,
             )
             trial = weights + scale * direction
             trial_loss = float(log_posterior.value(trial[None])[0])
             predicted = -float(gradient @ direction + 0.5 * direction @ product(direction))
             ratio = _gain_ratio(loss, trial_loss, predicted)
-            if predicted > 0 and ratio > MIN_GAIN_RATIO:
+            moved = predicted > 0 and ratio > MIN_GAIN_RATIO
+            if moved:
                 weights, loss = trial, trial_loss
                 curvature = GaussNewton(log_posterior, weights)
                 gradient = curvature.gradient()
@@ -100,26 +120,46 @@ class NewtonCG(Trainer):
                 damping = damping.kept() if steady else damping.lowered(ratio)
             else:
                 damping = damping.raised()
-            known = known.after(n_products, curvature, generator)
+            known = known.after(n_products, curvature, generator, moved=moved)
             decrement = known.decrement(gradient)
-            newton = twice_differentiable and decrement < NEWTON_REGION and not indefinite
             curve.append(loss)
-            callback(loss)
+            near = decrement < NEWTON_REGION and (newton or self._is_worth(curve, decrement, known))
+            newton = twice_differentiable and near and not indefinite
+            callback(loss=loss, distance=decrement)
         return Trajectory(weights, tuple(curve), status)
 
     def _status(
-        self, curve: Sequence[float], decrement: float, n_effective: float
+        self, curve: Sequence[float], decrement: float, known: Preconditioner
     ) -> Status | None:
         """Why training ends at this point, or None if it goes on."""
         if not math.isfinite(decrement):
             return Status.NOT_FINITE
         if decrement <= self.decrement_tol:
             return Status.CONVERGED
-        near = decrement <= 0.5 * stationary_radius(n_effective)
-        decrease = recent_decrease(curve, self.n_iter_no_change)
-        if near and decrease <= self.tol * n_effective**0.5 * self.n_iter_no_change:
+        if self._stalled(recent_decrease(curve, self.n_iter_no_change), decrement, known):
             return Status.STALLED
         return Status.MAX_ITER if len(curve) > self.max_iter else None
+
+    def _stalled(self, decrease: float, decrement: float, known: Preconditioner) -> bool:
+        per_root = self.tol * self.n_iter_no_change
+        if not _slower(decrease, per_root, known):
+            return False
+        near = decrement <= 0.5 * stationary_radius(known.n_effective)
+        return near or _slower(decrease, STANDSTILL * per_root, known)
+
+    def _is_worth(self, curve: Sequence[float], decrement: float, known: Preconditioner) -> bool:
+        """Whether the Hessian is worth its products."""
+        if decrement < NARROW_REGION or not known.of_sample:
+            return True
+        decrease = recent_decrease(curve, self.n_iter_no_change)
+        return _slower(decrease, SLOW * self.n_iter_no_change, known)
+
+
+def _slower(decrease: float, per_root: float, known: Preconditioner) -> bool:
+    """Whether a decrease is at most ``per_root`` sqrt(γ)."""
+    # γ takes time, and is at most P.
+    at_most = per_root * known.subspace.n_weights**0.5
+    return decrease <= at_most and decrease <= per_root * known.n_effective**0.5
 
 
 def _gain_ratio(loss: float, trial_loss: float, predicted: float) -> float:

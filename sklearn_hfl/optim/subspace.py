@@ -118,6 +118,12 @@ class Subspace:
         none, small = excess.new_zeros(excess.shape[0], 0), excess.new_zeros(0, 0)
         return cls(none, none, small, small, excess)
 
+    @classmethod
+    def complete(cls, matrix: Tensor) -> Subspace:
+        """Return all directions, for A itself (P, P): the identity is their basis."""
+        factor = _cholesky(matrix, float(matrix.diagonal().max()))
+        return cls(torch.eye(len(matrix)).to(matrix), matrix, matrix, factor, matrix.diagonal() - 1)
+
     @property
     def n_weights(self) -> int:
         """P."""
@@ -134,6 +140,15 @@ class Subspace:
         return float(self.gram.diagonal().max()) if self.rank else 1.0
 
     @property
+    def is_complete(self) -> bool:
+        """Whether the basis spans all weights."""
+        return self.rank == self.n_weights
+
+    @cached_property
+    def _is_identity(self) -> bool:
+        return self.is_complete and torch.equal(self.basis, torch.eye(self.rank).to(self.basis))
+
+    @cached_property
     def n_effective(self) -> float:
         """γ = tr(I − T⁻¹), the effective number of parameters inside the basis."""
         return self.rank - float(torch.trace(torch.cholesky_inverse(self.factor)))
@@ -154,7 +169,7 @@ class Subspace:
 
         They are at most their sum, ``missing``, since A − I ⪰ 0. A complete basis leaves none.
         """
-        if self.rank == self.n_weights:
+        if self.is_complete:
             return 0.0
         eps = torch.finfo(self.excess.dtype).eps
         rounding = TRACE_ROUNDING * eps * float(self.excess.sum())
@@ -162,6 +177,8 @@ class Subspace:
 
     def unseen(self) -> Tensor:
         """Diagonal (P,) of (I − VVᵀ)(A − I)(I − VVᵀ)."""
+        if self.is_complete:
+            return torch.zeros_like(self.excess)
         size = max(1, MAX_BLOCK_NUMBERS // max(1, self.rank))
         inside = [
             ((2 * image - basis @ self.gram - basis) * basis).sum(1)
@@ -189,17 +206,25 @@ class Subspace:
         return inside, e - self.basis @ torch.cholesky_solve(self.image.mT @ e, self.factor)
 
     def preconditioner(self, damping: float = 0.0) -> Callable[[Tensor], Tensor]:
-        """Return v ↦ (A + damping·I)⁻¹ v, v (P,) or (P, G), with A taken as I beyond the basis."""
+        """Return v ↦ (A + damping·I)⁻¹ v, v (P,) or (P, G), with A taken as I beyond the basis.
+
+        It computes in the precision of the basis, whatever that of v.
+        """
         factor = self.factor
         if damping:
-            damped = self.gram + damping * torch.eye(self.rank).to(self.gram)
+            damped = self.gram.clone()
+            damped.diagonal().add_(damping)
             factor = _cholesky(damped, self.largest)
 
         def apply(G: Tensor) -> Tensor:
-            columns = G.reshape(self.n_weights, -1)
-            projected = self.basis.mT @ columns
-            inside = torch.cholesky_solve(projected, factor) - projected / (1 + damping)
-            return (columns / (1 + damping) + self.basis @ inside).reshape(G.shape)
+            columns = G.reshape(self.n_weights, -1).to(self.gram.dtype)
+            if self._is_identity:
+                solved = torch.cholesky_solve(columns, factor)
+            else:
+                projected = self.basis.mT @ columns
+                inside = torch.cholesky_solve(projected, factor) - projected / (1 + damping)
+                solved = columns / (1 + damping) + self.basis @ inside
+            return solved.to(G.dtype).reshape(G.shape)
 
         return apply
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 from torch import Generator, Tensor
 
@@ -14,11 +15,20 @@ from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["Callback", "Trainer", "Trajectory", "no_callback", "recent_decrease"]
 
-Callback = Callable[[float], None]
+
+class Callback(Protocol):
+    """Takes what is worth showing while a fit runs."""
+
+    def __call__(self, **facts: float | str) -> None:
+        """Take the ``loss`` after each step, in nats, or a fact that is new.
+
+        These are ``distance``, in posterior standard deviations from the MAP, ``phase`` and
+        ``evidence``, in nats.
+        """
 
 
-def no_callback(loss: float) -> None:
-    """Ignore the loss: the default callback of a training."""
+def no_callback(**facts: float | str) -> None:
+    """Ignore all: the default callback of a training."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,12 @@ class Trainer(ABC):
     tol: float
     n_iter_no_change: int
     decrement_tol: float = 1e-8
+    name: ClassVar[str]
+    takes_all_rows: ClassVar[bool] = True  # in each step
+
+    def described(self, log_posterior: LogPosterior) -> str:
+        """Name of the solver, and how it takes the curvature of this L where it does."""
+        return self.name
 
     @abstractmethod
     def train(
@@ -86,7 +102,7 @@ class Trainer(ABC):
         generator : torch.Generator
             Source of randomness.
         callback : callable
-            Called with the loss after each step.
+            Called after each step.
         preconditioner : Subspace or None
             Curvature known from other weights or precisions; used by "newton-cg" alone.
 

@@ -8,8 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sklearn_hfl.posterior.likelihood import curvature_slope
-from sklearn_hfl.posterior.linearization import JacobianLinearization, Linearization
+from sklearn_hfl.posterior.likelihood import Likelihood, curvature_slope
+from sklearn_hfl.posterior.linearization import (
+    MAX_JACOBIAN_OUTPUTS,
+    JacobianLinearization,
+    Linearization,
+)
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["GaussNewton"]
@@ -19,10 +23,10 @@ __all__ = ["GaussNewton"]
 # weights costs more than the rows (docs/design/subspace.md, benchmarks/products.py).
 CACHED_NUMBERS = 2_000_000
 MIN_ROWS = 64
-# With more outputs than this, products layer by layer are faster than those with the Jacobian.
-# Where the Jacobian does not fit, it is formed for so many rows at a time (same table).
-MAX_JACOBIAN_OUTPUTS = 2
+# Where the Jacobian does not fit, it is formed for so many rows at a time (same table), and for
+# the sum of the matrix for so many more, since each of its blocks costs P² numbers.
 MAX_JACOBIAN_ROWS = 256
+MAX_MATRIX_ROWS = 1024
 
 
 class GaussNewton:
@@ -109,6 +113,20 @@ class GaussNewton:
             data += linear.backward(curved)
         return (columns + self.scale[:, None] * data).reshape(V.shape)
 
+    def matrix(self, dtype: torch.dtype | None = None) -> Tensor:
+        """A itself, (P, P), in blocks of rows, and in ``dtype`` if that is given."""
+        lp = self.log_posterior
+        dtype = dtype or self.weights.dtype
+        data = torch.zeros(self.n_weights, self.n_weights).to(self.weights.device, dtype)
+        for rows in lp.blocks(lp.network.matrix_width, MAX_MATRIX_ROWS):
+            linear = self._at(rows).to(dtype)
+            likely = lp.likelihood, linear.outputs, lp.sample_weight[rows]
+            data += linear.matrix(partial(_curved, *likely))
+        scale = self.scale.to(dtype)
+        A = data.mul_(scale[:, None]).mul_(scale)
+        A.diagonal().add_(1.0)
+        return A
+
     def output_variance(self, S: Tensor) -> Tensor:
         """Diagonal of (J S)(J S)ᵀ for whitened S (P, m): a square (N, K) of each output."""
         if S.shape[1] == 0:  # under a prior that leaves the data nothing to determine
@@ -158,3 +176,8 @@ class GaussNewton:
             curve = partial(lp.likelihood.curvature, linear.outputs, lp.sample_weight[rows])
             total += linear.diagonal(curve)
         return self.scale.square() * total
+
+
+def _curved(likelihood: Likelihood, outputs: Tensor, sample_weight: Tensor, U: Tensor) -> Tensor:
+    """Λ U in the precision of U."""
+    return likelihood.curvature(outputs, sample_weight, U).to(U)

@@ -11,7 +11,18 @@ from torch import Tensor
 
 from sklearn_hfl.posterior.packing import Packing
 
-__all__ = ["JacobianLinearization", "Linearization", "PerceptronLinearization"]
+__all__ = [
+    "MAX_JACOBIAN_OUTPUTS",
+    "JacobianLinearization",
+    "Linearization",
+    "PerceptronLinearization",
+]
+
+# With more outputs than this, going layer by layer is faster than with the Jacobian
+# (docs/design/subspace.md, benchmarks/products.py).
+MAX_JACOBIAN_OUTPUTS = 2
+# Columns of a block of the matrix, of which only the upper triangle is computed.
+MATRIX_COLUMNS = 200
 
 
 class Linearization(Protocol):
@@ -23,6 +34,9 @@ class Linearization(Protocol):
 
     def rows(self, rows: slice) -> Linearization:
         """The linearisation at some of the rows."""
+
+    def to(self, dtype: torch.dtype) -> Linearization:
+        """The same linearisation in another precision."""
 
     def dense(self) -> JacobianLinearization:
         """The linearisation that holds J itself."""
@@ -38,6 +52,9 @@ class Linearization(Protocol):
 
     def gram(self, weight: Tensor) -> Tensor:
         """J diag(weight) Jᵀ of each row, (N, K, K), for weight (P,)."""
+
+    def matrix(self, curve: Callable[[Tensor], Tensor]) -> Tensor:
+        """Jᵀ Λ J, (P, P), for symmetric Λ, where ``curve`` maps U (N, m, K) to Λ U."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +75,9 @@ class JacobianLinearization:
     def rows(self, rows: slice) -> JacobianLinearization:
         return JacobianLinearization(self.outputs[rows], self.jacobian[rows])
 
+    def to(self, dtype: torch.dtype) -> JacobianLinearization:
+        return JacobianLinearization(self.outputs.to(dtype), self.jacobian.to(dtype))
+
     def dense(self) -> JacobianLinearization:
         return self
 
@@ -72,6 +92,14 @@ class JacobianLinearization:
 
     def gram(self, weight: Tensor) -> Tensor:
         return (self.jacobian * weight) @ self.jacobian.mT
+
+    def matrix(self, curve: Callable[[Tensor], Tensor]) -> Tensor:
+        left, right = self.jacobian.flatten(0, 1).mT, curve(self.jacobian.mT).mT.flatten(0, 1)
+        matrix = left.new_empty(len(left), len(left))
+        for start in range(0, len(left), MATRIX_COLUMNS):  # its upper triangle
+            columns = slice(start, start + MATRIX_COLUMNS)
+            torch.mm(left[columns], right[:, start:], out=matrix[columns, start:])
+        return matrix.triu_() + matrix.triu(1).mT
 
 
 @dataclass(frozen=True)
@@ -107,6 +135,15 @@ class PerceptronLinearization:
             tuple(a[rows] for a in self.inputs),
             tuple(s[rows] for s in self.slopes),
             self.outputs[rows],
+        )
+
+    def to(self, dtype: torch.dtype) -> PerceptronLinearization:
+        return PerceptronLinearization(
+            self.packing,
+            tuple((W.to(dtype), b.to(dtype)) for W, b in self.layers),
+            tuple(a.to(dtype) for a in self.inputs),
+            tuple(s.to(dtype) for s in self.slopes),
+            self.outputs.to(dtype),
         )
 
     def dense(self) -> JacobianLinearization:
@@ -185,3 +222,44 @@ class PerceptronLinearization:
                 delta = (delta @ W) * self.slopes[layer - 1][:, None, :]
             end = start
         return total
+
+    def matrix(self, curve: Callable[[Tensor], Tensor]) -> Tensor:
+        n, k = self.outputs.shape
+        if k <= MAX_JACOBIAN_OUTPUTS:
+            return self.dense().matrix(curve)
+        # All weights of two units share Λ between their deltas, (N, out, out'), and differ in
+        # their inputs alone: about K times less work than the product of J with itself.
+        delta = torch.eye(k).to(self.outputs).expand(n, k, k)
+        deltas = [delta]
+        for layer in reversed(range(1, len(self.layers))):
+            delta = (delta @ self.layers[layer][0]) * self.slopes[layer - 1][:, None, :]
+            deltas.insert(0, delta)
+        ones = self.outputs.new_ones(n, 1)
+        inputs = [torch.cat([a, ones], dim=1) for a in self.inputs]
+        sizes = [delta.shape[2] * a.shape[1] for delta, a in zip(deltas, inputs, strict=True)]
+        matrix = self.outputs.new_empty(sum(sizes), sum(sizes))
+        for i, row in enumerate(torch.split(matrix, sizes)):
+            curved = curve(deltas[i].mT)
+            for j, block in enumerate(torch.split(row, sizes, dim=1)):
+                if i <= j:
+                    sums = _summed(curved @ deltas[j], inputs[i], inputs[j], i == j)
+                    block.copy_(_packed(_packed(sums).permute(1, 2, 0)).mT)
+        return matrix.triu_() + matrix.triu(1).mT
+
+
+def _summed(shared: Tensor, a: Tensor, c: Tensor, same: bool) -> Tensor:
+    """Σ_n M_n ⊗ aₙ cₙᵀ, (out, in, out', in'), for M (N, out, out') and a, c (N, in)."""
+    n_in, n_out = (a.shape[1], c.shape[1]), shared.shape[1:]
+    if not same:
+        sums = shared.flatten(1).mT @ (a[:, :, None] * c[:, None, :]).flatten(1)
+        return sums.view(*n_out, *n_in).transpose(1, 2)
+    i, j = torch.triu_indices(*n_in, device=a.device)
+    position = torch.empty(n_in, dtype=torch.long, device=a.device)
+    position[i, j] = position[j, i] = torch.arange(len(i), device=a.device)
+    sums = shared.flatten(1).mT @ (a.index_select(1, i) * a.index_select(1, j))
+    return sums.index_select(1, position.reshape(-1)).view(*n_out, *n_in).transpose(1, 2)
+
+
+def _packed(block: Tensor) -> Tensor:
+    """Rows (out, in + 1, ...) of the weights and the bias of each unit, as they are packed."""
+    return torch.cat([block[:, :-1].flatten(0, 1), block[:, -1]])

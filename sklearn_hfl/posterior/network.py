@@ -63,6 +63,10 @@ class Network(Protocol):
     def linearization_width(self) -> int:
         """Numbers that a linearization keeps for each row."""
 
+    @property
+    def matrix_width(self) -> int:
+        """Numbers that ``Linearization.matrix`` keeps for each row."""
+
     def linearize(self, weights: Tensor, X: Tensor) -> Linearization:
         """Products with the Jacobian at one weight vector (P,)."""
 
@@ -133,6 +137,12 @@ class MLP:
     @property
     def linearization_width(self) -> int:
         return 2 * sum(self.layer_sizes)
+
+    @property
+    def matrix_width(self) -> int:
+        # Products of two units' deltas, and of two inputs.
+        most = max(self.layer_sizes) + 1
+        return self.linearization_width + (2 + self.n_outputs) * sum(self.layer_sizes) + 3 * most**2
 
     def _layers(self, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
         tensors = self.packing.unpack(weights)
@@ -235,6 +245,10 @@ class ModuleNetwork:
     @property
     def linearization_width(self) -> int:
         return self.n_outputs * self.n_weights
+
+    @property
+    def matrix_width(self) -> int:
+        return 3 * self.n_outputs * self.n_weights
 
     @cached_property
     def _aliases(self) -> tuple[tuple[str, ...], ...]:

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from sklearn_hfl.optim.krylov import krylov_subspace
+from sklearn_hfl.optim.krylov import determined_subspace
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.solution import Status
 from sklearn_hfl.optim.subspace import Subspace
@@ -33,10 +33,12 @@ from sklearn_hfl.uncertainty.precisions import (
 
 __all__ = ["EVIDENCE_TOL", "Alternation", "Fit"]
 
+# Steps of a round; with half as many the precisions follow weights that are still on their way
+# (third table of benchmarks/ablation.py).
+STEPS_PER_ROUND = 10
 # A round need not reach its MAP: the precisions change after it. At a saddle (all units at zero
 # under a strong prior) a decrement below this would leave only rounding to decide in which
 # direction the next round escapes (docs/design/evidence.md).
-STEPS_PER_ROUND = 10
 ROUND_DECREMENT_TOL = 1e-3
 # The updates increase the evidence of a linear network, but may decrease that of others, whose
 # curvature grows with their weights: noise shrinks, weights grow, and the data are over-fitted.
@@ -96,6 +98,17 @@ class Fit:
     subspace: Subspace | None = None
     trained: tuple[int, int] = (0, 0)
 
+    def on_rows(self, rows: LogPosterior) -> Fit:
+        """Keep precisions and weights, as a start on other rows."""
+        old = self.log_posterior
+        variance = old.variance_of_mean
+        if variance is not None:  # its mean, until the next round
+            variance = variance.mean(0).expand(len(rows.X), -1)
+        log_posterior = replace(
+            old, X=rows.X, y=rows.y, sample_weight=rows.sample_weight, variance_of_mean=variance
+        )
+        return Fit(log_posterior, self.weights)
+
     @cached_property
     def rows(self) -> LeaveOneOut:
         """The training rows left out one at a time, at the MAP."""
@@ -122,7 +135,7 @@ class _Gaussian:
         generator: Generator,
     ) -> _Gaussian:
         curvature = GaussNewton(log_posterior, weights)
-        subspace = krylov_subspace(curvature, generator, trace_rtol=1e-2)
+        subspace = determined_subspace(curvature, generator, trace_rtol=1e-2)
         gradient = curvature.gradient()
         # L at the mode of its quadratic approximation, which is lower than at the weights.
         decrease = 0.5 * float(gradient @ subspace.preconditioner()(gradient))
@@ -197,7 +210,7 @@ class Alternation:
     generator : torch.Generator
         Source of randomness.
     callback : callable
-        Called with the loss after each training step.
+        Called after each training step and at each new phase.
     losses : list of float
         After each step that was taken, here or by a copy that shares the budget.
     """
@@ -238,6 +251,7 @@ class Alternation:
         log_posterior, weights, options = start.log_posterior, start.weights, self.options
         subspace: Subspace | None = None
         rounds = _Rounds(start, options, known)
+        self.callback(phase=f"search on {len(log_posterior.X)} rows")
         for _ in range(max_rounds):
             steps = min(STEPS_PER_ROUND, self.left)
             if steps <= 0 or rounds.ended:
@@ -249,6 +263,7 @@ class Alternation:
             log_posterior, change = updated(before, weights, now.gamma, options)
             fit = Fit(before, weights, now.log_evidence, now.score)
             rounds.add(fit, max(change, change_of_variance))
+            self.callback(evidence=now.log_evidence)
         return rounds.result(log_posterior)
 
     def at_map(self, fit: Fit, known: float = -torch.inf) -> Fit:
@@ -268,6 +283,7 @@ class Alternation:
         Fit
             With the evidence at the MAP.
         """
+        self.callback(phase="noise at the MAP")
         found = self.to_map(self._with_noise_of_map(fit))
         half_way = 0.5 * (known + fit.log_evidence)  # -inf where no other model is known
         if not found.log_evidence < half_way:
@@ -296,6 +312,7 @@ class Alternation:
             With the evidence at the MAP.
         """
         log_posterior, weights, before = fit.log_posterior, fit.weights, len(self.losses)
+        self.callback(phase="to the MAP")
         status = fit.status
         for _ in range(MAX_MAP_TRAININGS):
             if self.left > 0:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from sklearn_hfl.optim.krylov import krylov_subspace
+from sklearn_hfl.optim.krylov import determined_subspace
 from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
@@ -75,6 +75,6 @@ def with_varying_noise(
         log_posterior,
         likelihood=replace(likelihood, guard=share.clamp(min=MIN_VARIANCE_SHARE), constant=False),
         variance_of_mean=variance_of_mean(
-            curvature, krylov_subspace(curvature, generator, trace_rtol=1e-2)
+            curvature, determined_subspace(curvature, generator, trace_rtol=1e-2)
         ),
     )

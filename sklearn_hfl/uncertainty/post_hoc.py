@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from sklearn_hfl.optim.krylov import krylov_subspace
+from sklearn_hfl.optim.krylov import determined_subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
@@ -129,7 +129,7 @@ def _equivalent_noise(
         prior=prior.with_precision(relative),
         likelihood=likelihood.with_precision(torch.ones_like(likelihood.noise_precision)),
     )
-    gamma = effective_parameters(krylov_subspace(GaussNewton(at_one, weights), generator))
+    gamma = effective_parameters(determined_subspace(GaussNewton(at_one, weights), generator))
     squares = squared_residuals(log_posterior, weights)
     rows = log_posterior.sample_weight.sum() * len(squares)
     mean_std = _target_std(log_posterior).square().mean().sqrt()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Generator, Tensor
 
-from sklearn_hfl.optim.krylov import krylov_subspace
+from sklearn_hfl.optim.krylov import determined_subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.initialization import scaled_precision
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
@@ -195,7 +195,7 @@ def updated_at(
         Largest change of a log precision.
     """
     curvature = GaussNewton(log_posterior, weights)
-    gamma = effective_parameters(krylov_subspace(curvature, generator, trace_rtol=1e-2))
+    gamma = effective_parameters(determined_subspace(curvature, generator, trace_rtol=1e-2))
     return updated(log_posterior, weights, gamma, options)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sklearn_hfl.optim.krylov import krylov_subspace
+from sklearn_hfl.optim.krylov import determined_subspace
 from sklearn_hfl.optim.lbfgs import lbfgs
 from sklearn_hfl.optim.linear_response import linear_response
 from sklearn_hfl.optim.map_estimate import MapEstimate
@@ -196,7 +196,7 @@ class _Ends:
         """The curvature at a whitened step (P,) off θ̂."""
         weights = self.estimate.weights + self.estimate.scale * step
         curvature = GaussNewton(self.estimate.log_posterior, weights)
-        return krylov_subspace(curvature, torch.Generator().manual_seed(0))
+        return determined_subspace(curvature, torch.Generator().manual_seed(0))
 
     def _strength(self, rows: Tensor, previous: _Points, point: _Points, end: Tensor) -> Tensor:
         """λ₀ whose optimum should lie at distance ``end``, by the profile's second difference."""

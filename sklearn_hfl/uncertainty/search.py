@@ -25,6 +25,10 @@ __all__ = ["maximize_evidence"]
 MAX_ROUNDS = 40
 # Rounds from each start before the better one goes on (docs/design/evidence.md).
 SCREENING_ROUNDS = 10
+# Of twice as many residuals, N K, as these or more, the rounds start on a sample of about so many,
+# where precisions are nearly those of all rows (docs/design/evidence.md).
+MIN_SAMPLE_RESIDUALS = 2000
+SAMPLE_RESIDUALS_PER_WEIGHT = 4
 # Prior precision, in multiples of the fan-in, of the model that all others have to beat: under
 # it a linear function has a tenth of the SD of y. That is as good as a constant where there is
 # nothing to learn, and its error bars still grow away from the data (docs/design/reliable_fits.md).
@@ -65,7 +69,7 @@ def maximize_evidence(
     generator : torch.Generator
         Source of randomness.
     callback : callable
-        Called with the loss after each training step.
+        Called after each training step and at each new phase.
 
     Returns
     -------
@@ -130,27 +134,47 @@ def _models(start: Fit, alternation: Alternation) -> Iterator[tuple[Fit, Alterna
 
 
 def _search(start: Fit, alternation: Alternation, known: float) -> Fit | None:
-    """Alternate from each start for some rounds, and compare the starts at their MAPs.
+    """Alternate from each start, and train those with more evidence than ``known`` to their MAP.
 
-    The one with the largest score goes on first; others go on only if they have more evidence
-    than its MAP. None where no start reaches ``known``, the evidence of a simpler model.
+    ``known`` is that of a simpler model. None where no start reaches it.
     """
-    options = alternation.options
-    if not options.prior:
+    if not alternation.options.prior:
         return alternation.at_map(alternation.rounds(start, MAX_ROUNDS))
     best: Fit | None = None
-    screened = _screened(start, alternation, known)
+    screened = _of_sample(start, alternation) or _screened(start, alternation, known)
     for fit in sorted(screened, key=lambda fit: fit.score, reverse=True):
         to_beat = known if best is None else best.log_evidence + EVIDENCE_TOL
         if fit.log_evidence < to_beat:
             continue
         if not fit.ended:
             fit = alternation.rounds(fit, MAX_ROUNDS - SCREENING_ROUNDS, to_beat)
-        fit = alternation.at_map(fit, known)
+        at_map = alternation.at_map(fit, known)
         nothing_known = best is None and known == -float("inf")
-        if fit.log_evidence > to_beat or nothing_known:
-            best = fit
+        if at_map.log_evidence > to_beat or nothing_known:
+            best = at_map
     return best
+
+
+def _of_sample(start: Fit, alternation: Alternation) -> list[Fit]:
+    """Where many rows begin: what rounds on a sample of them lead to, from the best start.
+
+    Empty where there are too few rows, or too few steps, for that.
+    """
+    log_posterior = start.log_posterior
+    n, n_residuals = len(log_posterior.X), log_posterior.network.n_outputs * len(log_posterior.X)
+    least = max(MIN_SAMPLE_RESIDUALS, SAMPLE_RESIDUALS_PER_WEIGHT * log_posterior.n_weights)
+    if 2 * least > n_residuals or not alternation.trainer.takes_all_rows:
+        return []
+    order = torch.randperm(n, generator=alternation.generator).to(log_posterior.X.device)
+    sample = log_posterior.select(order[: n * least // n_residuals])
+    screened = _screened(start.on_rows(sample), alternation, -float("inf"))
+    if not screened:
+        return []
+    best = max(screened, key=lambda fit: fit.score)
+    if not best.ended:
+        best = alternation.rounds(best, MAX_ROUNDS - SCREENING_ROUNDS)
+    # Its evidence on all rows is not known yet, and no reason to leave it.
+    return [replace(best.on_rows(log_posterior), log_evidence=float("inf"))]
 
 
 def _screened(start: Fit, alternation: Alternation, known: float) -> list[Fit]:

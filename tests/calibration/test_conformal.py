@@ -43,7 +43,7 @@ def test_rows_needed_are_those_of_exact_arithmetic(level):
 def test_one_row_less_than_needed_is_refused(level):
     needed = rows_needed(float(level))
     assert conformal_quantile(np.arange(needed), float(level)) == needed - 1 or needed == 1
-    message = rf"confidence_level={level} needs {needed} calibration rows.*got {needed - 1}\."
+    message = rf"A level of {level} needs {needed} calibration rows.*got {needed - 1}\."
     with pytest.raises(ValueError, match=message):
         conformal_quantile(np.arange(needed - 1), float(level))
 

@@ -8,7 +8,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.utils.class_weight import compute_sample_weight
 
-from sklearn_hfl import HFLClassifier
+from sklearn_hfl import HFLClassifier, HFLDataWarning
+from sklearn_hfl._data.labels import check_labelled_data
 from tests.classes import SMALL, three_classes, two_classes
 
 # Sorted, so that each label has the index of the integers 0, 1, 2.
@@ -115,3 +116,24 @@ def test_class_weight_and_sample_weight_multiply_for_labels_of_any_type():
     words, weight = np.array(["a", "b", "c"])[y], np.linspace(0.5, 2, len(y))
     model = fitted(X, words, weight, class_weight={"b": 2.0})
     assert_same(model, fitted(X, y, weight * np.array([1.0, 2.0, 1.0])[y]), X)
+
+
+@pytest.mark.parametrize("dtype", [int, float])
+def test_numbers_with_a_class_for_every_few_rows_are_hardly_labels(dtype):
+    X, y = np.arange(200.0).reshape(100, 2), (np.arange(100) // 3).astype(dtype)
+    with pytest.warns(HFLDataWarning, match=r"34 different numbers in 100 rows.*HFLRegressor"):
+        check_labelled_data(HFLClassifier(), X, y, None)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.arange(100) // 5,  # twenty classes
+        np.arange(200) // 5,  # five rows each
+        np.char.add("name", (np.arange(100) // 3).astype(str)),
+    ],
+    ids=["few", "rows enough", "text"],
+)
+def test_labels_of_many_classes_are_no_reason_to_warn(y):
+    X = np.arange(2.0 * len(y)).reshape(len(y), 2)
+    assert len(check_labelled_data(HFLClassifier(), X, y, None)[1]) == len(np.unique(y))

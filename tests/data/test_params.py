@@ -40,7 +40,7 @@ ACCEPTED = {
     "variance": ["linearized", "network", "amortized"],
     "std_rtol": [0.5, 1e-4, np.float64(0.1)],
     "perturbation_scale": ["auto", 0.1, 1],
-    "solver": ["newton-cg", "lbfgs", "adam"],
+    "solver": ["auto", "newton-cg", "lbfgs", "adam"],
     "memory_limit": [4e9, 10**8, np.float64(1e9)],
     "max_iter": [1000, np.int64(1000)],
     "tol": [0, 0.0, 0.01, np.float64(0.01)],

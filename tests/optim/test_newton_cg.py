@@ -1,12 +1,19 @@
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 from torch.testing import assert_close
 
+from sklearn_hfl.optim import krylov, preconditioner
 from sklearn_hfl.optim.newton_cg import NewtonCG
+from sklearn_hfl.optim.preconditioner import Preconditioner
 from sklearn_hfl.optim.solution import Status
-from sklearn_hfl.optim.subspace import stationary_radius
+from sklearn_hfl.optim.subspace import Subspace, stationary_radius
+from sklearn_hfl.posterior.curvature import GaussNewton
+from sklearn_hfl.posterior.initialization import initial_weights
+from sklearn_hfl.posterior.network import MLP
+from sklearn_hfl.posterior.prior import GaussianPrior
 from sklearn_hfl.uncertainty.exact import dense_ggn, exact_covariance
 from tests import reference
 from tests.cases import (
@@ -138,3 +145,41 @@ def test_a_stationary_start_stays():
     assert trajectory.status == Status.CONVERGED
     assert trajectory.n_iter == 0
     assert_close(trajectory.weights, start, rtol=0, atol=0)
+
+
+def test_training_that_stands_still_ends_at_a_kink():
+    """A minimum of relu where no gradient vanishes: the loss no longer falls, and no step helps."""
+    lp = problem("two layers").log_posterior
+    network = MLP((lp.X.shape[1], 20, lp.y.shape[1]), "relu")
+    groups = network.weight_groups()
+    prior = GaussianPrior(torch.ones(len(groups), dtype=F64), groups)
+    lp = replace(lp, network=network, prior=prior)
+    start = initial_weights(network, generator(0))
+    trainer = NewtonCG(2000, tol=0.01, n_iter_no_change=10)
+    trajectory = trainer.train(lp, start, generator(0))
+    assert trajectory.status == Status.STALLED
+    assert trajectory.n_iter < 1000
+    on = NewtonCG(500, tol=0.0, n_iter_no_change=10).train(lp, trajectory.weights, generator(0))
+    assert trajectory.curve[-1] - min(on.curve) < 0.1
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_gradient_vanishes_with_the_matrix_of_a_sample(monkeypatch, name):
+    """The Hessian is then used where Gauss-Newton is slow, and not before."""
+    monkeypatch.setattr(preconditioner, "MAX_EXACT_WORK", 0.0)
+    monkeypatch.setattr(krylov, "MIN_RESIDUALS_PER_WEIGHT", 0.0)
+    lp, trajectory = problem(name).log_posterior, train(problem(name))
+    assert trajectory.status == Status.CONVERGED
+    assert decrement(lp, trajectory.weights) < 2e-10
+
+
+@pytest.mark.parametrize(("of_sample", "decrement", "worth"), [
+    (False, 5.0, True), (True, 5.0, False), (True, 0.9, True),
+])  # fmt: skip
+def test_the_hessian_is_worth_its_products(of_sample, decrement, worth):
+    case = problem("two layers")
+    curvature = GaussNewton(case.log_posterior, case.weights())
+    known = Preconditioner(Subspace.complete(curvature.matrix()), exact=not of_sample)
+    trainer, falling = NewtonCG(10, tol=0.0, n_iter_no_change=10), [100.0 - n for n in range(20)]
+    assert trainer._is_worth(falling, decrement, known) == worth
+    assert trainer._is_worth([1.0] * 20, decrement, known)

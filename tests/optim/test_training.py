@@ -38,7 +38,11 @@ def test_every_solver_reaches_the_closed_form(solver, name):
 def test_the_curve_goes_from_the_start_to_the_end(solver, name):
     case, seen = problem(name), []
     lp = case.log_posterior
-    trajectory = trainer(solver, 15).train(lp, case.weights(), generator(0), seen.append)
+
+    def callback(**facts):
+        seen.append(facts["loss"])
+
+    trajectory = trainer(solver, 15).train(lp, case.weights(), generator(0), callback)
     ends = lp.value(torch.stack([case.weights(), trajectory.weights]))
     assert (trajectory.curve[0], min(seen)) == pytest.approx(ends.tolist(), rel=1e-12)
     assert list(trajectory.curve[1:]) == seen

@@ -33,6 +33,11 @@ def test_product_equals_the_dense_matrix(case):
     assert_close(curvature.product(V[:, 0]), dense @ V[:, 0])
 
 
+def test_matrix_equals_the_dense_one(case):
+    curvature, dense = case
+    assert_close(curvature.matrix(), dense)
+
+
 def test_product_leaves_its_argument_alone(case):
     curvature, _ = case
     V = randn(curvature.n_weights, 3)

@@ -7,6 +7,7 @@ from sklearn.preprocessing import scale
 from torch.testing import assert_close
 
 from sklearn_hfl.optim.newton_cg import NewtonCG
+from sklearn_hfl.optim.training import no_callback
 from sklearn_hfl.posterior.initialization import initial_weights, scaled_precision
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
@@ -112,7 +113,7 @@ def maximize(name, prior=True, noise=True, **changes):
     options = EvidenceOptions(prior, noise, rtol=changes.pop("rtol", 1e-6))
     case, trainer = problem(name), replace(TRAINER, **changes)
     fit, curve, _ = maximize_evidence(
-        case.log_posterior, case.weights(), trainer, options, generator(0), lambda loss: None
+        case.log_posterior, case.weights(), trainer, options, generator(0), no_callback
     )
     return fit.log_posterior, fit.weights, curve
 
@@ -128,9 +129,7 @@ def test_precisions_of_a_linear_network_are_a_fixed_point(name):
 def test_a_round_knows_the_marginal_density_wherever_its_weights_are(name):
     case, options = problem(name), EvidenceOptions(True, True)
     lp = case.log_posterior
-    alternation = Alternation(
-        replace(TRAINER, max_iter=1), options, generator(0), lambda loss: None
-    )
+    alternation = Alternation(replace(TRAINER, max_iter=1), options, generator(0), no_callback)
     found = alternation.rounds(Fit(lp, case.weights()), 1)
     gamma = reference.effective_parameters(lp, dense_ggn(lp, found.weights))
     beta = lp.likelihood.noise_precision
@@ -296,7 +295,7 @@ def test_rounds_that_lower_the_evidence_are_taken_back(monkeypatch):
     options = EvidenceOptions(True, True)
 
     def evidence():
-        alternation = Alternation(TRAINER, options, generator(0), lambda loss: None)
+        alternation = Alternation(TRAINER, options, generator(0), no_callback)
         wide = lp.prior.with_precision(scaled_precision(network, 1.0).to(F64))
         begun = replace(
             lp, prior=wide, likelihood=GaussianLikelihood(torch.full((1,), 10.0, dtype=F64))

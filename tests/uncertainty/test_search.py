@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sklearn_hfl.optim.newton_cg import NewtonCG
+from sklearn_hfl.optim.training import no_callback
 from sklearn_hfl.posterior.initialization import initial_weights
 from sklearn_hfl.posterior.likelihood import (
     CategoricalLikelihood,
@@ -13,6 +14,7 @@ from sklearn_hfl.posterior.likelihood import (
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP
 from sklearn_hfl.posterior.prior import GaussianPrior
+from sklearn_hfl.uncertainty import search
 from sklearn_hfl.uncertainty.alternation import Alternation, Fit
 from sklearn_hfl.uncertainty.evidence import log_multiplicity
 from sklearn_hfl.uncertainty.exact import dense_ggn
@@ -97,7 +99,7 @@ def test_rounds_that_fall_behind_end():
 
     def spent(known):
         options = EvidenceOptions(True, True, rtol=0.0)
-        alternation = Alternation(TRAINER, options, generator(0), lambda loss: None)
+        alternation = Alternation(TRAINER, options, generator(0), no_callback)
         fit = alternation.rounds(start, 6, known)
         assert fit.ended or known == -torch.inf
         return len(alternation.losses)
@@ -105,11 +107,44 @@ def test_rounds_that_fall_behind_end():
     assert spent(1e6) < spent(-torch.inf)
 
 
+def test_rounds_on_many_rows_begin_on_a_sample(monkeypatch):
+    """Precisions are then nearly those of a search on all rows."""
+    _, y, *_ = LINEAR["gaussian"]
+    lp = log_posterior(GaussianLikelihood(UNIT), y + CURVED, MLP((6, 4, 1)))
+    many = lp.select(torch.arange(len(lp.X)).repeat(3))
+    many = replace(many, y=many.y + 0.3 * randn(*many.y.shape))
+    found, phases = {}, []
+
+    def callback(**facts):
+        phases.append(facts.get("phase"))
+
+    for rows in (10**6, len(many.X) // 2):
+        monkeypatch.setattr(search, "MIN_SAMPLE_RESIDUALS", rows)
+        monkeypatch.setattr(search, "SAMPLE_RESIDUALS_PER_WEIGHT", 1)
+        phases.clear()
+        fit, _, finished = maximize_evidence(
+            many, initial_weights(many.network, generator(0)), TRAINER,
+            EvidenceOptions(True, True), generator(0), callback,
+        )  # fmt: skip
+        assert finished
+        assert len(fit.log_posterior.X) == len(many.X)
+        found[rows] = fit
+        on_sample = f"search on {rows} rows" in phases
+        assert on_sample == (rows < len(many.X))
+    on_all, on_some = found.values()
+    assert on_some.log_evidence == pytest.approx(on_all.log_evidence, rel=0.02)
+    ratio = (
+        on_some.log_posterior.likelihood.noise_precision
+        / on_all.log_posterior.likelihood.noise_precision
+    )
+    assert ratio.log().abs() < 0.1
+
+
 def test_a_fit_knows_its_evidence_at_the_map():
     likelihood, y, *_ = LINEAR["three classes"]
     lp = log_posterior(likelihood, y, MLP((6, 5, 3)))
     options = EvidenceOptions(True, False)
-    alternation = Alternation(TRAINER, options, generator(0), lambda loss: None)
+    alternation = Alternation(TRAINER, options, generator(0), no_callback)
     fit = alternation.at_map(alternation.rounds(Fit(lp, 0.3 * randn(lp.n_weights)), 2))
     matrix = dense_ggn(fit.log_posterior, fit.weights)
     expected = reference.log_evidence(fit.log_posterior, fit.weights, matrix)
@@ -123,7 +158,7 @@ def test_a_richer_model_has_to_predict_rows_left_out_better():
     likelihood, y, *_ = LINEAR["gaussian"]
     lp = log_posterior(likelihood, y, MLP((6, 1)))
     options = EvidenceOptions(True, True)
-    alternation = Alternation(TRAINER, options, generator(0), lambda loss: None)
+    alternation = Alternation(TRAINER, options, generator(0), no_callback)
     simple = alternation.at_map(Fit(lp, torch.zeros(lp.n_weights, dtype=F64)))
     assert not _predicts_better(simple, simple)
     richer = replace(simple)
@@ -151,13 +186,13 @@ def test_noise_varies_only_where_the_rows_say_so(varies):
 
 def test_a_map_with_too_little_evidence_gives_way_to_earlier_rounds():
     """Of rounds before, the one whose MAP has the most evidence is taken."""
-    y = (LATENT[:, :1] + CURVED + 0.1 * randn(80, 1, seed=4)) / 2
+    y = (LATENT[:, :1] + CURVED + 0.1 * randn(80, 1, seed=8)) / 2
     lp = log_posterior(GaussianLikelihood(UNIT), y, MLP((6, 15, 1)))
     start = initial_weights(lp.network, generator(0))
     options = EvidenceOptions(True, True)
 
     def alternation():
-        return Alternation(TRAINER, options, generator(0), lambda loss: None)
+        return Alternation(TRAINER, options, generator(0), no_callback)
 
     fit = alternation().rounds(Fit(lp, start), 8)
     rounds = [*reversed(fit.path[:5])]

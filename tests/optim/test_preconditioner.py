@@ -1,0 +1,125 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from sklearn_hfl.optim import krylov, preconditioner
+from sklearn_hfl.optim.krylov import determined_subspace
+from sklearn_hfl.optim.preconditioner import Preconditioner
+from sklearn_hfl.optim.subspace import Subspace
+from sklearn_hfl.posterior.curvature import GaussNewton
+from tests.cases import F64, PROBLEMS, generator, problem, randn
+
+REGIMES = {
+    "the curvature matrix of all rows": (),
+    "the curvature matrix of a sample of the rows": (
+        (preconditioner, "MAX_EXACT_WORK", 0.0),
+        (preconditioner, "RESIDUALS_PER_WEIGHT", 100),  # all rows of these problems
+    ),
+    "a Krylov subspace of the curvature": ((krylov, "MAX_MATRIX_WEIGHTS", 0),),
+}
+
+
+@pytest.fixture(autouse=True)
+def few_residuals(monkeypatch):
+    """The matrix also of problems that have a handful of rows."""
+    monkeypatch.setattr(krylov, "MIN_RESIDUALS_PER_WEIGHT", 0.0)
+
+
+def curvature_of(name):
+    return GaussNewton(problem(name).log_posterior, problem(name).weights())
+
+
+def dense(curvature):
+    return curvature.product(torch.eye(curvature.n_weights, dtype=F64))
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_each_regime_names_itself_and_solves(monkeypatch, name, regime):
+    for module, constant, value in REGIMES[regime]:
+        monkeypatch.setattr(module, constant, value)
+    curvature = curvature_of(name)
+    assert Preconditioner.described(curvature.log_posterior) == regime
+    known = Preconditioner.build(curvature, generator(0), None)
+    G = randn(curvature.n_weights, 3)
+    expected = torch.linalg.solve(dense(curvature), G)
+    assert_close(known.subspace.preconditioner()(G), expected, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.3, 1e3])
+def test_a_complete_subspace_solves_with_any_damping(damping):
+    A = dense(curvature_of("two layers"))
+    G = randn(len(A), 3)
+    expected = torch.linalg.solve(A + damping * torch.eye(len(A), dtype=F64), G)
+    solve = Subspace.complete(A).preconditioner(damping)
+    assert_close(solve(G), expected)
+    assert_close(solve(G[:, 0]), expected[:, 0])
+
+
+def test_precision_follows_the_largest_eigenvalue(monkeypatch):
+    curvature = curvature_of("two layers")
+    G = randn(curvature.n_weights, 3)
+    single = Preconditioner.build(curvature, generator(0), None).subspace
+    assert single.gram.dtype == torch.float32
+    monkeypatch.setattr(preconditioner, "MAX_SINGLE_EIGENVALUE", 1.0)
+    double = Preconditioner.build(curvature, generator(0), None).subspace
+    assert double.gram.dtype == F64
+    rounded, exact = single.preconditioner()(G), double.preconditioner()(G)
+    assert rounded.dtype == F64
+    assert_close(rounded, exact, rtol=1e-3, atol=1e-4)
+    assert_close(single.n_effective, double.n_effective, rtol=1e-4, atol=1e-3)
+
+
+def test_the_matrix_of_a_sample_counts_as_all_rows():
+    """With as much weight as all rows have, and as all of them where they are equal."""
+    lp = problem("two layers").log_posterior
+    n, repeats = len(lp.X), 40
+    first = torch.zeros(n * repeats, dtype=torch.long)
+    equal = lp.select(first)
+    equal = replace(equal, sample_weight=torch.ones(len(first), dtype=F64))
+    curvature = GaussNewton(equal, problem("two layers").weights())
+    sample = preconditioner._of_sample(curvature, generator(0))
+    n_residuals = len(sample.log_posterior.X) * lp.network.n_outputs
+    assert n_residuals < len(first)
+    assert n_residuals == pytest.approx(4 * lp.n_weights, rel=0.02)
+    assert_close(sample.matrix(), curvature.matrix())
+
+
+def test_the_matrix_is_computed_again_where_the_weights_have_moved(monkeypatch):
+    curvature, elsewhere = (
+        GaussNewton(problem("two layers").log_posterior, problem("two layers").weights(seed=seed))
+        for seed in (0, 1)
+    )
+    known = Preconditioner.build(curvature, generator(0), None)
+    assert known.after(1, elsewhere, generator(0), moved=False).subspace is known.subspace
+    moved = known.after(1, elsewhere, generator(0), moved=True)
+    assert_close(moved.subspace.gram.double(), dense(elsewhere), rtol=1e-4, atol=1e-3)
+    # Of a sample, only after products that have cost as much.
+    monkeypatch.setattr(preconditioner, "MAX_EXACT_WORK", 0.0)
+    kept = Preconditioner.build(curvature, generator(0), None)
+    due = int(preconditioner._cost(curvature.log_posterior)) + 1
+    assert kept.after(0, elsewhere, generator(0), moved=True).subspace is kept.subspace
+    assert kept.after(due, elsewhere, generator(0), moved=True).subspace is not kept.subspace
+
+
+def test_few_residuals_determine_few_directions(monkeypatch):
+    curvature = curvature_of("two layers")
+    lp = curvature.log_posterior
+    ratio = len(lp.X) * lp.network.n_outputs / lp.n_weights
+    for least, rank in ((ratio, lp.n_weights), (1.01 * ratio, len(lp.X) * lp.network.n_outputs)):
+        monkeypatch.setattr(krylov, "MIN_RESIDUALS_PER_WEIGHT", least)
+        assert determined_subspace(curvature, generator(0)).rank == rank
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_few_weights_have_a_complete_subspace(monkeypatch, name):
+    curvature = curvature_of(name)
+    complete = determined_subspace(curvature, generator(0))
+    assert complete.is_complete
+    assert_close(complete.gram, dense(curvature))
+    assert complete.beyond == 0
+    monkeypatch.setattr(krylov, "MAX_MATRIX_WEIGHTS", curvature.n_weights - 1)
+    krylov_like = determined_subspace(curvature, generator(0))
+    assert complete.n_effective == pytest.approx(krylov_like.n_effective, rel=2e-3)
