@@ -241,3 +241,31 @@ def test_origins_of_x_and_y_do_not_matter(shift):
     model = HFLRegressor(**KNOWN).fit(X + shift, y + shift)
     mean, std = model.predict(QUERIES + shift, return_std=True)
     assert_equivalent((mean - shift, std), expected, rtol=1e-6)
+
+
+def rows_of(n):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((n, 5))
+    return X, np.sin(2 * X[:, 0]) + 0.5 * X[:, 1] * X[:, 2] + 0.1 * rng.standard_normal(n)
+
+
+@pytest.mark.parametrize("n_rows", [100, 250], ids=["fewer rows than half of the weights", "more"])
+def test_the_order_of_rows_leaves_a_searched_fit_as_it_is(n_rows):
+    """To rounding, through hundreds of steps: each is solved exactly."""
+    X, y = rows_of(n_rows)
+    order = np.random.default_rng(1).permutation(n_rows)
+    model = HFLRegressor(hidden_layer_sizes=(30,), random_state=0)
+    there, back = clone(model).fit(X, y), clone(model).fit(X[order], y[order])
+    for ours, theirs in zip(
+        there.predict(X, return_std=True), back.predict(X, return_std=True), strict=True
+    ):
+        assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_row_of_weight_two_is_two_rows_to_a_searched_fit():
+    X, y = rows_of(90)
+    weight = np.where(np.arange(90) < 30, 2.0, 1.0)
+    model = HFLRegressor(hidden_layer_sizes=(30,), random_state=0)
+    weighted = clone(model).fit(X, y, sample_weight=weight)
+    repeated = clone(model).fit(np.r_[X, X[:30]], np.r_[y, y[:30]])
+    assert_allclose(weighted.predict(X), repeated.predict(X), rtol=1e-5, atol=1e-6)

@@ -25,9 +25,11 @@ __all__ = [
 BLOCK_SIZE = 64
 # Networks of so many weights at most, with half as many residuals or more, have A formed and
 # factorised. Their data determine most directions, so that a basis costs as much, and then each
-# step has an exact solution (docs/design/training.md).
+# step has an exact solution (docs/design/training.md). With fewer weights than SMALL, A is cheap
+# whatever the data determine.
 MAX_MATRIX_WEIGHTS = 2000
 MIN_RESIDUALS_PER_WEIGHT = 0.5
+SMALL = 300
 # The norm of E, A − I beyond the basis, is at most NORM_FACTOR times the longest image of N_VECTORS
 # random vectors. The bound fails with probability 1/10 for one vector, 1e-10 for ten (N. Halko,
 # P. G. Martinsson, J. A. Tropp, SIAM Review 53, 2011, Lemma 4.1). Applied to E⁴, it is within
@@ -109,11 +111,11 @@ def forms_matrix(log_posterior: LogPosterior) -> bool:
     -------
     bool
     """
-    n_residuals = len(log_posterior.X) * log_posterior.network.n_outputs
-    return (
-        log_posterior.n_weights <= min(MAX_MATRIX_WEIGHTS, max_directions(log_posterior))
-        and n_residuals >= MIN_RESIDUALS_PER_WEIGHT * log_posterior.n_weights
-    )
+    # A row of weight 2 counts as two, so that equal data in either form are taken the same way.
+    n_residuals = float(log_posterior.sample_weight.sum()) * log_posterior.network.n_outputs
+    n_weights = log_posterior.n_weights
+    cheap = n_weights < SMALL or n_residuals >= MIN_RESIDUALS_PER_WEIGHT * n_weights
+    return cheap and n_weights <= min(MAX_MATRIX_WEIGHTS, max_directions(log_posterior))
 
 
 def krylov_subspace(

@@ -28,7 +28,10 @@ PRODUCTS_PER_RANK = 0.25
 MAX_EXACT_WORK = 5e8
 # Below this largest eigenvalue, solves that are preconditioned by a factor in single precision take
 # two or three products more, and the matrix and its factor half the time (docs/design/training.md).
+# With less work than this, N K P² again, there is nothing to gain, and in double precision equal
+# data in another form give a fit that is equal to the last digits.
 MAX_SINGLE_EIGENVALUE = 1e8
+MIN_SINGLE_WORK = 1e8
 RESIDUALS_PER_WEIGHT = 4
 PRODUCTS_PER_MATRIX = 1 / 30
 
@@ -116,10 +119,11 @@ def _built(curvature: GaussNewton, generator: Generator) -> Subspace:
         return krylov_subspace(curvature, generator, trace_rtol=TRACE_RTOL)
     if not _is_small(lp):
         curvature = _of_sample(curvature, generator)
-    single = curvature.matrix(torch.float32)
-    # The largest eigenvalue is at most the largest sum of a row.
-    if float(single.abs().sum(0).max()) < MAX_SINGLE_EIGENVALUE:
-        return Subspace.complete(single)
+    if _work(lp) >= MIN_SINGLE_WORK:
+        single = curvature.matrix(torch.float32)
+        # The largest eigenvalue is at most the largest sum of a row.
+        if float(single.abs().sum(0).max()) < MAX_SINGLE_EIGENVALUE:
+            return Subspace.complete(single)
     return Subspace.complete(curvature.matrix())
 
 
@@ -143,7 +147,12 @@ def _n_residuals(log_posterior: LogPosterior) -> int:
 
 def _is_small(log_posterior: LogPosterior) -> bool:
     """Whether the matrix of all rows is cheap enough for every step."""
-    return _n_residuals(log_posterior) * log_posterior.n_weights**2 <= MAX_EXACT_WORK
+    return _work(log_posterior) <= MAX_EXACT_WORK
+
+
+def _work(log_posterior: LogPosterior) -> float:
+    """Multiplications that the matrix of all rows takes."""
+    return _n_residuals(log_posterior) * log_posterior.n_weights**2
 
 
 def _cost(log_posterior: LogPosterior) -> float:

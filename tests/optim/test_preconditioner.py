@@ -25,6 +25,7 @@ REGIMES = {
 def few_residuals(monkeypatch):
     """The matrix also of problems that have a handful of rows."""
     monkeypatch.setattr(krylov, "MIN_RESIDUALS_PER_WEIGHT", 0.0)
+    monkeypatch.setattr(preconditioner, "MIN_SINGLE_WORK", 0.0)
 
 
 def curvature_of(name):
@@ -63,6 +64,10 @@ def test_precision_follows_the_largest_eigenvalue(monkeypatch):
     G = randn(curvature.n_weights, 3)
     single = Preconditioner.build(curvature, generator(0), None).subspace
     assert single.gram.dtype == torch.float32
+    monkeypatch.setattr(preconditioner, "MIN_SINGLE_WORK", 1e8)
+    small = Preconditioner.build(curvature, generator(0), None).subspace
+    assert small.gram.dtype == F64
+    monkeypatch.setattr(preconditioner, "MIN_SINGLE_WORK", 0.0)
     monkeypatch.setattr(preconditioner, "MAX_SINGLE_EIGENVALUE", 1.0)
     double = Preconditioner.build(curvature, generator(0), None).subspace
     assert double.gram.dtype == F64
@@ -107,7 +112,11 @@ def test_the_matrix_is_computed_again_where_the_weights_have_moved(monkeypatch):
 def test_few_residuals_determine_few_directions(monkeypatch):
     curvature = curvature_of("two layers")
     lp = curvature.log_posterior
-    ratio = len(lp.X) * lp.network.n_outputs / lp.n_weights
+    monkeypatch.setattr(krylov, "SMALL", lp.n_weights + 1)
+    monkeypatch.setattr(krylov, "MIN_RESIDUALS_PER_WEIGHT", 1e9)
+    assert determined_subspace(curvature, generator(0)).is_complete
+    monkeypatch.setattr(krylov, "SMALL", 0)
+    ratio = float(lp.sample_weight.sum()) * lp.network.n_outputs / lp.n_weights
     for least, rank in ((ratio, lp.n_weights), (1.01 * ratio, len(lp.X) * lp.network.n_outputs)):
         monkeypatch.setattr(krylov, "MIN_RESIDUALS_PER_WEIGHT", least)
         assert determined_subspace(curvature, generator(0)).rank == rank

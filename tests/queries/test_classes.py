@@ -143,7 +143,7 @@ QUESTIONS = {
 
 
 @pytest.mark.filterwarnings("ignore:The MAP is not stationary")
-@pytest.mark.parametrize("std_rtol", [0.01, 1e-13])
+@pytest.mark.parametrize("std_rtol", [0.01, 1e-17])
 def test_all_methods_warn_of_the_same_rows(std_rtol):
     X, y = three_classes()
     model = HFLClassifier(**SMALL).fit(X, y).set_params(std_rtol=std_rtol)
