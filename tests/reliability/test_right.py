@@ -123,12 +123,12 @@ def test_counts_are_repeated_rows(data):
     params |= {"random_state": data.draw(seeds), "variance": data.draw(st.sampled_from(ROUTES))}
     weighted = fitted(HFLRegressor(**params), X, Y[:, 0], sample_weight=counts)
     repeated = fitted(HFLRegressor(**params), X.repeat(counts, 0), Y[:, 0].repeat(counts))
-    for ours, theirs in zip(
-        quietly(weighted.predict, X, return_std=True),
-        quietly(repeated.predict, X, return_std=True),
-        strict=True,
-    ):
-        assert_allclose(ours, theirs, rtol=0.02, atol=1e-3)
+    ours, theirs = (quietly(model.predict_uncertainty, X) for model in (weighted, repeated))
+    # Refits of the network that did not converge say so; where they end is a matter of rounding.
+    converged = ours.converged & theirs.converged
+    assert converged.mean() > 0.9
+    assert_allclose(ours.mean, theirs.mean, rtol=0.02, atol=1e-3)
+    assert_allclose(ours.std[converged], theirs.std[converged], rtol=0.02, atol=1e-3)
 
 
 # What the fit decided, and what queries read with its rule.
