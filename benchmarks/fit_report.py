@@ -117,7 +117,14 @@ def print_fits(results: Results) -> None:
         f"{'steps':>6s}{'converged':>11s}{'density':>9s}{'cover':>7s}{'cover f':>8s}{'RMSE':>9s}"
         f"{'R²':>8s}{'accuracy':>9s}"
     )
-    for task in FITS:
+    print_tasks(results, FITS, line)
+
+
+def print_tasks(
+    results: Results, tasks: Iterable[str], line: Callable[[Results, str, str], str]
+) -> None:
+    """A line for each method that ran, under the name of its task."""
+    for task in tasks:
         who = [who for who in WHO if results.runs(task, who)]
         if who:
             print(task)
@@ -182,18 +189,16 @@ def print_teacher(results: Results) -> None:
         f"{'':26s}{'CPU s':>8s}  {'solver':12s}{'converged':>11s}{'cover f':>9s}{'cover y':>9s}"
         f"{'RMSE':>8s}{'peak GB':>9s}"
     )
-    for task in TEACHER:
-        who = [who for who in WHO if results.runs(task, who)]
-        if who:
-            print(task)
-        for each in who:
-            runs = results.runs(task, each)
-            print(
-                f"  {WHO[each]:24s}{results.seconds(task, each):>8s}"
-                f"  {runs[0].get('solver', ''):12s}{results.converged(task, each):>11s}"
-                f"{fixed(results.middle(task, each, 'truth_coverage'), 3):>9s}"
-                f"{fixed(results.middle(task, each, 'coverage'), 3):>9s}"
-                f"{fixed(results.middle(task, each, 'rmse'), 3):>8s}"
-                f"{fixed(results.middle(task, each, 'peak_gb'), 2):>9s}"
-            )
+    print_tasks(results, TEACHER, teacher_line)
     print("90 % bands; cover f: epistemic bands around the teacher; RMSE against noisy rows")
+
+
+def teacher_line(results: Results, task: str, who: str) -> str:
+    return (
+        f"  {WHO[who]:24s}{results.seconds(task, who):>8s}"
+        f"  {results.runs(task, who)[0].get('solver', ''):12s}{results.converged(task, who):>11s}"
+        f"{fixed(results.middle(task, who, 'truth_coverage'), 3):>9s}"
+        f"{fixed(results.middle(task, who, 'coverage'), 3):>9s}"
+        f"{fixed(results.middle(task, who, 'rmse'), 3):>8s}"
+        f"{fixed(results.middle(task, who, 'peak_gb'), 2):>9s}"
+    )

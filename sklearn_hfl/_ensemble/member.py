@@ -119,7 +119,7 @@ class Member:
         fits = same_kind and (same or linear)
         if not (facts.finished and facts.stationary and fits) or lost:
             return None
-        prior, likelihood, variance = new.prior, new.likelihood, old.variance_of_mean
+        prior, likelihood = new.prior, new.likelihood
         if options.prior:
             prior = GaussianPrior(
                 old.prior.group_precision.to(new.X), old.prior.groups.to(new.X.device)
@@ -127,14 +127,12 @@ class Member:
         if isinstance(old.likelihood, GaussianLikelihood) and options.noise:
             beta = old.likelihood.noise_precision.to(new.X)
             likelihood = replace(old.likelihood, noise_precision=beta)
-        if variance is not None:
-            variance = variance.to(new.X).mean(0).expand(len(new.X), -1)
         resumed = replace(
             new,
             network=new.network if same else old.network,
             prior=prior,
             likelihood=likelihood,
-            variance_of_mean=variance,
+            variance_of_mean=old.variance_on(new),
         )
         return Fit(resumed, self.estimate.weights.to(new.X))
 

@@ -156,7 +156,7 @@ def krylov_subspace(
     max_rank = max_directions(curvature.log_posterior)
     subspace = Subspace.empty(curvature.excess_diagonal())
     lp = curvature.log_posterior
-    columns = min(block_size, max_rank, len(lp.X) * lp.network.n_outputs)
+    columns = min(block_size, max_rank, lp.n_residuals)
     signs = torch.randint(0, 2, (curvature.n_weights, columns), generator=generator)
     signs = (2.0 * signs - 1.0).to(curvature.weights)
     block = curvature.product(signs) - signs

@@ -37,10 +37,10 @@ NEWTON_REGION = 10.0
 NARROW_REGION = 1.0
 SLOW = 0.01
 # Solves are truncated: the forcing term min(0.01, sqrt(decrement)) gives superlinear convergence
-# (Nocedal & Wright, Numerical Optimization, section 7.1, with 0.5 for 0.01). In the valley a less
-# accurate direction needs up to twice the steps (docs/design/training.md), but with a Krylov
-# subspace as preconditioner an accurate one costs more than it saves. A solve that takes
-# more products than the maximum is cut off, and costs steps, not accuracy.
+# (Nocedal & Wright, Numerical Optimization, section 7.1, with 0.5 for 0.01). A direction to a tenth
+# needs more steps, of less time each (docs/design/training.md); with a Krylov subspace as
+# preconditioner an accurate one costs more than it saves. A solve that takes more products than
+# the maximum is cut off, and costs steps, not accuracy.
 MAX_FORCING = 0.01
 MAX_KRYLOV_FORCING = 0.1
 MAX_CG_ITER = 100

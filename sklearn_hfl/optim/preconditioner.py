@@ -26,14 +26,14 @@ PRODUCTS_PER_RANK = 0.25
 # products that cost as much: P² / (N K) of them times the last number
 # (docs/design/training.md).
 MAX_EXACT_WORK = 5e8
+RESIDUALS_PER_WEIGHT = 4
+PRODUCTS_PER_MATRIX = 1 / 30
 # Below this largest eigenvalue, solves that are preconditioned by a factor in single precision take
 # two or three products more, and the matrix and its factor half the time (docs/design/training.md).
 # With less work than this, N K P² again, there is nothing to gain, and in double precision equal
 # data in another form give a fit that is equal to the last digits.
 MAX_SINGLE_EIGENVALUE = 1e8
 MIN_SINGLE_WORK = 1e8
-RESIDUALS_PER_WEIGHT = 4
-PRODUCTS_PER_MATRIX = 1 / 30
 
 
 @dataclass(frozen=True)
@@ -141,10 +141,6 @@ def _of_sample(curvature: GaussNewton, generator: Generator) -> GaussNewton:
     )
 
 
-def _n_residuals(log_posterior: LogPosterior) -> int:
-    return len(log_posterior.X) * log_posterior.network.n_outputs
-
-
 def _is_small(log_posterior: LogPosterior) -> bool:
     """Whether the matrix of all rows is cheap enough for every step."""
     return _work(log_posterior) <= MAX_EXACT_WORK
@@ -152,9 +148,9 @@ def _is_small(log_posterior: LogPosterior) -> bool:
 
 def _work(log_posterior: LogPosterior) -> float:
     """Multiplications that the matrix of all rows takes."""
-    return _n_residuals(log_posterior) * log_posterior.n_weights**2
+    return log_posterior.n_residuals * log_posterior.n_weights**2
 
 
 def _cost(log_posterior: LogPosterior) -> float:
     """Products that cost as much as the matrix of a sample."""
-    return PRODUCTS_PER_MATRIX * log_posterior.n_weights**2 / _n_residuals(log_posterior)
+    return PRODUCTS_PER_MATRIX * log_posterior.n_weights**2 / log_posterior.n_residuals

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -146,14 +146,24 @@ class PerceptronLinearization:
             self.outputs.to(dtype),
         )
 
+    def _deltas(self) -> Iterator[tuple[int, Tensor]]:
+        """Layers, the last first, and delta (N, K, out) of each.
+
+        It is the derivative of the outputs with respect to the layer's pre-activations.
+        """
+        n, k = self.outputs.shape
+        delta = torch.eye(k).to(self.outputs).expand(n, k, k)
+        for layer in reversed(range(len(self.layers))):
+            yield layer, delta
+            if layer:
+                delta = (delta @ self.layers[layer][0]) * self.slopes[layer - 1][:, None, :]
+
     def dense(self) -> JacobianLinearization:
         n, k = self.outputs.shape
         jacobian = self.outputs.new_empty(n, k, self.packing.n_weights)
-        # Backwards: delta (N, K, out) is the derivative of the outputs with respect to the
-        # pre-activations of a layer; dW = delta ⊗ a and db = delta.
-        delta = torch.eye(k).to(self.outputs).expand(n, k, k)
+        # dW = delta ⊗ a and db = delta.
         end = self.packing.n_weights
-        for layer in reversed(range(len(self.layers))):
+        for layer, delta in self._deltas():
             W, b = self.layers[layer]
             start_b, start = end - b.numel(), end - b.numel() - W.numel()
             jacobian[..., start_b:end] = delta
@@ -162,8 +172,6 @@ class PerceptronLinearization:
                 self.inputs[layer][:, None, None, :],
                 out=jacobian[..., start:start_b].view(n, k, *W.shape),
             )
-            if layer:
-                delta = (delta @ W) * self.slopes[layer - 1][:, None, :]
             end = start
         return JacobianLinearization(self.outputs, jacobian)
 
@@ -210,16 +218,13 @@ class PerceptronLinearization:
     def gram(self, weight: Tensor) -> Tensor:
         n, k = self.outputs.shape
         total = self.outputs.new_zeros(n, k, k)
-        delta = torch.eye(k).to(self.outputs).expand(n, k, k)
         end = len(weight)
-        for layer in reversed(range(len(self.layers))):
+        for layer, delta in self._deltas():
             W, b = self.layers[layer]
             middle, start = end - b.numel(), end - b.numel() - W.numel()
             # All weights of a unit share its delta (N, K, out).
             of_unit = self.inputs[layer].square() @ weight[start:middle].view(W.shape).mT
             total += (delta * (of_unit + weight[middle:end])[:, None, :]) @ delta.mT
-            if layer:
-                delta = (delta @ W) * self.slopes[layer - 1][:, None, :]
             end = start
         return total
 
@@ -229,11 +234,7 @@ class PerceptronLinearization:
             return self.dense().matrix(curve)
         # All weights of two units share Λ between their deltas, (N, out, out'), and differ in
         # their inputs alone: about K times less work than the product of J with itself.
-        delta = torch.eye(k).to(self.outputs).expand(n, k, k)
-        deltas = [delta]
-        for layer in reversed(range(1, len(self.layers))):
-            delta = (delta @ self.layers[layer][0]) * self.slopes[layer - 1][:, None, :]
-            deltas.insert(0, delta)
+        deltas = [delta for _, delta in self._deltas()][::-1]
         ones = self.outputs.new_ones(n, 1)
         inputs = [torch.cat([a, ones], dim=1) for a in self.inputs]
         sizes = [delta.shape[2] * a.shape[1] for delta, a in zip(deltas, inputs, strict=True)]

@@ -63,6 +63,16 @@ class LogPosterior:
         """P."""
         return self.network.n_weights
 
+    @property
+    def n_residuals(self) -> int:
+        """N K."""
+        return len(self.X) * self.network.n_outputs
+
+    def variance_on(self, other: LogPosterior) -> Tensor | None:
+        """Mean over the rows of the variance of the mean, for the rows of another L."""
+        variance = self.variance_of_mean
+        return None if variance is None else variance.to(other.X).mean(0).expand(len(other.X), -1)
+
     def select(self, rows: Tensor) -> LogPosterior:
         """Return L of some of the rows, given by mask or index."""
         part = {name: getattr(self, name)[rows] for name in ("X", "y", "sample_weight")}

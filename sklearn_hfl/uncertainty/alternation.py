@@ -33,8 +33,8 @@ from sklearn_hfl.uncertainty.precisions import (
 
 __all__ = ["EVIDENCE_TOL", "Alternation", "Fit"]
 
-# Steps of a round; with half as many the precisions follow weights that are still on their way
-# (third table of benchmarks/ablation.py).
+# Steps of a round. Five were cheaper, and as good, on two data sets (docs/design/training.md), and
+# have not been tried on the problems of benchmarks/reliable_fits.py.
 STEPS_PER_ROUND = 10
 # A round need not reach its MAP: the precisions change after it. At a saddle (all units at zero
 # under a strong prior) a decrement below this would leave only rounding to decide in which
@@ -101,9 +101,7 @@ class Fit:
     def on_rows(self, rows: LogPosterior) -> Fit:
         """Keep precisions and weights, as a start on other rows."""
         old = self.log_posterior
-        variance = old.variance_of_mean
-        if variance is not None:  # its mean, until the next round
-            variance = variance.mean(0).expand(len(rows.X), -1)
+        variance = old.variance_on(rows)  # until the next round
         log_posterior = replace(
             old, X=rows.X, y=rows.y, sample_weight=rows.sample_weight, variance_of_mean=variance
         )

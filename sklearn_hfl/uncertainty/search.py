@@ -161,7 +161,7 @@ def _of_sample(start: Fit, alternation: Alternation) -> list[Fit]:
     Empty where there are too few rows, or too few steps, for that.
     """
     log_posterior = start.log_posterior
-    n, n_residuals = len(log_posterior.X), log_posterior.network.n_outputs * len(log_posterior.X)
+    n, n_residuals = len(log_posterior.X), log_posterior.n_residuals
     least = max(MIN_SAMPLE_RESIDUALS, SAMPLE_RESIDUALS_PER_WEIGHT * log_posterior.n_weights)
     if 2 * least > n_residuals or not alternation.trainer.takes_all_rows:
         return []
