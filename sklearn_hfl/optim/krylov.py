@@ -18,6 +18,7 @@ __all__ = [
     "forms_matrix",
     "krylov_subspace",
     "max_directions",
+    "rough_subspace",
 ]
 
 # Columns by which the basis grows: matrix products run at full speed from about here
@@ -30,6 +31,11 @@ BLOCK_SIZE = 64
 MAX_MATRIX_WEIGHTS = 2000
 MIN_RESIDUALS_PER_WEIGHT = 0.5
 SMALL = 300
+# Where no result depends on it, a subspace may miss this share of γ, and is computed in single
+# precision unless the trace of A − I is so large that its rounding would be of the order of γ
+# (docs/design/training.md).
+ROUGH_TRACE_RTOL = 0.05
+MAX_SINGLE_TRACE = 1e6
 # The norm of E, A − I beyond the basis, is at most NORM_FACTOR times the longest image of N_VECTORS
 # random vectors. The bound fails with probability 1/10 for one vector, 1e-10 for ten (N. Halko,
 # P. G. Martinsson, J. A. Tropp, SIAM Review 53, 2011, Lemma 4.1). Applied to E⁴, it is within
@@ -118,6 +124,26 @@ def forms_matrix(log_posterior: LogPosterior) -> bool:
     return cheap and n_weights <= min(MAX_MATRIX_WEIGHTS, max_directions(log_posterior))
 
 
+def rough_subspace(curvature: GaussNewton, generator: Generator) -> Subspace:
+    """Find most of the directions that the data determine, for training and its precisions.
+
+    Parameters
+    ----------
+    curvature : GaussNewton
+        A.
+    generator : torch.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    Subspace
+        Of a share ``ROUGH_TRACE_RTOL`` less of γ, in single precision where that is enough.
+    """
+    if float(curvature.excess_diagonal().sum()) < MAX_SINGLE_TRACE:
+        curvature = curvature.to(torch.float32)
+    return krylov_subspace(curvature, generator, trace_rtol=ROUGH_TRACE_RTOL)
+
+
 def krylov_subspace(
     curvature: GaussNewton,
     generator: Generator,
@@ -158,7 +184,7 @@ def krylov_subspace(
     lp = curvature.log_posterior
     columns = min(block_size, max_rank, lp.n_residuals)
     signs = torch.randint(0, 2, (curvature.n_weights, columns), generator=generator)
-    signs = (2.0 * signs - 1.0).to(curvature.weights)
+    signs = (2.0 * signs - 1.0).to(subspace.excess)
     block = curvature.product(signs) - signs
     while True:
         before = subspace.rank
@@ -182,7 +208,7 @@ def krylov_subspace(
 def _norm_bound(curvature: GaussNewton, subspace: Subspace, generator: Generator) -> float:
     """Upper bound, with probability 1 − 1e-10, of the eigenvalues of A − I beyond the basis."""
     shape = curvature.n_weights, N_VECTORS
-    vectors = torch.randn(shape, generator=generator, dtype=torch.float64).to(curvature.weights)
+    vectors = torch.randn(shape, generator=generator, dtype=torch.float64).to(curvature.scale)
     vectors = subspace.complement(vectors)
     for _ in range(N_POWERS):
         vectors = subspace.complement(curvature.product(vectors) - vectors)

@@ -36,17 +36,12 @@ NEWTON_REGION = 10.0
 # where Gauss-Newton steps lower the loss by less than SLOW sqrt(γ) nats.
 NARROW_REGION = 1.0
 SLOW = 0.01
-# Solves are truncated: the forcing term min(0.01, sqrt(decrement)) gives superlinear convergence
-# (Nocedal & Wright, Numerical Optimization, section 7.1, with 0.5 for 0.01). A direction to a tenth
-# needs more steps, of less time each (docs/design/training.md); with a Krylov subspace as
-# preconditioner an accurate one costs more than it saves. A solve that takes more products than
+# Solves are truncated: the forcing term min(0.1, sqrt(decrement)) gives superlinear convergence
+# (Nocedal & Wright, Numerical Optimization, section 7.1, with 0.5 for 0.1). More accurate solves
+# take fewer steps, and more time (docs/design/training.md). A solve that takes more products than
 # the maximum is cut off, and costs steps, not accuracy.
-MAX_FORCING = 0.01
-MAX_KRYLOV_FORCING = 0.1
+MAX_FORCING = 0.1
 MAX_CG_ITER = 100
-# Tolerance, in units of sqrt(eps), where the preconditioner is exact: two or three products reach
-# it, and what is left of the residual is below the rounding of the next step's decrement.
-EXACT_RTOL = 0.01
 # Share of ``tol`` below which training ends wherever it is: relu and other activations with kinks
 # have minima at kinks, where the gradient, and so the decrement, does not vanish.
 STANDSTILL = 1e-3
@@ -60,8 +55,8 @@ LOSS_ROUNDING = 1e-12
 class NewtonCG(Trainer):
     """Levenberg-Marquardt steps in whitened weights.
 
-    Each step solves (B + μI) d = −∇L by conjugate gradients, preconditioned by a Krylov
-    subspace of an earlier step; B is the Gauss-Newton matrix or, near the optimum, the
+    Each step solves (B + μI) d = −∇L by conjugate gradients, preconditioned by the curvature of
+    this or an earlier step; B is the Gauss-Newton matrix or, near the optimum, the
     Hessian of a network that has one.
 
     Training has converged when the Newton decrement, sqrt(∇Lᵀ A⁻¹ ∇L), is at most
@@ -91,8 +86,6 @@ class NewtonCG(Trainer):
         curvature = GaussNewton(log_posterior, weights)
         gradient = curvature.gradient()
         known = Preconditioner.build(curvature, generator, preconditioner)
-        exact_rtol = EXACT_RTOL * torch.finfo(weights.dtype).eps ** 0.5
-        forcing = MAX_FORCING if known.subspace.is_complete else MAX_KRYLOV_FORCING
         damping, newton = Damping(), False
         decrement = float(torch.linalg.vector_norm(gradient))
         curve = [loss]
@@ -101,8 +94,8 @@ class NewtonCG(Trainer):
             direction, n_products, indefinite = conjugate_gradients(
                 _shifted(product, damping.value),
                 -gradient,
-                known.subspace.preconditioner(damping.value),
-                rtol=exact_rtol if known.exact else min(forcing, decrement**0.5),
+                known.inverse.preconditioner(damping.value),
+                rtol=min(MAX_FORCING, decrement**0.5),
                 max_iter=MAX_CG_ITER,
             )
             trial = weights + scale * direction
@@ -158,7 +151,7 @@ class NewtonCG(Trainer):
 def _slower(decrease: float, per_root: float, known: Preconditioner) -> bool:
     """Whether a decrease is at most ``per_root`` sqrt(γ)."""
     # γ takes time, and is at most P.
-    at_most = per_root * known.subspace.n_weights**0.5
+    at_most = per_root * known.n_weights**0.5
     return decrease <= at_most and decrease <= per_root * known.n_effective**0.5
 
 

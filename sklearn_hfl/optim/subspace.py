@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sklearn_hfl.optim.variance_bounds import VarianceBounds
 
-__all__ = ["Galerkin", "Subspace", "stationary_radius"]
+__all__ = ["Galerkin", "Subspace", "positive_factor", "stationary_radius"]
 
 # Decrement at which weights count as stationary, relative to the typical distance of posterior
 # draws from the MAP (docs/design/training.md).
@@ -121,7 +121,7 @@ class Subspace:
     @classmethod
     def complete(cls, matrix: Tensor) -> Subspace:
         """Return all directions, for A itself (P, P): the identity is their basis."""
-        factor = _cholesky(matrix, float(matrix.diagonal().max()))
+        factor = positive_factor(matrix, float(matrix.diagonal().max()))
         return cls(torch.eye(len(matrix)).to(matrix), matrix, matrix, factor, matrix.diagonal() - 1)
 
     @property
@@ -152,6 +152,25 @@ class Subspace:
     def n_effective(self) -> float:
         """γ = tr(I − T⁻¹), the effective number of parameters inside the basis."""
         return self.rank - float(torch.trace(torch.cholesky_inverse(self.factor)))
+
+    @property
+    def log_det(self) -> float:
+        """Log det A: log det T and, to second order, the trace of A − I beyond the basis."""
+        return 2 * float(self.factor.diagonal().log().sum()) + self.missing
+
+    def effective_parameters(self) -> Tensor:
+        """Diagonal (P,) of I − A⁻¹, the share of each weight that the data determine.
+
+        That is V (I − T⁻¹) Vᵀ in the basis, and beyond it, where A is near I, A − I to second
+        order.
+        """
+        size = max(1, MAX_BLOCK_NUMBERS // max(1, self.rank))
+        seen = [
+            basis.square().sum(1)
+            - torch.linalg.solve_triangular(self.factor, basis.mT, upper=False).square().sum(0)
+            for basis in self.basis.split(size)
+        ]
+        return torch.cat(seen).clamp(min=0.0) + self.unseen()
 
     def root(self) -> Tensor:
         """V T^-½ (P, m), a root of A⁻¹ inside the basis."""
@@ -214,7 +233,7 @@ class Subspace:
         if damping:
             damped = self.gram.clone()
             damped.diagonal().add_(damping)
-            factor = _cholesky(damped, self.largest)
+            factor = positive_factor(damped, self.largest)
 
         def apply(G: Tensor) -> Tensor:
             columns = G.reshape(self.n_weights, -1).to(self.gram.dtype)
@@ -247,7 +266,9 @@ class Subspace:
         )
         # The factor grows by its new rows; the old ones stay to the last bit.
         L21 = torch.linalg.solve_triangular(self.factor, cross, upper=False).mT
-        L22 = _cholesky(gram[self.rank :, self.rank :] - L21 @ L21.mT, float(corner.abs().max()))
+        L22 = positive_factor(
+            gram[self.rank :, self.rank :] - L21 @ L21.mT, float(corner.abs().max())
+        )
         factor = torch.cat(
             [torch.cat([self.factor, torch.zeros_like(cross)], dim=1), torch.cat([L21, L22], dim=1)]
         )
@@ -262,7 +283,7 @@ class Subspace:
         image = product(self.basis)
         gram = self.basis.mT @ image
         gram = 0.5 * (gram + gram.mT)
-        factor = _cholesky(gram, float(gram.abs().max()))
+        factor = positive_factor(gram, float(gram.abs().max()))
         return Subspace(self.basis, image, gram, factor, excess)
 
     def orthonormalized(self, directions: Tensor) -> Tensor:
@@ -290,7 +311,7 @@ def stationary_radius(n_effective: float) -> float:
     return STATIONARY_SHARE * max(n_effective, 1.0) ** 0.5
 
 
-def _cholesky(matrix: Tensor, size: float) -> Tensor:
+def positive_factor(matrix: Tensor, size: float) -> Tensor:
     """Lower Cholesky factor of a matrix with rounding errors of numbers of that size.
 
     T and its Schur complements are ⪰ I in exact arithmetic. Where the condition number exceeds

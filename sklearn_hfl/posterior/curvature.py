@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -57,6 +58,13 @@ class GaussNewton:
         )
         self._jacobian_fits = lp.fits(2 * n * k * lp.n_weights)
 
+    def to(self, dtype: torch.dtype) -> GaussNewton:
+        """The same A, whose products and matrix are computed in another precision."""
+        other = copy.copy(self)
+        other.scale, other._jacobian = self.scale.to(dtype), None
+        other._kept = self._kept and self._kept.to(dtype)
+        return other
+
     @property
     def n_weights(self) -> int:
         """P."""
@@ -66,7 +74,7 @@ class GaussNewton:
 
     def _linearize(self, rows: slice) -> Linearization:
         lp = self.log_posterior
-        return lp.network.linearize(self.weights, lp.X[rows])
+        return lp.network.linearize(self.weights, lp.X[rows]).to(self.scale.dtype)
 
     def _at(self, rows: slice) -> Linearization:
         return self._kept.rows(rows) if self._kept else self._linearize(rows)
@@ -109,23 +117,61 @@ class GaussNewton:
         data = torch.zeros_like(scaled)
         for linear, rows in self._blocks(columns.shape[1]):
             U = linear.forward(scaled)
-            curved = lp.likelihood.curvature(linear.outputs, lp.sample_weight[rows], U)
+            curved = _curved(lp.likelihood, linear.outputs, lp.sample_weight[rows], U)
             data += linear.backward(curved)
         return (columns + self.scale[:, None] * data).reshape(V.shape)
 
-    def matrix(self, dtype: torch.dtype | None = None) -> Tensor:
-        """A itself, (P, P), in blocks of rows, and in ``dtype`` if that is given."""
+    def matrix(self) -> Tensor:
+        """A itself, (P, P), in blocks of rows."""
         lp = self.log_posterior
-        dtype = dtype or self.weights.dtype
-        data = torch.zeros(self.n_weights, self.n_weights).to(self.weights.device, dtype)
+        data = torch.zeros(self.n_weights, self.n_weights).to(self.scale)
         for rows in lp.blocks(lp.network.matrix_width, MAX_MATRIX_ROWS):
-            linear = self._at(rows).to(dtype)
+            linear = self._at(rows)
             likely = lp.likelihood, linear.outputs, lp.sample_weight[rows]
             data += linear.matrix(partial(_curved, *likely))
-        scale = self.scale.to(dtype)
-        A = data.mul_(scale[:, None]).mul_(scale)
+        A = data.mul_(self.scale[:, None]).mul_(self.scale)
         A.diagonal().add_(1.0)
         return A
+
+    @cached_property
+    def _half(self) -> Tensor:
+        """Λ^½ of each row, (N, K, K)."""
+        lp, linear = self.log_posterior, self._at(slice(None))
+        n, k = linear.outputs.shape
+        eye = torch.eye(k).to(linear.outputs).expand(n, k, k)
+        curved = lp.likelihood.curvature(linear.outputs, lp.sample_weight, eye)
+        if k == 1:
+            return curved.sqrt()
+        values, vectors = torch.linalg.eigh(curved)
+        return (vectors * values.clamp(min=0.0).sqrt()[:, None, :]) @ vectors.mT
+
+    def residuals(self, V: Tensor) -> Tensor:
+        """R V for R = Λ^½ J α^-½, (N K, m), for whitened V (P, m)."""
+        changes = self._at(slice(None)).forward(self.scale[:, None] * V)
+        return (self._half @ changes.mT).flatten(0, 1)
+
+    def residuals_adjoint(self, U: Tensor) -> Tensor:
+        """Rᵀ U, (P, m), for U (N K, m)."""
+        n, k, _ = self._half.shape
+        parts = self._half @ U.view(n, k, -1)
+        return self.scale[:, None] * self._at(slice(None)).backward(parts.mT)
+
+    def residual_gram(self) -> Tensor:
+        """R Rᵀ, (N K, N K)."""
+        n, k, _ = self._half.shape
+        kernel = self._at(slice(None)).kernel(self.scale.square())
+        if k == 1:
+            half = self._half.flatten()
+            return half[:, None] * kernel.view(n, n) * half
+        left = torch.einsum("nij,njmk->nimk", self._half, kernel)
+        return torch.einsum("nimk,mkj->nimj", left, self._half).reshape(n * k, n * k)
+
+    def residual_columns(self) -> Iterator[Tensor]:
+        """R in parts (N K, p), some of the weights at a time."""
+        end = 0
+        for part in self._at(slice(None)).columns():
+            start, end = end, end + part.shape[2]
+            yield (self._half @ part).flatten(0, 1) * self.scale[start:end]
 
     def output_variance(self, S: Tensor) -> Tensor:
         """Diagonal of (J S)(J S)ᵀ for whitened S (P, m): a square (N, K) of each output."""
@@ -169,7 +215,7 @@ class GaussNewton:
     def excess_diagonal(self) -> Tensor:
         """Diagonal (P,) of A − I ⪰ 0."""
         lp = self.log_posterior
-        total = torch.zeros_like(self.weights)
+        total = torch.zeros_like(self.scale)
         network = lp.network
         extra = network.n_outputs * network.width + 2 * network.linearization_width
         for linear, rows in self._blocks(1, extra):

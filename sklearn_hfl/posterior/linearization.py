@@ -23,6 +23,11 @@ __all__ = [
 MAX_JACOBIAN_OUTPUTS = 2
 # Columns of a block of the matrix, of which only the upper triangle is computed.
 MATRIX_COLUMNS = 200
+# Numbers in a part of the Jacobian that holds some of its columns: what a cache holds.
+COLUMN_NUMBERS = 1_000_000
+# Relative error to which the prior variances of a layer are the products of one number for each
+# unit and one for each input; it only allows for rounding.
+OUTER_RTOL = 1e-12
 
 
 class Linearization(Protocol):
@@ -52,6 +57,12 @@ class Linearization(Protocol):
 
     def gram(self, weight: Tensor) -> Tensor:
         """J diag(weight) Jᵀ of each row, (N, K, K), for weight (P,)."""
+
+    def kernel(self, weight: Tensor) -> Tensor:
+        """J diag(weight) Jᵀ of all rows, (N, K, N, K), for weight (P,)."""
+
+    def columns(self) -> Iterator[Tensor]:
+        """J in parts (N, K, p), some of the weights at a time."""
 
     def matrix(self, curve: Callable[[Tensor], Tensor]) -> Tensor:
         """Jᵀ Λ J, (P, P), for symmetric Λ, where ``curve`` maps U (N, m, K) to Λ U."""
@@ -92,6 +103,14 @@ class JacobianLinearization:
 
     def gram(self, weight: Tensor) -> Tensor:
         return (self.jacobian * weight) @ self.jacobian.mT
+
+    def kernel(self, weight: Tensor) -> Tensor:
+        n, k, _ = self.jacobian.shape
+        flat = self.jacobian.flatten(0, 1)
+        return ((flat * weight) @ flat.mT).view(n, k, n, k)
+
+    def columns(self) -> Iterator[Tensor]:
+        yield self.jacobian
 
     def matrix(self, curve: Callable[[Tensor], Tensor]) -> Tensor:
         left, right = self.jacobian.flatten(0, 1).mT, curve(self.jacobian.mT).mT.flatten(0, 1)
@@ -228,6 +247,33 @@ class PerceptronLinearization:
             end = start
         return total
 
+    def kernel(self, weight: Tensor) -> Tensor:
+        n, k = self.outputs.shape
+        total = self.outputs.new_zeros(n * k, n * k)
+        end = len(weight)
+        for layer, delta in self._deltas():
+            W, b = self.layers[layer]
+            middle, start = end - b.numel(), end - b.numel() - W.numel()
+            of_unit, of_input = _outer_factors(weight[start:middle].view(W.shape))
+            if of_unit is None or of_input is None:
+                return self.dense().kernel(weight)
+            # Σ over weights (o, i) of δ_o a_i δ'_o a'_i, a product of two sums.
+            a, flat = self.inputs[layer], delta.reshape(n * k, -1)
+            inputs = ((a * of_input) @ a.mT)[:, None, :, None].expand(n, k, n, k)
+            total += inputs.reshape(n * k, n * k) * ((flat * of_unit) @ flat.mT)
+            total += (flat * weight[middle:end]) @ flat.mT
+            end = start
+        return total.view(n, k, n, k)
+
+    def columns(self) -> Iterator[Tensor]:
+        n, k = self.outputs.shape
+        for layer, delta in [*self._deltas()][::-1]:
+            a = self.inputs[layer]
+            size = max(1, COLUMN_NUMBERS // (n * k * a.shape[1]))
+            for part in delta.split(size, dim=2):
+                yield (part[..., :, None] * a[:, None, None, :]).flatten(2)
+            yield delta
+
     def matrix(self, curve: Callable[[Tensor], Tensor]) -> Tensor:
         n, k = self.outputs.shape
         if k <= MAX_JACOBIAN_OUTPUTS:
@@ -246,6 +292,13 @@ class PerceptronLinearization:
                     sums = _summed(curved @ deltas[j], inputs[i], inputs[j], i == j)
                     block.copy_(_packed(_packed(sums).permute(1, 2, 0)).mT)
         return matrix.triu_() + matrix.triu(1).mT
+
+
+def _outer_factors(weight: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Factors (out,) and (in,) of which weight (out, in) is the outer product, if it is one."""
+    of_unit, of_input = weight[:, 0], weight[0] / weight[0, 0]
+    outer = of_unit[:, None] * of_input
+    return (of_unit, of_input) if torch.allclose(outer, weight, OUTER_RTOL, 0.0) else (None, None)
 
 
 def _summed(shared: Tensor, a: Tensor, c: Tensor, same: bool) -> Tensor:

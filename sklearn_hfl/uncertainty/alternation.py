@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
+from sklearn_hfl.optim.dual import Dual, inverse_curvature
 from sklearn_hfl.optim.krylov import determined_subspace
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.solution import Status
@@ -17,7 +18,6 @@ from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.uncertainty.evidence import (
-    effective_parameters,
     log_evidence,
     log_multiplicity,
 )
@@ -33,9 +33,8 @@ from sklearn_hfl.uncertainty.precisions import (
 
 __all__ = ["EVIDENCE_TOL", "Alternation", "Fit"]
 
-# Steps of a round. Five were cheaper, and as good, on two data sets (docs/design/training.md), and
-# have not been tried on the problems of benchmarks/reliable_fits.py.
-STEPS_PER_ROUND = 10
+# Steps of a round. Ten are dearer, and no better (docs/design/training.md).
+STEPS_PER_ROUND = 5
 # A round need not reach its MAP: the precisions change after it. At a saddle (all units at zero
 # under a strong prior) a decrement below this would leave only rounding to decide in which
 # direction the next round escapes (docs/design/evidence.md).
@@ -81,7 +80,7 @@ class Fit:
     status : Status
         Why the training to the MAP ended.
     subspace : Subspace or None
-        At the MAP.
+        All directions at the MAP, where the curvature was formed.
     trained : tuple of (int, int)
         First step of the training to the MAP among all that were taken, and the one after the
         last.
@@ -110,8 +109,11 @@ class Fit:
     @cached_property
     def rows(self) -> LeaveOneOut:
         """The training rows left out one at a time, at the MAP."""
-        assert self.subspace is not None
-        return leave_one_out(MapEstimate(self.log_posterior, self.weights, self.subspace))
+        at_map = GaussNewton(self.log_posterior, self.weights)
+        subspace = self.subspace or determined_subspace(
+            at_map, Generator().manual_seed(0), trace_rtol=1e-2
+        )
+        return leave_one_out(MapEstimate(self.log_posterior, self.weights, subspace))
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class _Gaussian:
     """The Gaussian that approximates the posterior at weights on the way to the MAP."""
 
     curvature: GaussNewton
-    subspace: Subspace
+    inverse: Subspace | Dual
     gamma: Tensor
     log_evidence: float
     score: float
@@ -133,15 +135,21 @@ class _Gaussian:
         generator: Generator,
     ) -> _Gaussian:
         curvature = GaussNewton(log_posterior, weights)
-        subspace = determined_subspace(curvature, generator, trace_rtol=1e-2)
+        inverse = inverse_curvature(curvature, generator)
         gradient = curvature.gradient()
         # L at the mode of its quadratic approximation, which is lower than at the weights.
-        decrease = 0.5 * float(gradient @ subspace.preconditioner()(gradient))
-        mode = log_evidence(log_posterior, weights, subspace) + decrease
-        gamma = effective_parameters(subspace)
+        decrease = 0.5 * float(gradient @ inverse.preconditioner()(gradient))
+        mode = log_evidence(log_posterior, weights, inverse) + decrease
+        gamma = inverse.effective_parameters().to(weights)
         density = log_hyperprior(log_posterior, weights, gamma, options)
         evidence = mode + log_multiplicity(log_posterior.network, gamma)
-        return cls(curvature, subspace, gamma, evidence, mode + density)
+        return cls(curvature, inverse, gamma, evidence, mode + density)
+
+    @property
+    def complete(self) -> Subspace | None:
+        """All directions of A, where it is formed."""
+        inverse = self.inverse
+        return inverse if isinstance(inverse, Subspace) and inverse.is_complete else None
 
     def averaged(self, log_posterior: LogPosterior) -> tuple[LogPosterior, float]:
         """Renew the variance of the mean that L averages over, where it does.
@@ -151,7 +159,8 @@ class _Gaussian:
         old = log_posterior.variance_of_mean
         if old is None:
             return log_posterior, 0.0
-        new = variance_of_mean(self.curvature, self.subspace)
+        assert isinstance(self.inverse, Subspace)
+        new = variance_of_mean(self.curvature, self.inverse)
         change = relative_change(old.mean(0), new.mean(0))
         return replace(log_posterior, variance_of_mean=new), change
 
@@ -247,16 +256,16 @@ class Alternation:
             was the best, those that came next.
         """
         log_posterior, weights, options = start.log_posterior, start.weights, self.options
-        subspace: Subspace | None = None
+        basis: Subspace | None = None
         rounds = _Rounds(start, options, known)
         self.callback(phase=f"search on {len(log_posterior.X)} rows")
         for _ in range(max_rounds):
             steps = min(STEPS_PER_ROUND, self.left)
             if steps <= 0 or rounds.ended:
                 break
-            weights = self._train(log_posterior, weights, steps, True, subspace).weights
+            weights = self._train(log_posterior, weights, steps, True, basis).weights
             now = _Gaussian.at(log_posterior, weights, options, self.generator)
-            subspace = now.subspace
+            basis = now.inverse if isinstance(now.inverse, Subspace) else None
             before, change_of_variance = now.averaged(log_posterior)
             log_posterior, change = updated(before, weights, now.gamma, options)
             fit = Fit(before, weights, now.log_evidence, now.score)
@@ -330,7 +339,7 @@ class Alternation:
             log_evidence=now.log_evidence,
             score=now.score,
             status=status,
-            subspace=now.subspace,
+            subspace=now.complete,
         )
 
     def _with_noise_of_map(self, fit: Fit) -> Fit:

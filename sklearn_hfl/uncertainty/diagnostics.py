@@ -10,7 +10,6 @@ from sklearn_hfl.optim.linear_response import linear_response
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.subspace import stationary_radius
 from sklearn_hfl.uncertainty.evidence import (
-    effective_parameters,
     log_evidence,
     log_multiplicity,
 )
@@ -91,7 +90,7 @@ def diagnose(estimate: MapEstimate) -> Diagnostics:
     # The decrement is compared with a threshold: two digits of it are not needed.
     response = linear_response(estimate, whitened[:, None], rtol=0.1)
     rows = leave_one_out(estimate)
-    gamma = effective_parameters(estimate.subspace)
+    gamma = estimate.subspace.effective_parameters()
     multiplicity = log_multiplicity(estimate.log_posterior.network, gamma)
     mode = log_evidence(estimate.log_posterior, estimate.weights, estimate.subspace)
     return Diagnostics(

@@ -5,43 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
-from sklearn_hfl.optim.subspace import MAX_BLOCK_NUMBERS, Subspace
+from sklearn_hfl.optim.dual import Dual
+from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP, Network
 
-__all__ = ["effective_parameters", "log_evidence", "log_multiplicity"]
+__all__ = ["log_evidence", "log_multiplicity"]
 
 # Activations whose units can change sign with the weights that leave them.
 ODD = ("tanh", "identity")
 
 
-def effective_parameters(subspace: Subspace) -> Tensor:
-    """Share of each weight that the data determine, not the prior.
-
-    Parameters
-    ----------
-    subspace : Subspace
-        At the MAP.
-
-    Returns
-    -------
-    Tensor of shape (P,)
-        Diagonal of I − A⁻¹; its sum is γ. That is V (I − T⁻¹) Vᵀ in the basis, and
-        beyond it, where A is near I, A − I to second order.
-    """
-    size = max(1, MAX_BLOCK_NUMBERS // max(1, subspace.rank))
-    seen = [
-        basis.square().sum(1)
-        - torch.linalg.solve_triangular(subspace.factor, basis.mT, upper=False).square().sum(0)
-        for basis in subspace.basis.split(size)
-    ]
-    return torch.cat(seen).clamp(min=0.0) + subspace.unseen()
-
-
-def log_evidence(log_posterior: LogPosterior, weights: Tensor, subspace: Subspace) -> float:
+def log_evidence(log_posterior: LogPosterior, weights: Tensor, curvature: Subspace | Dual) -> float:
     """Laplace's log p(y | X) of one mode, −L(θ̂) − ½ log det A, in nats; the 2π cancel.
 
     Parameters
@@ -50,17 +27,15 @@ def log_evidence(log_posterior: LogPosterior, weights: Tensor, subspace: Subspac
         L.
     weights : Tensor of shape (P,)
         θ̂.
-    subspace : Subspace
-        log det A is log det T and, to second order, the trace of A − I that the
-        basis has not seen.
+    curvature : Subspace or Dual
+        A.
 
     Returns
     -------
     float
     """
-    log_det = 2 * float(subspace.factor.diagonal().log().sum()) + subspace.missing
     plain = replace(log_posterior, variance_of_mean=None)  # log det A accounts for it already
-    return -float(plain.value(weights[None])[0]) - 0.5 * log_det
+    return -float(plain.value(weights[None])[0]) - 0.5 * curvature.log_det
 
 
 def log_multiplicity(network: Network, gamma: Tensor) -> float:

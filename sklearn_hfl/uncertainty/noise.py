@@ -37,7 +37,9 @@ def variance_of_mean(curvature: GaussNewton, subspace: Subspace) -> Tensor:
     """
     likelihood = curvature.log_posterior.likelihood
     assert isinstance(likelihood, GaussianLikelihood)
-    return likelihood.mean_link.value(curvature.output_variance(subspace.root()))
+    return likelihood.mean_link.value(
+        curvature.output_variance(subspace.root().to(curvature.weights))
+    )
 
 
 def with_varying_noise(

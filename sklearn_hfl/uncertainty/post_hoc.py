@@ -11,7 +11,6 @@ from sklearn_hfl.optim.krylov import determined_subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
-from sklearn_hfl.uncertainty.evidence import effective_parameters
 from sklearn_hfl.uncertainty.precisions import (
     EvidenceOptions,
     noise_precision,
@@ -129,7 +128,7 @@ def _equivalent_noise(
         prior=prior.with_precision(relative),
         likelihood=likelihood.with_precision(torch.ones_like(likelihood.noise_precision)),
     )
-    gamma = effective_parameters(determined_subspace(GaussNewton(at_one, weights), generator))
+    gamma = determined_subspace(GaussNewton(at_one, weights), generator).effective_parameters()
     squares = squared_residuals(log_posterior, weights)
     rows = log_posterior.sample_weight.sum() * len(squares)
     mean_std = _target_std(log_posterior).square().mean().sqrt()

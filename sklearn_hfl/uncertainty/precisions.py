@@ -7,12 +7,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Generator, Tensor
 
-from sklearn_hfl.optim.krylov import determined_subspace
+from sklearn_hfl.optim.dual import inverse_curvature
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.initialization import scaled_precision
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
-from sklearn_hfl.uncertainty.evidence import effective_parameters
 
 __all__ = [
     "EvidenceOptions",
@@ -195,7 +194,7 @@ def updated_at(
         Largest change of a log precision.
     """
     curvature = GaussNewton(log_posterior, weights)
-    gamma = effective_parameters(determined_subspace(curvature, generator, trace_rtol=1e-2))
+    gamma = inverse_curvature(curvature, generator).effective_parameters()
     return updated(log_posterior, weights, gamma, options)
 
 

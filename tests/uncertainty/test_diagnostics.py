@@ -5,7 +5,7 @@ import torch
 
 from sklearn_hfl.optim.subspace import STATIONARY_SHARE
 from sklearn_hfl.uncertainty.diagnostics import diagnose
-from sklearn_hfl.uncertainty.evidence import effective_parameters, log_evidence
+from sklearn_hfl.uncertainty.evidence import log_evidence
 from sklearn_hfl.uncertainty.exact import dense_ggn, exact_covariance
 from tests import reference
 from tests.cases import PROBLEMS, TASKS, estimate_at, map_estimate, problem, without_subspace
@@ -38,7 +38,7 @@ def test_decrement_equals_the_dense_formula(estimate, fitted):
 def test_the_rest_comes_from_the_subspace(estimate):
     facts, subspace = diagnose(estimate), estimate.subspace
     assert facts.rank == subspace.rank
-    assert facts.n_effective_parameters == effective_parameters(subspace).sum().item()
+    assert facts.n_effective_parameters == subspace.effective_parameters().sum().item()
     mode = log_evidence(estimate.log_posterior, estimate.weights, subspace)
     assert facts.log_evidence == mode + facts.log_multiplicity
 

@@ -8,7 +8,6 @@ from torch.testing import assert_close
 
 from sklearn_hfl.posterior.network import MLP
 from sklearn_hfl.uncertainty.evidence import (
-    effective_parameters,
     log_evidence,
     log_multiplicity,
 )
@@ -25,7 +24,7 @@ def estimate(request):
 
 def test_effective_parameters_equal_the_dense_formula(estimate):
     lp, weights = estimate.log_posterior, estimate.weights
-    gamma = effective_parameters(estimate.subspace)
+    gamma = estimate.subspace.effective_parameters()
     expected = reference.effective_parameters(lp, dense_ggn(lp, weights))
     assert gamma.sum().item() == pytest.approx(expected.sum().item(), rel=1e-3)
     assert_close(gamma, expected, rtol=0, atol=1e-3 * expected.sum().item())
@@ -33,7 +32,7 @@ def test_effective_parameters_equal_the_dense_formula(estimate):
 
 
 def test_effective_parameters_never_exceed_rows_or_weights(estimate):
-    gamma, lp = effective_parameters(estimate.subspace), estimate.log_posterior
+    gamma, lp = estimate.subspace.effective_parameters(), estimate.log_posterior
     assert (gamma <= 1).all()
     assert gamma.sum() <= lp.y.numel()
 
@@ -41,7 +40,7 @@ def test_effective_parameters_never_exceed_rows_or_weights(estimate):
 def test_log_evidence_equals_the_dense_formula(estimate):
     lp, weights = estimate.log_posterior, estimate.weights
     expected = reference.log_evidence(lp, weights, dense_ggn(lp, weights))
-    gamma = effective_parameters(estimate.subspace).sum().item()
+    gamma = estimate.subspace.effective_parameters().sum().item()
     # log det T misses at most the trace that the subspace has not seen.
     bound = 0.5e-3 * max(gamma, 1.0)
     assert log_evidence(lp, weights, estimate.subspace) == pytest.approx(expected, abs=bound + 1e-9)
