@@ -18,6 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 from torch import Tensor
 
+from sklearn_hfl._data.cluster import ClusterChunks
 from sklearn_hfl._data.conformity import fingerprints
 from sklearn_hfl._data.params import (
     Rule,
@@ -178,14 +179,18 @@ class HFLBase(BaseEstimator):
         options: EvidenceOptions,
         trained: Trained | None,
         units: tuple[Affine | None, Affine | None],
+        chunks: ClusterChunks | None = None,
     ) -> tuple[Member, ...]:
         """Train ``n_estimators`` MAPs from seeds drawn before anything else.
 
         Initial weights are drawn for standardised values and rescaled to the ``units`` of inputs
-        and targets, or come from a network that was ``trained`` elsewhere.
+        and targets, or come from a network that was ``trained`` elsewhere. Rows in ``chunks``
+        take the place of those given, which then stand for them.
         """
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=self.n_estimators)
         weight = self._fit_tensor(sample_weight)
+        if chunks is not None:
+            inputs, y, weight = inputs[:0], y[:0], weight[:0]
         jobs, warm = [], self._warm_members() if trained is None else ()
         resumed: list[Fit | None] = [None] * self.n_estimators
         n_outputs = likelihood.n_outputs(y.shape[1])
@@ -202,9 +207,8 @@ class HFLBase(BaseEstimator):
                 else torch.full((len(groups),), alpha)
             )
             prior = GaussianPrior(precision.to(inputs), groups.to(inputs.device))
-            log_posterior = LogPosterior(
-                network, likelihood, prior, inputs, y, weight, float(self.memory_limit)
-            )
+            data = inputs, y, weight, float(self.memory_limit)
+            log_posterior = LogPosterior(network, likelihood, prior, *data, chunks=chunks)
             if i < len(warm):
                 weights = warm[i].starts(log_posterior, weights)
                 if options.prior or options.noise:
@@ -218,8 +222,11 @@ class HFLBase(BaseEstimator):
         # A model that keeps no data keeps no hashes of its rows either.
         kept = slice(None if route.needs_data else 0)
         self._row_numbers = self._row_numbers if route.needs_data else None
-        self._trained_rows = fingerprints(inputs[kept], y[kept])
-        results = Parallel(n_jobs=self.n_jobs)(
+        elsewhere = chunks if route.needs_data else None
+        own = fingerprints(inputs[kept], y[kept])
+        self._trained_rows = elsewhere.fingerprints() if elsewhere else own
+        # Passes over the chunks start from this process.
+        results = Parallel(n_jobs=self.n_jobs if chunks is None else None)(
             delayed(fit_member)(*job, trainer, options, route, bool(self.verbose), fit)
             for job, fit in zip(jobs, resumed, strict=True)
         )
@@ -374,7 +381,10 @@ class HFLBase(BaseEstimator):
     def _ensemble(self, link: Link = IDENTITY) -> Ensemble:
         """Members of this fit, with the ``link`` that turns their outputs into answers."""
         members = tuple(member.within(float(self.memory_limit)) for member in self.members_)
-        return Ensemble(members, self._route(), self.n_jobs, bool(self.verbose), link)
+        # Passes over chunks elsewhere start from this process.
+        here = all(member.estimate.log_posterior.chunks is None for member in members)
+        n_jobs = self.n_jobs if here else None
+        return Ensemble(members, self._route(), n_jobs, bool(self.verbose), link)
 
     def _moments(self, ensemble: Ensemble, X: Tensor) -> Predictive:
         """Moments of the members' mixture at X (Q, D); a warning counts missed stds."""

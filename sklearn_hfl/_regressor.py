@@ -13,6 +13,8 @@ from torch import nn
 
 from sklearn_hfl._adoption.estimators import RegressorAdoption
 from sklearn_hfl._base import HFLBase
+from sklearn_hfl._data.cluster import ClusterRows
+from sklearn_hfl._data.collections import is_collection
 from sklearn_hfl._data.columns import numbers_expected
 from sklearn_hfl._data.params import Rule, any_of, boolean, named_as_public, one_of, real, reals
 from sklearn_hfl._data.validation import Array, check_training_data, to_numpy
@@ -325,8 +327,15 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
         sample_weight: ArrayLike | None,
         trained: Trained | None = None,
     ) -> None:
-        X, y, weight = check_training_data(self, X, y, sample_weight)
-        targets = y.reshape(len(y), -1)
+        rows: ClusterRows | None = None
+        if trained is None and is_collection(X):
+            rows = ClusterRows.of_numbers(self, X, y, sample_weight)
+            self._one_dimensional = np.ndim(y) == 1
+            X, targets, weight = rows.ends, rows.targets, rows.weight
+        else:
+            X, y, weight = check_training_data(self, X, y, sample_weight)
+            self._one_dimensional = y.ndim == 1
+            targets = y.reshape(len(y), -1)
         n_outputs = targets.shape[1]
         constant = np.ptp(targets, axis=0) == 0
         free = self._learns_units(trained)
@@ -336,6 +345,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
         y_scaler, start_y, module_y = self._scaled(targets, weight, self.normalize_y, free)
         noise = self._start_noise(y_scaler.scale, start_y)
         inputs = x_scaler.to_tensor(X, self.dtype, self.device)
+        encode = y_scaler.of_targets
         members = self._fit_members(
             inputs,
             self._fit_tensor(y_scaler.transform(targets)),
@@ -348,9 +358,9 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
             ),
             trained,
             (start_X, start_y),
+            None if rows is None else rows.chunks(x_scaler, encode, self.dtype, self.device),
         )
         self._x_scaler, self._y_scaler = x_scaler, y_scaler
-        self._one_dimensional = y.ndim == 1
         self.n_outputs_ = n_outputs
         if constant.any():
             which = "y" if n_outputs == 1 else f"{constant.sum()} of {n_outputs} columns of y"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from sklearn_hfl.exceptions import HFLDataWarning, warn
 
-__all__ = ["warn_of_scale"]
+__all__ = ["WeightSums", "warn_of_scale"]
 
 # A likelihood to the power w counts its row w times. The mean of the weights is 1 for importance
 # weights, below 1 where old rows are discounted, and above 1 where rows repeat: no warning is
@@ -21,6 +24,64 @@ __all__ = ["warn_of_scale"]
 MAX_FACTOR = 10.0
 # A fit needs at least this total weight, however many rows share it.
 MIN_ROWS = 2
+
+
+@dataclass(frozen=True)
+class WeightSums:
+    """What says whether weights can be counts.
+
+    Attributes
+    ----------
+    total : float
+        Their sum.
+    used : int
+        How many are positive.
+    whole : bool
+        Whether all are whole numbers.
+    """
+
+    total: float
+    used: int
+    whole: bool
+
+    @classmethod
+    def of(cls, weight: NDArray[np.float64]) -> WeightSums:
+        """Add up weights (n,)."""
+        whole = not (weight != np.round(weight)).any()
+        return cls(weight.sum(), int(np.count_nonzero(weight)), bool(whole))
+
+    @classmethod
+    def merged(cls, parts: Sequence[WeightSums]) -> WeightSums:
+        """Add up those of several parts of the rows."""
+        return cls(
+            sum(part.total for part in parts),
+            sum(part.used for part in parts),
+            all(part.whole for part in parts),
+        )
+
+    def warn(self, name: str = "sample_weight") -> None:
+        """Warn as ``warn_of_scale`` does."""
+        few = self.total < max(MIN_ROWS, self.used / MAX_FACTOR)
+        many = self.total > MAX_FACTOR * self.used and not self.whole
+        if few or many:
+            effect = (
+                "so few data leave the posterior close to the prior, and the fit close to a "
+                "constant"
+                if few
+                else "each row then counts as many independent ones, and is over-fitted"
+            )
+            advice = (
+                "pass sample_weight * len(sample_weight) / sample_weight.sum(); for "
+                "meta-estimators that pass weights of their own, such as AdaBoostClassifier, see "
+                "the user guide"
+                if name == "sample_weight"
+                else "class_weight='balanced' keeps the sum of the weights"
+            )
+            warn(
+                f"{name} is the number of rows that each row counts as, and {self.used} rows count "
+                f"as {self.total:.3g}: {effect}. If the weights are relative, {advice}.",
+                HFLDataWarning,
+            )
 
 
 def warn_of_scale(weight: NDArray[np.float64], name: str = "sample_weight") -> None:
@@ -40,23 +101,4 @@ def warn_of_scale(weight: NDArray[np.float64], name: str = "sample_weight") -> N
     HFLDataWarning
         With their sum, and how to rescale them.
     """
-    total, used = weight.sum(), np.count_nonzero(weight)
-    few = total < max(MIN_ROWS, used / MAX_FACTOR)
-    many = total > MAX_FACTOR * used and bool((weight != np.round(weight)).any())
-    if few or many:
-        effect = (
-            "so few data leave the posterior close to the prior, and the fit close to a constant"
-            if few
-            else "each row then counts as many independent ones, and is over-fitted"
-        )
-        advice = (
-            "pass sample_weight * len(sample_weight) / sample_weight.sum(); for meta-estimators "
-            "that pass weights of their own, such as AdaBoostClassifier, see the user guide"
-            if name == "sample_weight"
-            else "class_weight='balanced' keeps the sum of the weights"
-        )
-        warn(
-            f"{name} is the number of rows that each row counts as, and {used} rows count as "
-            f"{total:.3g}: {effect}. If the weights are relative, {advice}.",
-            HFLDataWarning,
-        )
+    WeightSums.of(weight).warn(name)

@@ -13,6 +13,7 @@ from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
+from sklearn_hfl._data.collections import is_collection
 from sklearn_hfl._data.columns import numbers_expected
 from sklearn_hfl._data.sample_weight import warn_of_scale
 
@@ -22,6 +23,8 @@ __all__ = [
     "check_finite",
     "check_sample_weight",
     "check_training_data",
+    "check_used",
+    "checked_weights",
     "to_numpy",
     "to_tensor",
     "used_rows",
@@ -168,6 +171,13 @@ def validated(estimator: Any, X: Any, *y: Any, **options: Any) -> Any:
     ValueError
         If X is not as expected, or sparse and larger than the memory limit when dense.
     """
+    if is_collection(X):
+        raise TypeError(
+            f"Expected rows that this process can hold together, but X is a dask "
+            f"{type(X).__name__}. fit takes one, and so do queries whose answer for a row does not "
+            "depend on other rows, such as predict. Otherwise pass X.compute(), if it fits in "
+            "memory."
+        )
     if issparse(X):
         X = _without_duplicates(X)
     with numbers_expected(X=X):
@@ -230,13 +240,43 @@ def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
     HFLWarning
         If their sum is far from n and they are no counts.
     """
+    weight = checked_weights(sample_weight, n)
+    if sample_weight is not None:
+        check_used(int(np.count_nonzero(weight)))
+        warn_of_scale(weight)
+    return weight
+
+
+def checked_weights(sample_weight: ArrayLike | None, n: int) -> Array:
+    """Validate the weights of n rows, one by one.
+
+    Parameters
+    ----------
+    sample_weight : array-like of shape (n,) or None
+        Weights; None is one for each row.
+    n : int
+        Number of rows.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+
+    Raises
+    ------
+    ValueError
+        If there are not n weights, or one is negative or not finite.
+    """
     if sample_weight is None:
         return np.ones(n)
     expected = f"sample_weight must have shape ({n},), one number a row"
     with numbers_expected(sample_weight=sample_weight):
         try:
             weight: Array = check_array(
-                sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight"
+                sample_weight,
+                dtype=np.float64,
+                ensure_2d=False,
+                ensure_min_samples=min(n, 1),
+                input_name="sample_weight",
             )
         except TypeError as error:
             raise ValueError(f"{expected}, but: {error}") from error
@@ -252,15 +292,29 @@ def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
             f"sample_weight must be ≤ {MAX_WEIGHT:g}, or sums over rows overflow, but the largest "
             f"is {weight.max():g}. Pass sample_weight / sample_weight.mean()."
         )
-    if not (weight > 0).any():
+    return weight
+
+
+def check_used(n_used: int) -> None:
+    """Raise an error where fewer than two rows have a positive weight.
+
+    Parameters
+    ----------
+    n_used : int
+        Number of those that have.
+
+    Raises
+    ------
+    ValueError
+        If there are too few.
+    """
+    if n_used == 0:
         raise ValueError("sample_weight is zero for every row: no rows remain to fit.")
-    if (weight > 0).sum() < 2:
+    if n_used < 2:
         raise ValueError(
             "Found 1 row of positive sample_weight, while a minimum of 2 is required to learn a "
             "scale."
         )
-    warn_of_scale(weight)
-    return weight
 
 
 def to_tensor(values: Array, dtype: str | torch.dtype, device: str | torch.device) -> Tensor:

@@ -342,12 +342,6 @@ class ClassPosterior(HFLBase):
             return _mean_log_softmax(at_map), averages, of_logits
         return averages.log_proba, averages, of_logits
 
-    def _encoded(self, classes: NDArray[Any], index: NDArray[np.intp]) -> Array:
-        """Labels as the likelihood takes them, (n, K)."""
-        one_hot = np.eye(len(classes))[index]
-        # Two classes share one logit, that of the second.
-        return one_hot[:, 1:] if len(classes) == 2 else one_hot
-
     def _draws(self) -> Tensor:
         n_classes = len(self.classes_)
         draws = normal_draws(n_draws(n_classes), n_classes, self._draw_seed)
