@@ -15,7 +15,7 @@ from torch import nn
 
 from sklearn_hfl._adoption.estimators import ClassifierAdoption
 from sklearn_hfl._base import HFLBase
-from sklearn_hfl._data.cluster import ClusterRows
+from sklearn_hfl._data.cluster_rows import ClusterRows
 from sklearn_hfl._data.collections import is_collection
 from sklearn_hfl._data.columns import check_labels, numbers_expected
 from sklearn_hfl._data.labels import (

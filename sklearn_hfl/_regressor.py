@@ -13,15 +13,14 @@ from torch import nn
 
 from sklearn_hfl._adoption.estimators import RegressorAdoption
 from sklearn_hfl._base import HFLBase
-from sklearn_hfl._data.cluster import ClusterRows
+from sklearn_hfl._data.cluster_rows import ClusterRows
 from sklearn_hfl._data.collections import is_collection
 from sklearn_hfl._data.columns import numbers_expected
 from sklearn_hfl._data.params import Rule, any_of, boolean, named_as_public, one_of, real, reals
-from sklearn_hfl._data.validation import Array, check_training_data, to_numpy
+from sklearn_hfl._data.validation import Array, check_training_data, to_numpy, warn_of_constants
 from sklearn_hfl._ensemble.trained import Trained
 from sklearn_hfl._queries.predictive import PosteriorPredictive
 from sklearn_hfl._queries.target_deletion import TargetDeletion
-from sklearn_hfl.exceptions import HFLDataWarning, warn
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.rescaling import Affine
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
@@ -336,8 +335,6 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
             X, y, weight = check_training_data(self, X, y, sample_weight)
             self._one_dimensional = y.ndim == 1
             targets = y.reshape(len(y), -1)
-        n_outputs = targets.shape[1]
-        constant = np.ptp(targets, axis=0) == 0
         free = self._learns_units(trained)
         x_scaler, start_X, module_X = self._scaled(
             X, weight, self.normalize_X, free and self.module is None
@@ -361,15 +358,8 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
             None if rows is None else rows.chunks(x_scaler, encode, self.dtype, self.device),
         )
         self._x_scaler, self._y_scaler = x_scaler, y_scaler
-        self.n_outputs_ = n_outputs
-        if constant.any():
-            which = "y" if n_outputs == 1 else f"{constant.sum()} of {n_outputs} columns of y"
-            warn(
-                f"Constant target: {which} has a single value, from which no scale of noise or "
-                "signal can be learned. Predictions are that constant, and their standard "
-                "deviations reflect the prior alone. Check y.",
-                HFLDataWarning,
-            )
+        self.n_outputs_ = targets.shape[1]
+        warn_of_constants(targets)
         self._record(members, (module_X, module_y))
         squares = self._mean_ensemble().noise(inputs).mean(0)
         # Weighted mean over the rows, exact where the noise is constant.

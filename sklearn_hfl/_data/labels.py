@@ -9,10 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.multiclass import check_classification_targets
 
 from sklearn_hfl._data.columns import check_labels
-from sklearn_hfl._data.sample_weight import warn_of_scale
+from sklearn_hfl._data.sample_weight import check_sample_weight, warn_of_scale
 from sklearn_hfl._data.validation import (
     Array,
-    check_sample_weight,
     used_rows,
     validated,
 )

@@ -1,4 +1,4 @@
-"""Weights: whether those of the rows can be counts."""
+"""Weights of the rows: validated, and whether they can be counts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_array
 
+from sklearn_hfl._data.columns import numbers_expected
 from sklearn_hfl.exceptions import HFLDataWarning, warn
 
-__all__ = ["WeightSums", "warn_of_scale"]
+__all__ = ["WeightSums", "check_sample_weight", "check_used", "checked_weights", "warn_of_scale"]
+
+Array = NDArray[np.float64]
+# Squares of sums of weights are finite up to here, in single precision too.
+MAX_WEIGHT = 1e15
 
 # A likelihood to the power w counts its row w times. The mean of the weights is 1 for importance
 # weights, below 1 where old rows are discounted, and above 1 where rows repeat: no warning is
@@ -102,3 +108,105 @@ def warn_of_scale(weight: NDArray[np.float64], name: str = "sample_weight") -> N
         With their sum, and how to rescale them.
     """
     WeightSums.of(weight).warn(name)
+
+
+def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
+    """Validate the weights of n rows.
+
+    Parameters
+    ----------
+    sample_weight : array-like of shape (n,) or None
+        Weights; None is one for each row.
+    n : int
+        Number of rows.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+
+    Raises
+    ------
+    ValueError
+        If there are not n weights, one is negative or not finite, or fewer than two
+        are positive.
+
+    Warns
+    -----
+    HFLWarning
+        If their sum is far from n and they are no counts.
+    """
+    weight = checked_weights(sample_weight, n)
+    if sample_weight is not None:
+        check_used(int(np.count_nonzero(weight)))
+        warn_of_scale(weight)
+    return weight
+
+
+def checked_weights(sample_weight: ArrayLike | None, n: int) -> Array:
+    """Validate the weights of n rows, one by one.
+
+    Parameters
+    ----------
+    sample_weight : array-like of shape (n,) or None
+        Weights; None is one for each row.
+    n : int
+        Number of rows.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+
+    Raises
+    ------
+    ValueError
+        If there are not n weights, or one is negative or not finite.
+    """
+    if sample_weight is None:
+        return np.ones(n)
+    expected = f"sample_weight must have shape ({n},), one number a row"
+    with numbers_expected(sample_weight=sample_weight):
+        try:
+            weight: Array = check_array(
+                sample_weight,
+                dtype=np.float64,
+                ensure_2d=False,
+                ensure_min_samples=min(n, 1),
+                input_name="sample_weight",
+            )
+        except TypeError as error:
+            raise ValueError(f"{expected}, but: {error}") from error
+    if weight.shape != (n,):
+        raise ValueError(f"{expected}, but got {weight.shape}.")
+    if (weight < 0).any():
+        raise ValueError(
+            f"sample_weight must be ≥ 0, but {(weight < 0).sum()} of {n} weights are negative. "
+            "Leave rows out by weight 0."
+        )
+    if weight.max(initial=0.0) > MAX_WEIGHT:
+        raise ValueError(
+            f"sample_weight must be ≤ {MAX_WEIGHT:g}, or sums over rows overflow, but the largest "
+            f"is {weight.max():g}. Pass sample_weight / sample_weight.mean()."
+        )
+    return weight
+
+
+def check_used(n_used: int) -> None:
+    """Raise an error where fewer than two rows have a positive weight.
+
+    Parameters
+    ----------
+    n_used : int
+        Number of those that have.
+
+    Raises
+    ------
+    ValueError
+        If there are too few.
+    """
+    if n_used == 0:
+        raise ValueError("sample_weight is zero for every row: no rows remain to fit.")
+    if n_used < 2:
+        raise ValueError(
+            "Found 1 row of positive sample_weight, while a minimum of 2 is required to learn a "
+            "scale."
+        )

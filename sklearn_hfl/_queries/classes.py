@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_hfl._base import HFLBase
+from sklearn_hfl._data.collections import by_chunks
 from sklearn_hfl._data.params import boolean, integer, validate_arguments
 from sklearn_hfl._data.validation import Array, to_numpy
 from sklearn_hfl.posterior.link import CENTRED, SOFTMAX, log_probabilities
@@ -46,6 +47,7 @@ class ClassPosterior(HFLBase):
         self, X: ArrayLike, return_std: bool
     ) -> NDArray[Any] | tuple[NDArray[Any], Array]: ...
 
+    @by_chunks
     def predict(self, X: ArrayLike, return_std: bool | Literal["delta"] = False) -> Any:
         """Predict the most probable class, and the std of its probability.
 
@@ -94,6 +96,7 @@ class ClassPosterior(HFLBase):
     @overload
     def predict_proba(self, X: ArrayLike, return_std: bool) -> Array | tuple[Array, Array]: ...
 
+    @by_chunks
     def predict_proba(self, X: ArrayLike, return_std: bool | Literal["delta"] = False) -> Any:
         """Predict class probabilities that average over the posterior of the weights.
 
@@ -159,6 +162,7 @@ class ClassPosterior(HFLBase):
                 std = _std(averages, log_proba)
             return to_numpy(log_proba.exp()), to_numpy(std)
 
+    @by_chunks
     def predict_log_proba(self, X: ArrayLike) -> Array:
         """Predict the logarithm of the class probabilities.
 
@@ -179,6 +183,7 @@ class ClassPosterior(HFLBase):
                 return to_numpy(_mean_log_softmax(self._ensemble().means(queries)))
             return to_numpy(self._moderated(queries)[0])
 
+    @by_chunks
     def decision_function(self, X: ArrayLike) -> Array:
         """Predict the logits of ``predict_proba``.
 
@@ -199,6 +204,7 @@ class ClassPosterior(HFLBase):
             return log_proba[:, 1] - log_proba[:, 0]
         return log_proba - log_proba.mean(1, keepdims=True)
 
+    @by_chunks
     def latent_mean_and_variance(self, X: ArrayLike) -> tuple[Array, Array]:
         """Predict the logits, the network's outputs, with their posterior variance.
 
@@ -224,6 +230,7 @@ class ClassPosterior(HFLBase):
             mean, var = to_numpy(moments.mean), to_numpy(moments.epistemic)
             return (mean[:, 0], var[:, 0]) if len(self.classes_) == 2 else (mean, var)
 
+    @by_chunks
     def predict_uncertainty(self, X: ArrayLike) -> Bunch:
         """Predict with every part of the uncertainty, and a convergence flag for each row.
 

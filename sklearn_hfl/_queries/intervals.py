@@ -11,6 +11,7 @@ from scipy.special import ndtri
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from sklearn_hfl._data.collections import by_chunks
 from sklearn_hfl._data.conformity import check_scores, scored_with, warn_of_trained_rows
 from sklearn_hfl._data.moments import Levels, check_levels
 from sklearn_hfl._data.params import one_of, validate_arguments
@@ -89,6 +90,7 @@ class PredictionIntervals(UnitsOfY):
         self.conformity_scores_, self._scored_with = self._shaped(scores), scored_with(self)
         return self
 
+    @by_chunks
     def predict_interval(
         self,
         X: ArrayLike,

@@ -11,6 +11,7 @@ from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from sklearn_hfl._data.collections import by_chunks
 from sklearn_hfl._data.moments import Levels, check_levels
 from sklearn_hfl._data.params import boolean, integer, one_of, validate_arguments
 from sklearn_hfl._data.validation import Array, to_numpy
@@ -55,6 +56,7 @@ class PosteriorPredictive(PredictionIntervals, PredictiveDistributions):
     @overload
     def predict(self, X: ArrayLike, *, return_cov: bool) -> Array | tuple[Array, Array]: ...
 
+    @by_chunks
     def predict(
         self,
         X: ArrayLike,
@@ -150,6 +152,7 @@ class PosteriorPredictive(PredictionIntervals, PredictiveDistributions):
                 return mean, self._shaped(self._covariance(queries))
             return mean
 
+    @by_chunks
     def predict_uncertainty(self, X: ArrayLike) -> Bunch:
         """Predict all parts of the uncertainty, with a convergence flag and error bound per row.
 
