@@ -239,8 +239,12 @@ class _Moments:
 
 def _moments(block: Any) -> _Moments:
     X, y, weight, n = block
-    y = y.reshape(len(y), -1) if y.dtype.kind == "f" else np.zeros((len(y), 1))
+    y = _columns(y) if y.dtype.kind == "f" else np.zeros((len(y), 1))
     return _Moments(_two_rows(X, weight), _two_rows(y, weight), WeightSums.of(weight), n)
+
+
+def _columns(y: Array) -> Array:
+    return y[:, None] if y.ndim == 1 else y
 
 
 def _two_rows(values: Array, weight: Array) -> Array:
