@@ -144,7 +144,7 @@ def report(rows: list[dict[str, Any]]) -> None:
 
 
 def by_kind(passes: Passes) -> None:
-    heading(f"Passes: of the fit to {SIZES[-1]:,} rows")
+    heading(f"Cluster, passes of the fit to {SIZES[-1]:,} rows")
     print(f"{'':24}{'passes':>8}{'KB to':>8}{'KB back':>9}{'ms':>7}   each")
     for kind in sorted(passes.count, key=passes.count.get, reverse=True):
         count = passes.count[kind]
@@ -156,7 +156,7 @@ def by_kind(passes: Passes) -> None:
 def on_paper(row: dict[str, Any]) -> None:
     n, workers = LARGE
     own = n / workers
-    heading(f"On paper: {n:.0e} rows on {workers} workers, the same network and number of passes")
+    heading(f"Cluster, on paper: {n:.0e} rows on {workers} workers, the same network and number of passes")
     per_row = row["worker_seconds"] / (row["rows"] / N_WORKERS)
     print(f"rows of a worker               {own:14,.0f}")
     print(f"memory for them                {8 * own * (N_FEATURES + 2) / 1e9:14.2f} GB")

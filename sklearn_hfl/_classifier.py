@@ -276,8 +276,8 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
 
         Parameters
         ----------
-        X : {array-like, sparse array} of shape (n_samples, n_features)
-            Inputs.
+        X : {array-like, sparse array, dask array, dask frame} of shape (n_samples, n_features)
+            Inputs; what dask holds in chunks of rows is never loaded together.
         y : array-like of shape (n_samples,)
             Labels of any type, two classes or more.
         sample_weight : array-like of shape (n_samples,), default=None

@@ -275,8 +275,8 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
 
         Parameters
         ----------
-        X : {array-like, sparse array} of shape (n_samples, n_features)
-            Inputs.
+        X : {array-like, sparse array, dask array, dask frame} of shape (n_samples, n_features)
+            Inputs; what dask holds in chunks of rows is never loaded together.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
         sample_weight : array-like of shape (n_samples,), default=None
