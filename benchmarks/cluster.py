@@ -156,7 +156,7 @@ def by_kind(passes: Passes) -> None:
 def on_paper(row: dict[str, Any]) -> None:
     n, workers = LARGE
     own = n / workers
-    heading(f"Cluster, on paper: {n:.0e} rows on {workers} workers, the same network and number of passes")
+    heading(f"Cluster, on paper: {n:.0e} rows on {workers} workers, as many passes")
     per_row = row["worker_seconds"] / (row["rows"] / N_WORKERS)
     print(f"rows of a worker               {own:14,.0f}")
     print(f"memory for them                {8 * own * (N_FEATURES + 2) / 1e9:14.2f} GB")

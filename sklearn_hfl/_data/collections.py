@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import wraps
-from inspect import signature
-from typing import Any, TypeVar
+from contextlib import contextmanager
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -25,7 +24,6 @@ __all__ = [
 
 # Partial results that are combined at a time, on the way to that of all chunks.
 FAN_IN = 8
-_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def is_collection(values: Any) -> bool:
@@ -123,51 +121,54 @@ def computed(*values: Any) -> tuple[Any, ...]:
     """Compute delayed values, where dask does: on a cluster with a client, or by threads here."""
     import dask
 
-    # Weights and directions travel with the graph: sent any other way, they would be lost with
-    # the worker that has them. The warning means data that should be on the workers.
-    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):
+    with _large_graphs():
         return dask.compute(*values)
 
 
 def kept(values: Sequence[Any]) -> tuple[Any, ...]:
     """Keep delayed values on the workers of a cluster; without one, compute them at each use."""
     import dask
+
+    with _large_graphs() as on_cluster:
+        return tuple(dask.persist(*values)) if on_cluster else tuple(values)
+
+
+@contextmanager
+def _large_graphs() -> Iterator[bool]:
+    """Whether dask computes on a cluster, which then takes large graphs without a warning."""
+    import dask
     from dask.base import get_scheduler
 
-    client = getattr(get_scheduler(), "__self__", None)
-    if not hasattr(client, "scheduler_info"):
-        return tuple(values)
+    if not hasattr(getattr(get_scheduler(), "__self__", None), "scheduler_info"):
+        yield False
+        return
+    # Weights and directions travel with the graph: sent any other way, they would be lost with
+    # the worker that has them. The warning means data that should be on the workers.
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):
-        return tuple(dask.persist(*values))
+        yield True
 
 
 # ------------------------------------------------------------------- queries
 
 
-def by_chunks(method: _Method) -> _Method:
+def by_chunks(method: Callable[..., Any], X: Any, *arguments: Any) -> Any:
     """Answer queries in a dask collection chunk by chunk, by a method that takes rows one by one.
 
     Parameters
     ----------
     method : callable
-        (self, X, ...) -> array, or a tuple or Bunch of arrays, one row for each of X.
+        (X, ...) -> array, or a tuple or Bunch of arrays, with one row for each of X.
+    X : dask array or frame
+        Queries.
+    *arguments : object
+        What the method takes beside them.
 
     Returns
     -------
-    callable
+    ndarray, tuple or Bunch
+        The answers to all chunks, one after the other.
     """
-    parameters = signature(method)
-
-    @wraps(method)
-    def answer(self: Any, X: Any, *args: Any, **kwargs: Any) -> Any:
-        if not is_collection(X):
-            return method(self, X, *args, **kwargs)
-        # The covariance is of all rows together; validation refuses the collection.
-        if parameters.bind(self, X, *args, **kwargs).arguments.get("return_cov"):
-            return method(self, X, *args, **kwargs)
-        return _joined([method(self, block, *args, **kwargs) for block in _loaded(X)])
-
-    return answer  # type: ignore[return-value]
+    return _joined([method(block, *arguments) for block in _loaded(X)])
 
 
 def _loaded(X: Any) -> Iterator[Any]:

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_hfl._base import HFLBase
-from sklearn_hfl._data.collections import by_chunks
+from sklearn_hfl._data.collections import by_chunks, is_collection
 from sklearn_hfl._data.params import boolean, integer, validate_arguments
 from sklearn_hfl._data.validation import Array, to_numpy
 from sklearn_hfl.posterior.link import CENTRED, SOFTMAX, log_probabilities
@@ -47,7 +47,6 @@ class ClassPosterior(HFLBase):
         self, X: ArrayLike, return_std: bool
     ) -> NDArray[Any] | tuple[NDArray[Any], Array]: ...
 
-    @by_chunks
     def predict(self, X: ArrayLike, return_std: bool | Literal["delta"] = False) -> Any:
         """Predict the most probable class, and the std of its probability.
 
@@ -96,7 +95,6 @@ class ClassPosterior(HFLBase):
     @overload
     def predict_proba(self, X: ArrayLike, return_std: bool) -> Array | tuple[Array, Array]: ...
 
-    @by_chunks
     def predict_proba(self, X: ArrayLike, return_std: bool | Literal["delta"] = False) -> Any:
         """Predict class probabilities that average over the posterior of the weights.
 
@@ -150,6 +148,8 @@ class ClassPosterior(HFLBase):
         >>> proba.shape, std.shape
         ((3, 3), (3, 3))
         """
+        if is_collection(X):
+            return by_chunks(self.predict_proba, X, return_std)
         if not _wants_std(return_std):
             return np.exp(self.predict_log_proba(X))
         check_is_fitted(self)
@@ -162,7 +162,6 @@ class ClassPosterior(HFLBase):
                 std = _std(averages, log_proba)
             return to_numpy(log_proba.exp()), to_numpy(std)
 
-    @by_chunks
     def predict_log_proba(self, X: ArrayLike) -> Array:
         """Predict the logarithm of the class probabilities.
 
@@ -176,6 +175,8 @@ class ClassPosterior(HFLBase):
         ndarray of shape (n, n_classes)
             Log of ``predict_proba``, finite also where that rounds to 0.
         """
+        if is_collection(X):
+            return by_chunks(self.predict_log_proba, X)
         check_is_fitted(self)
         with torch.inference_mode(False):
             queries = self._queries(X)
@@ -183,7 +184,6 @@ class ClassPosterior(HFLBase):
                 return to_numpy(_mean_log_softmax(self._ensemble().means(queries)))
             return to_numpy(self._moderated(queries)[0])
 
-    @by_chunks
     def decision_function(self, X: ArrayLike) -> Array:
         """Predict the logits of ``predict_proba``.
 
@@ -204,7 +204,6 @@ class ClassPosterior(HFLBase):
             return log_proba[:, 1] - log_proba[:, 0]
         return log_proba - log_proba.mean(1, keepdims=True)
 
-    @by_chunks
     def latent_mean_and_variance(self, X: ArrayLike) -> tuple[Array, Array]:
         """Predict the logits, the network's outputs, with their posterior variance.
 
@@ -224,13 +223,14 @@ class ClassPosterior(HFLBase):
         HFLWarning
             With the number of standard deviations that missed ``std_rtol``.
         """
+        if is_collection(X):
+            return by_chunks(self.latent_mean_and_variance, X)
         check_is_fitted(self)
         with torch.inference_mode(False):
             moments = self._moments(self._ensemble(), self._queries(X))
             mean, var = to_numpy(moments.mean), to_numpy(moments.epistemic)
             return (mean[:, 0], var[:, 0]) if len(self.classes_) == 2 else (mean, var)
 
-    @by_chunks
     def predict_uncertainty(self, X: ArrayLike) -> Bunch:
         """Predict with every part of the uncertainty, and a convergence flag for each row.
 
@@ -267,6 +267,8 @@ class ClassPosterior(HFLBase):
         >>> bool(far > near)
         True
         """
+        if is_collection(X):
+            return by_chunks(self.predict_uncertainty, X)
         check_is_fitted(self)
         with torch.inference_mode(False):
             log_proba, averages, of_logits = self._moderated(self._queries(X))

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_hfl._data.collections import by_chunks
 from sklearn_hfl._data.conformity import check_scores, scored_with, warn_of_trained_rows
 from sklearn_hfl._data.labels import check_known_labels, one_hot
 from sklearn_hfl._data.moments import check_level
@@ -83,7 +82,6 @@ class PredictionSets(ClassPosterior):
         self.conformity_scores_, self._scored_with = scores, scored_with(self)
         return self
 
-    @by_chunks
     def predict_set(self, X: ArrayLike, confidence_level: float = 0.9) -> NDArray[Any]:
         """Predict sets of classes; needs ``conformalize``.
 
