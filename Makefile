@@ -28,7 +28,7 @@ unexport PYTHONPATH
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart examples docs test test-oldest reliability mutation model-files wheel dist coverage lint types check-docs check-peers benchmarks benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-conformal benchmark-evidence benchmark-fit benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-leave-one-out benchmark-paper benchmark-products benchmark-profile benchmark-reliable-fits benchmark-small-data benchmark-speed benchmark-uci clean distclean
+.PHONY: help quickstart examples docs test test-oldest reliability mutation model-files wheel dist coverage lint types check-docs check-peers benchmarks benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-cluster benchmark-conformal benchmark-evidence benchmark-fit benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-leave-one-out benchmark-paper benchmark-products benchmark-profile benchmark-reliable-fits benchmark-small-data benchmark-speed benchmark-uci clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,7 +93,7 @@ check-peers: $(VENV_LAPLACE)/.installed $(VENV_NGBOOST)/.installed  ## Run each 
 	$(VENV_LAPLACE)/bin/python tools/run_peer_blocks.py laplace-torch
 	$(VENV_NGBOOST)/bin/python tools/run_peer_blocks.py ngboost
 
-BENCHMARKS = equality ablation authors classifier conformal evidence fit functional grid-search heteroscedastic leave-one-out paper products profile reliable-fits small-data speed uci
+BENCHMARKS = equality ablation authors classifier cluster conformal evidence fit functional grid-search heteroscedastic leave-one-out paper products profile reliable-fits small-data speed uci
 
 benchmarks: $(BENCHMARKS:%=build/benchmarks/%)  ## Repeat all benchmarks (a day); goes on where it stopped, `make clean` begins anew
 
@@ -141,6 +141,11 @@ $(VENV_LAPLACE)/.installed: $(VENV_LAPLACE)/.created benchmarks/peers/laplace.tx
 $(VENV_NGBOOST)/.installed: $(VENV_NGBOOST)/.created benchmarks/peers/ngboost.txt
 	$(VENV_NGBOOST)/bin/python -m pip install --quiet --requirement benchmarks/peers/ngboost.txt
 	@touch $@
+
+benchmark-cluster: $(VENV)/.installed-dask  ## Passes and bytes of fits to rows on two workers
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/cluster.py > benchmarks/results/cluster.txt
+	$(VENV)/bin/python tools/fill_tables.py
+	cat benchmarks/results/cluster.txt
 
 benchmark-uci: $(VENV)/.installed-plot $(VENV_LAPLACE)/.installed $(VENV_NGBOOST)/.installed  ## Likelihood and coverage on the UCI splits; goes on where it stopped
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/uci.py run

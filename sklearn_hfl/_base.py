@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from math import ceil
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -18,7 +17,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 from torch import Tensor
 
+from sklearn_hfl._data.cluster_chunks import ClusterChunks
 from sklearn_hfl._data.conformity import fingerprints
+from sklearn_hfl._data.held_out import held_out_rows
 from sklearn_hfl._data.params import (
     Rule,
     any_of,
@@ -63,8 +64,6 @@ DOCUMENTATION = "https://sklearn-hfl.github.io/sklearn-hfl"
 # The network route differences optima of L itself, so its MAP is polished to this
 # many posterior standard deviations; the other routes need no more than ``tol``.
 POLISHED_DECREMENT = 1e-8
-# Of a split for early stopping: what fit needs in all, and MLPRegressor of the held-out rows.
-MIN_ROWS_OF_A_PART = 2
 
 
 def _negative(value: object) -> bool:
@@ -178,14 +177,18 @@ class HFLBase(BaseEstimator):
         options: EvidenceOptions,
         trained: Trained | None,
         units: tuple[Affine | None, Affine | None],
+        chunks: ClusterChunks | None = None,
     ) -> tuple[Member, ...]:
         """Train ``n_estimators`` MAPs from seeds drawn before anything else.
 
         Initial weights are drawn for standardised values and rescaled to the ``units`` of inputs
-        and targets, or come from a network that was ``trained`` elsewhere.
+        and targets, or come from a network that was ``trained`` elsewhere. Rows in ``chunks``
+        take the place of those given, which then stand for them.
         """
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=self.n_estimators)
         weight = self._fit_tensor(sample_weight)
+        held = slice(None if chunks is None else 0)
+        data = inputs[held], y[held], weight[held]
         jobs, warm = [], self._warm_members() if trained is None else ()
         resumed: list[Fit | None] = [None] * self.n_estimators
         n_outputs = likelihood.n_outputs(y.shape[1])
@@ -202,9 +205,8 @@ class HFLBase(BaseEstimator):
                 else torch.full((len(groups),), alpha)
             )
             prior = GaussianPrior(precision.to(inputs), groups.to(inputs.device))
-            log_posterior = LogPosterior(
-                network, likelihood, prior, inputs, y, weight, float(self.memory_limit)
-            )
+            limit = float(self.memory_limit)
+            log_posterior = LogPosterior(network, likelihood, prior, *data, limit, chunks=chunks)
             if i < len(warm):
                 weights = warm[i].starts(log_posterior, weights)
                 if options.prior or options.noise:
@@ -218,15 +220,19 @@ class HFLBase(BaseEstimator):
         # A model that keeps no data keeps no hashes of its rows either.
         kept = slice(None if route.needs_data else 0)
         self._row_numbers = self._row_numbers if route.needs_data else None
-        self._trained_rows = fingerprints(inputs[kept], y[kept])
-        results = Parallel(n_jobs=self.n_jobs)(
+        if chunks is not None and route.needs_data:
+            self._trained_rows = chunks.fingerprints()
+        else:
+            self._trained_rows = fingerprints(data[0][kept], data[1][kept])
+        # Passes over chunks start from this process.
+        results = Parallel(n_jobs=self.n_jobs if chunks is None else 1)(
             delayed(fit_member)(*job, trainer, options, route, bool(self.verbose), fit)
             for job, fit in zip(jobs, resumed, strict=True)
         )
         if not route.needs_data:
             return tuple(results)
         # Members share the data, also when other processes trained them.
-        return tuple(member.with_data(inputs, y, weight) for member in results)
+        return tuple(member.with_data(*data) for member in results)
 
     @property
     def _learns_prior(self) -> bool:
@@ -256,17 +262,8 @@ class HFLBase(BaseEstimator):
         n = len(X)
         held_out = None
         if self.early_stopping:
-            count = ceil(self.validation_fraction * n)  # as scikit-learn's train_test_split
-            if min(count, n - count) < MIN_ROWS_OF_A_PART:
-                raise ValueError(
-                    f"{type(self).__name__}: early_stopping=True with validation_fraction="
-                    f"{self.validation_fraction:g} would train on {n - count} of {n} rows and "
-                    f"hold out {count}, but each part needs {MIN_ROWS_OF_A_PART} rows or more. "
-                    "Change validation_fraction, give more rows, or set early_stopping=False."
-                )
-            held_out = torch.zeros(n, dtype=torch.bool)
-            held_out[torch.randperm(n, generator=generator)[:count]] = True
-            held_out = held_out.to(X.device)
+            name, share = type(self).__name__, self.validation_fraction
+            held_out = held_out_rows(name, n, share, generator).to(X.device)
         return make_trainer(
             chosen_solver(self.solver, self.early_stopping),
             max_iter=self.max_iter,
@@ -374,7 +371,9 @@ class HFLBase(BaseEstimator):
     def _ensemble(self, link: Link = IDENTITY) -> Ensemble:
         """Members of this fit, with the ``link`` that turns their outputs into answers."""
         members = tuple(member.within(float(self.memory_limit)) for member in self.members_)
-        return Ensemble(members, self._route(), self.n_jobs, bool(self.verbose), link)
+        here = all(member.estimate.log_posterior.chunks is None for member in members)
+        n_jobs = self.n_jobs if here else 1
+        return Ensemble(members, self._route(), n_jobs, bool(self.verbose), link)
 
     def _moments(self, ensemble: Ensemble, X: Tensor) -> Predictive:
         """Moments of the members' mixture at X (Q, D); a warning counts missed stds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,8 +15,15 @@ from torch import nn
 
 from sklearn_hfl._adoption.estimators import ClassifierAdoption
 from sklearn_hfl._base import HFLBase
+from sklearn_hfl._data.cluster_rows import ClusterRows
+from sklearn_hfl._data.collections import is_collection
 from sklearn_hfl._data.columns import check_labels, numbers_expected
-from sklearn_hfl._data.labels import check_labelled_data, class_weighted
+from sklearn_hfl._data.labels import (
+    check_labelled_data,
+    class_weighted,
+    encoded_labels,
+    one_hot,
+)
 from sklearn_hfl._data.params import Rule, any_of, mapping, named_as_public, none, one_of
 from sklearn_hfl._ensemble.trained import Trained
 from sklearn_hfl._queries.label_deletion import LabelDeletion
@@ -268,8 +276,8 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
 
         Parameters
         ----------
-        X : {array-like, sparse array} of shape (n_samples, n_features)
-            Inputs.
+        X : {array-like, sparse array, dask array, dask frame} of shape (n_samples, n_features)
+            Inputs; what dask holds in chunks of rows is never loaded together.
         y : array-like of shape (n_samples,)
             Labels of any type, two classes or more.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -320,10 +328,16 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
         sample_weight: ArrayLike | None,
         trained: Trained | None = None,
     ) -> None:
-        X, classes, index, weight = check_labelled_data(self, X, y, sample_weight)
+        rows: ClusterRows | None = None
+        if trained is None and is_collection(X):
+            rows, classes = ClusterRows.of_labels(self, X, y, sample_weight, self.class_weight)
+            X, weight, index = rows.ends, rows.weight, np.zeros(len(rows.weight), dtype=np.intp)
+        else:
+            X, classes, index, weight = check_labelled_data(self, X, y, sample_weight)
         if trained is not None:
             trained.check_classes(classes)
-        weight = class_weighted(self.class_weight, classes, index, weight)
+        if rows is None:
+            weight = class_weighted(self.class_weight, classes, index, weight)
         if self.warm_start and not np.array_equal(getattr(self, "classes_", classes), classes):
             raise ValueError(
                 f"HFLClassifier: warm_start=True keeps the classes {self.classes_.tolist()}, "
@@ -331,14 +345,16 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
             )
         free = self._learns_units(trained) and self.module is None
         x_scaler, start_X, module_X = self._scaled(X, weight, self.normalize_X, free)
+        encode = partial(encoded_labels, classes)
         members = self._fit_members(
             x_scaler.to_tensor(X, self.dtype, self.device),
-            self._fit_tensor(self._encoded(classes, index)),
+            self._fit_tensor(one_hot(classes, index)),
             weight,
             CategoricalLikelihood(),
             EvidenceOptions(self._learns_prior, noise=False, min_prior=MIN_PRIOR, starts=STARTS),
             trained,
             (start_X, None),
+            None if rows is None else rows.chunks(x_scaler, encode, self.dtype, self.device),
         )
         self._x_scaler = x_scaler
         self._draw_seed = int(check_random_state(self.random_state).randint(2**31 - 1))

@@ -13,13 +13,14 @@ from torch import nn
 
 from sklearn_hfl._adoption.estimators import RegressorAdoption
 from sklearn_hfl._base import HFLBase
+from sklearn_hfl._data.cluster_rows import ClusterRows
+from sklearn_hfl._data.collections import is_collection
 from sklearn_hfl._data.columns import numbers_expected
 from sklearn_hfl._data.params import Rule, any_of, boolean, named_as_public, one_of, real, reals
-from sklearn_hfl._data.validation import Array, check_training_data, to_numpy
+from sklearn_hfl._data.validation import Array, check_training_data, to_numpy, warn_of_constants
 from sklearn_hfl._ensemble.trained import Trained
 from sklearn_hfl._queries.predictive import PosteriorPredictive
 from sklearn_hfl._queries.target_deletion import TargetDeletion
-from sklearn_hfl.exceptions import HFLDataWarning, warn
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.rescaling import Affine
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
@@ -274,8 +275,8 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
 
         Parameters
         ----------
-        X : {array-like, sparse array} of shape (n_samples, n_features)
-            Inputs.
+        X : {array-like, sparse array, dask array, dask frame} of shape (n_samples, n_features)
+            Inputs; what dask holds in chunks of rows is never loaded together.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -325,10 +326,15 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
         sample_weight: ArrayLike | None,
         trained: Trained | None = None,
     ) -> None:
-        X, y, weight = check_training_data(self, X, y, sample_weight)
-        targets = y.reshape(len(y), -1)
-        n_outputs = targets.shape[1]
-        constant = np.ptp(targets, axis=0) == 0
+        rows: ClusterRows | None = None
+        if trained is None and is_collection(X):
+            rows = ClusterRows.of_numbers(self, X, y, sample_weight)
+            self._one_dimensional = np.ndim(y) == 1
+            X, targets, weight = rows.ends, rows.targets, rows.weight
+        else:
+            X, y, weight = check_training_data(self, X, y, sample_weight)
+            self._one_dimensional = y.ndim == 1
+            targets = y.reshape(len(y), -1)
         free = self._learns_units(trained)
         x_scaler, start_X, module_X = self._scaled(
             X, weight, self.normalize_X, free and self.module is None
@@ -336,6 +342,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
         y_scaler, start_y, module_y = self._scaled(targets, weight, self.normalize_y, free)
         noise = self._start_noise(y_scaler.scale, start_y)
         inputs = x_scaler.to_tensor(X, self.dtype, self.device)
+        encode = y_scaler.of_targets
         members = self._fit_members(
             inputs,
             self._fit_tensor(y_scaler.transform(targets)),
@@ -348,18 +355,11 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
             ),
             trained,
             (start_X, start_y),
+            None if rows is None else rows.chunks(x_scaler, encode, self.dtype, self.device),
         )
         self._x_scaler, self._y_scaler = x_scaler, y_scaler
-        self._one_dimensional = y.ndim == 1
-        self.n_outputs_ = n_outputs
-        if constant.any():
-            which = "y" if n_outputs == 1 else f"{constant.sum()} of {n_outputs} columns of y"
-            warn(
-                f"Constant target: {which} has a single value, from which no scale of noise or "
-                "signal can be learned. Predictions are that constant, and their standard "
-                "deviations reflect the prior alone. Check y.",
-                HFLDataWarning,
-            )
+        self.n_outputs_ = targets.shape[1]
+        warn_of_constants(targets)
         self._record(members, (module_X, module_y))
         squares = self._mean_ensemble().noise(inputs).mean(0)
         # Weighted mean over the rows, exact where the noise is constant.

@@ -10,7 +10,7 @@ from run_blocks import run
 
 # What the tests install besides the package. Other peers have environments of their own:
 # `make check-peers`.
-HAVING = {"mapie", "pandas", "plot", "skops"}
+HAVING = {"dask", "mapie", "pandas", "plot", "skops"}
 
 
 @pytest.mark.parametrize("page", pages())

@@ -42,6 +42,8 @@ ELSEWHERE = {
     "benchmarks/peers/ngboost_regressor.py": ".venv-ngboost",
     "tools/run_blocks.py": "the wheel",
 }
+# Parts of the package that need an extra.
+EXTRA_OF = {"plotting": "plot", "collections.py": "dask"}
 FOLDERS = ("benchmarks", "docs", "examples", "tests", "tools")
 PIP = ["-m", "pip", "install"]
 NO_CHECK = {"benchmarks", "clean", "distclean", "help"}  # of nothing of their own
@@ -271,12 +273,12 @@ def compare_targets(requirements: Requirements, compare: Compare) -> set[Path]:
 
 
 def compare_package(requirements: Requirements, compare: Compare) -> None:
-    """The package and its docstrings ask for a plain install; the displays for one extra more."""
+    """The package and its docstrings ask for a plain install; some modules for one extra more."""
     for path in sorted((ROOT / "sklearn_hfl").rglob("*.py")):
         name = path.relative_to(ROOT)
-        plots = "plotting" in name.parts
-        there = requirements.plain | (requirements.extra("plot") if plots else set())
-        by = 'the extra "plot"' if plots else "a plain install"
+        extra = next((e for part, e in EXTRA_OF.items() if part in name.parts), None)
+        there = requirements.plain | (requirements.extra(extra) if extra else set())
+        by = f'the extra "{extra}"' if extra else "a plain install"
         wanted = {module.partition(".")[0] for module in imports(path)}
         compare(str(name), wanted, there, by)
         compare(f"{name}, an example", examples_of(path), there, by)

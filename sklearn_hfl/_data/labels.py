@@ -9,16 +9,23 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.multiclass import check_classification_targets
 
 from sklearn_hfl._data.columns import check_labels
-from sklearn_hfl._data.sample_weight import warn_of_scale
+from sklearn_hfl._data.sample_weight import check_sample_weight, warn_of_scale
 from sklearn_hfl._data.validation import (
     Array,
-    check_sample_weight,
     used_rows,
     validated,
 )
 from sklearn_hfl.exceptions import HFLDataWarning, warn
 
-__all__ = ["check_known_labels", "check_labelled_data", "class_weighted"]
+__all__ = [
+    "check_classes",
+    "check_known_labels",
+    "check_labelled_data",
+    "class_factors",
+    "class_weighted",
+    "encoded_labels",
+    "one_hot",
+]
 
 # Numbers of more values than this, with fewer rows than this for each, are hardly labels: no data
 # set that scikit-learn ships for classification comes near.
@@ -64,20 +71,43 @@ def check_labelled_data(
     weight = check_sample_weight(sample_weight, len(y))
     X, y, weight = used_rows(estimator, weight, X, y)
     classes, index = np.unique(y, return_inverse=True)
+    check_classes(classes, len(y))
+    return X, classes, index, weight
+
+
+def check_classes(classes: NDArray[Any], n: int) -> None:
+    """Check that n rows have labels of two classes or more, and not nearly as many as rows.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_classes,)
+        The labels.
+    n : int
+        Number of rows.
+
+    Raises
+    ------
+    ValueError
+        If there is one class only.
+
+    Warns
+    -----
+    HFLWarning
+        If the labels look like values to be predicted.
+    """
     if len(classes) < 2:
         raise ValueError(
-            f"y must hold two classes or more, but its {len(y)} rows of positive weight are "
+            f"y must hold two classes or more, but its {n} rows of positive weight are "
             f"all of class {classes.tolist()[0]!r}. Check y, and how it was split."
         )
     # Labels of many classes are text, as a rule.
-    many = len(classes) > MAX_NUMBERS and len(y) < MIN_ROWS_PER_NUMBER * len(classes)
+    many = len(classes) > MAX_NUMBERS and n < MIN_ROWS_PER_NUMBER * len(classes)
     if many and np.issubdtype(classes.dtype, np.number):
         warn(
-            f"y holds {len(classes)} different numbers in {len(y)} rows, and each becomes a class "
+            f"y holds {len(classes)} different numbers in {n} rows, and each becomes a class "
             "of its own. If they are values to be predicted, use HFLRegressor.",
             HFLDataWarning,
         )
-    return X, classes, index, weight
 
 
 def check_known_labels(estimator: Any, X: Any, y: Any) -> tuple[Array, NDArray[np.intp]]:
@@ -145,9 +175,40 @@ def class_weighted(
     """
     if class_weight is None:
         return sample_weight
+    total = np.bincount(index, sample_weight).astype(np.float64)
+    factor = class_factors(class_weight, classes, total)
+    weight: Array = sample_weight * factor[index]
+    if not isinstance(class_weight, str):
+        warn_of_scale(weight, "sample_weight times class_weight")
+    return weight
+
+
+def class_factors(class_weight: Any, classes: NDArray[Any], total: Array) -> Array:
+    """By how much each class multiplies the weights of its rows.
+
+    Parameters
+    ----------
+    class_weight : dict, "balanced" or None
+        See ``class_weighted``.
+    classes : ndarray of shape (n_classes,)
+        Labels.
+    total : ndarray of shape (n_classes,)
+        Weight of the rows of each.
+
+    Returns
+    -------
+    ndarray of shape (n_classes,)
+
+    Raises
+    ------
+    ValueError
+        If a key is not a class.
+    """
+    if class_weight is None:
+        return np.ones(len(classes))
     if isinstance(class_weight, str):
-        total = np.bincount(index, sample_weight)
-        return sample_weight * (total.sum() / (len(classes) * total))[index]
+        factor: Array = total.sum() / (len(classes) * total)
+        return factor
     known = classes.tolist()
     unknown = [label for label in class_weight if label not in known]
     if unknown:
@@ -155,7 +216,40 @@ def class_weighted(
             f"class_weight names {unknown}, but y has the classes {known} only. Leave the others "
             "out, or check the type of the labels."
         )
-    factor = np.array([class_weight.get(label, 1.0) for label in known], dtype=float)
-    weight: Array = sample_weight * factor[index]
-    warn_of_scale(weight, "sample_weight times class_weight")
-    return weight
+    return np.array([class_weight.get(label, 1.0) for label in known], dtype=float)
+
+
+def one_hot(classes: NDArray[Any], index: NDArray[np.intp]) -> Array:
+    """Labels as the likelihood takes them.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_classes,)
+        Labels.
+    index : ndarray of shape (n,)
+        Which of them each row has.
+
+    Returns
+    -------
+    ndarray of shape (n, K)
+    """
+    rows = np.eye(len(classes))[index]
+    # Two classes share one logit, that of the second.
+    return rows[:, 1:] if len(classes) == 2 else rows
+
+
+def encoded_labels(classes: NDArray[Any], y: NDArray[Any]) -> Array:
+    """Labels as the likelihood takes them.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_classes,)
+        Labels, sorted.
+    y : ndarray of shape (n,)
+        Some of them.
+
+    Returns
+    -------
+    ndarray of shape (n, K)
+    """
+    return one_hot(classes, np.searchsorted(classes, y))

@@ -90,6 +90,20 @@ class Standardizer:
         """
         return (values - self.mean) / self.scale
 
+    def of_targets(self, y: Array) -> Array:
+        """Standardise targets.
+
+        Parameters
+        ----------
+        y : ndarray of shape (n,) or (n, n_columns)
+            In the user's units.
+
+        Returns
+        -------
+        ndarray of shape (n, n_columns)
+        """
+        return self.transform(y.reshape(len(y), -1))
+
     def to_tensor(
         self, values: Array, dtype: str | torch.dtype, device: str | torch.device
     ) -> Tensor:

@@ -9,28 +9,28 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
-from sklearn.utils import assert_all_finite, check_array
+from sklearn.utils import assert_all_finite
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
+from sklearn_hfl._data.collections import is_collection
 from sklearn_hfl._data.columns import numbers_expected
-from sklearn_hfl._data.sample_weight import warn_of_scale
+from sklearn_hfl._data.sample_weight import check_sample_weight
+from sklearn_hfl.exceptions import HFLDataWarning, warn
 
 __all__ = [
     "check_calibration_data",
     "check_features",
     "check_finite",
-    "check_sample_weight",
     "check_training_data",
     "to_numpy",
     "to_tensor",
     "used_rows",
     "validated",
+    "warn_of_constants",
 ]
 
 Array = NDArray[np.float64]
-# Squares of sums of weights are finite up to here, in single precision too.
-MAX_WEIGHT = 1e15
 # Training inputs of single precision stay so: a memory-mapped array is never copied whole.
 PRECISIONS = (np.float64, np.float32)
 
@@ -76,6 +76,30 @@ def check_training_data(
     """
     X, y = _numeric_rows(estimator, X, y, ensure_min_samples=2)
     return used_rows(estimator, check_sample_weight(sample_weight, len(y)), X, y)
+
+
+def warn_of_constants(targets: Array) -> None:
+    """Warn of targets that do not vary.
+
+    Parameters
+    ----------
+    targets : ndarray of shape (n, n_outputs)
+        Of the training rows.
+
+    Warns
+    -----
+    HFLDataWarning
+        If a column has a single value.
+    """
+    constant, n_outputs = np.ptp(targets, axis=0) == 0, targets.shape[1]
+    if constant.any():
+        which = "y" if n_outputs == 1 else f"{constant.sum()} of {n_outputs} columns of y"
+        warn(
+            f"Constant target: {which} has a single value, from which no scale of noise or "
+            "signal can be learned. Predictions are that constant, and their standard "
+            "deviations reflect the prior alone. Check y.",
+            HFLDataWarning,
+        )
 
 
 def used_rows(estimator: Any, weight: Array, *arrays: NDArray[Any]) -> Any:
@@ -168,6 +192,13 @@ def validated(estimator: Any, X: Any, *y: Any, **options: Any) -> Any:
     ValueError
         If X is not as expected, or sparse and larger than the memory limit when dense.
     """
+    if is_collection(X):
+        raise TypeError(
+            f"Expected rows that this process can hold together, but X is a dask "
+            f"{type(X).__name__}. fit takes one, and so do queries whose answer for a row does not "
+            "depend on other rows, such as predict. Otherwise pass X.compute(), if it fits in "
+            "memory."
+        )
     if issparse(X):
         X = _without_duplicates(X)
     with numbers_expected(X=X):
@@ -203,64 +234,6 @@ def _check_dense_size(estimator: Any, shape: tuple[int, int]) -> None:
             "columns (max_categories or min_frequency of OneHotEncoder, TruncatedSVD), pass fewer "
             f"rows, {single}or set a larger memory_limit."
         )
-
-
-def check_sample_weight(sample_weight: ArrayLike | None, n: int) -> Array:
-    """Validate the weights of n rows.
-
-    Parameters
-    ----------
-    sample_weight : array-like of shape (n,) or None
-        Weights; None is one for each row.
-    n : int
-        Number of rows.
-
-    Returns
-    -------
-    ndarray of shape (n,)
-
-    Raises
-    ------
-    ValueError
-        If there are not n weights, one is negative or not finite, or fewer than two
-        are positive.
-
-    Warns
-    -----
-    HFLWarning
-        If their sum is far from n and they are no counts.
-    """
-    if sample_weight is None:
-        return np.ones(n)
-    expected = f"sample_weight must have shape ({n},), one number a row"
-    with numbers_expected(sample_weight=sample_weight):
-        try:
-            weight: Array = check_array(
-                sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight"
-            )
-        except TypeError as error:
-            raise ValueError(f"{expected}, but: {error}") from error
-    if weight.shape != (n,):
-        raise ValueError(f"{expected}, but got {weight.shape}.")
-    if (weight < 0).any():
-        raise ValueError(
-            f"sample_weight must be ≥ 0, but {(weight < 0).sum()} of {n} weights are negative. "
-            "Leave rows out by weight 0."
-        )
-    if weight.max(initial=0.0) > MAX_WEIGHT:
-        raise ValueError(
-            f"sample_weight must be ≤ {MAX_WEIGHT:g}, or sums over rows overflow, but the largest "
-            f"is {weight.max():g}. Pass sample_weight / sample_weight.mean()."
-        )
-    if not (weight > 0).any():
-        raise ValueError("sample_weight is zero for every row: no rows remain to fit.")
-    if (weight > 0).sum() < 2:
-        raise ValueError(
-            "Found 1 row of positive sample_weight, while a minimum of 2 is required to learn a "
-            "scale."
-        )
-    warn_of_scale(weight)
-    return weight
 
 
 def to_tensor(values: Array, dtype: str | torch.dtype, device: str | torch.device) -> Tensor:

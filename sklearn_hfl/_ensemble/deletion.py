@@ -20,8 +20,8 @@ from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
 from sklearn_hfl.posterior.link import CENTRED, IDENTITY, Link
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.uncertainty.covariance import block_covariance
+from sklearn_hfl.uncertainty.deletion import Deletion, deletion, left_out_weight
 from sklearn_hfl.uncertainty.influence import influence, inverse_product
-from sklearn_hfl.uncertainty.leave_one_out import Deletion, deletion, left_out_weight
 from sklearn_hfl.uncertainty.posterior_mean import posterior_mean_shift
 from sklearn_hfl.uncertainty.variance import Variance, variance
 

@@ -32,7 +32,7 @@ from sklearn_hfl.posterior.likelihood import CategoricalLikelihood, GaussianLike
 from sklearn_hfl.posterior.link import IDENTITY, Link
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.uncertainty.covariance import covariance
-from sklearn_hfl.uncertainty.leave_one_out import Deletion
+from sklearn_hfl.uncertainty.deletion import Deletion
 from sklearn_hfl.uncertainty.moderation import LogitPosterior, Moderation
 from sklearn_hfl.uncertainty.profile import ProfileInterval, profile_interval
 from sklearn_hfl.uncertainty.variance import Variance, variance

@@ -86,6 +86,8 @@ class Member:
 
     def with_data(self, X: Tensor, y: Tensor, weight: Tensor) -> Member:
         """Share training rows that are held already."""
+        if self.estimate.log_posterior.chunks is not None:
+            return self
         return self._with(X=X, y=y, sample_weight=weight)
 
     def within(self, memory_limit: float) -> Member:

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_hfl._base import HFLBase
+from sklearn_hfl._data.collections import by_chunks, is_collection
 from sklearn_hfl._data.params import boolean, integer, validate_arguments
 from sklearn_hfl._data.validation import Array, to_numpy
 from sklearn_hfl.posterior.link import CENTRED, SOFTMAX, log_probabilities
@@ -147,6 +148,8 @@ class ClassPosterior(HFLBase):
         >>> proba.shape, std.shape
         ((3, 3), (3, 3))
         """
+        if is_collection(X):
+            return by_chunks(self.predict_proba, X, return_std)
         if not _wants_std(return_std):
             return np.exp(self.predict_log_proba(X))
         check_is_fitted(self)
@@ -172,6 +175,8 @@ class ClassPosterior(HFLBase):
         ndarray of shape (n, n_classes)
             Log of ``predict_proba``, finite also where that rounds to 0.
         """
+        if is_collection(X):
+            return by_chunks(self.predict_log_proba, X)
         check_is_fitted(self)
         with torch.inference_mode(False):
             queries = self._queries(X)
@@ -218,6 +223,8 @@ class ClassPosterior(HFLBase):
         HFLWarning
             With the number of standard deviations that missed ``std_rtol``.
         """
+        if is_collection(X):
+            return by_chunks(self.latent_mean_and_variance, X)
         check_is_fitted(self)
         with torch.inference_mode(False):
             moments = self._moments(self._ensemble(), self._queries(X))
@@ -260,6 +267,8 @@ class ClassPosterior(HFLBase):
         >>> bool(far > near)
         True
         """
+        if is_collection(X):
+            return by_chunks(self.predict_uncertainty, X)
         check_is_fitted(self)
         with torch.inference_mode(False):
             log_proba, averages, of_logits = self._moderated(self._queries(X))
@@ -341,12 +350,6 @@ class ClassPosterior(HFLBase):
         if self.link_approx == "none":
             return _mean_log_softmax(at_map), averages, of_logits
         return averages.log_proba, averages, of_logits
-
-    def _encoded(self, classes: NDArray[Any], index: NDArray[np.intp]) -> Array:
-        """Labels as the likelihood takes them, (n, K)."""
-        one_hot = np.eye(len(classes))[index]
-        # Two classes share one logit, that of the second.
-        return one_hot[:, 1:] if len(classes) == 2 else one_hot
 
     def _draws(self) -> Tensor:
         n_classes = len(self.classes_)

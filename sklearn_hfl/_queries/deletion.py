@@ -29,6 +29,13 @@ class RowDeletion(HFLBase):
                 f"{owner} needs the training rows, but a fit with variance='amortized' keeps none. "
                 "Call fit again after set_params(variance='linearized')."
             )
+        if estimate.log_posterior.chunks is not None:
+            raise ValueError(
+                f"{owner} needs each training row, but those of this fit are in the chunks of a "
+                "dask collection, from which only sums come. Fit with arrays that this process "
+                "holds; the mean over all rows left out is in diagnostics_, as "
+                "log_density_left_out."
+            )
         n = len(estimate.log_posterior.X)
         numbers = np.arange(n) if self._row_numbers is None else self._row_numbers
         if rows is None:

@@ -11,6 +11,7 @@ from scipy.special import ndtri
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from sklearn_hfl._data.collections import by_chunks, is_collection
 from sklearn_hfl._data.conformity import check_scores, scored_with, warn_of_trained_rows
 from sklearn_hfl._data.moments import Levels, check_levels
 from sklearn_hfl._data.params import one_of, validate_arguments
@@ -150,6 +151,8 @@ class PredictionIntervals(UnitsOfY):
         >>> interval.shape
         (142, 2)
         """
+        if is_collection(X):
+            return by_chunks(self.predict_interval, X, confidence_level, kind)
         check_is_fitted(self)
         validate_arguments("predict_interval", {"kind": kind}, {"kind": one_of(*KINDS)})
         levels = check_levels("predict_interval", confidence_level)

@@ -16,7 +16,7 @@ from sklearn_hfl._queries.classes import ClassPosterior
 from sklearn_hfl._queries.deletion import RowDeletion
 from sklearn_hfl.posterior.functional import Prediction
 from sklearn_hfl.posterior.link import CENTRED, log_probabilities
-from sklearn_hfl.uncertainty.leave_one_out import Deletion
+from sklearn_hfl.uncertainty.deletion import Deletion
 from sklearn_hfl.uncertainty.moderation import LogitPosterior, mean_log
 
 __all__ = ["LabelDeletion"]

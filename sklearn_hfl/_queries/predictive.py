@@ -11,6 +11,7 @@ from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from sklearn_hfl._data.collections import by_chunks, is_collection
 from sklearn_hfl._data.moments import Levels, check_levels
 from sklearn_hfl._data.params import boolean, integer, one_of, validate_arguments
 from sklearn_hfl._data.validation import Array, to_numpy
@@ -128,6 +129,10 @@ class PosteriorPredictive(PredictionIntervals, PredictiveDistributions):
         >>> model.predict(X[100:103], quantiles=[0.05, 0.5, 0.95]).shape
         (3, 3)
         """
+        if is_collection(X) and not return_cov:
+            return by_chunks(
+                self.predict, X, return_std, False, return_interval, interval_kind, quantiles
+            )
         check_is_fitted(self)
         part = _which_part(return_std)
         _check_requests(bool(part), return_cov, return_interval, interval_kind, quantiles)
@@ -179,6 +184,8 @@ class PosteriorPredictive(PredictionIntervals, PredictiveDistributions):
         >>> result.converged
         array([ True,  True])
         """
+        if is_collection(X):
+            return by_chunks(self.predict_uncertainty, X)
         check_is_fitted(self)
         with torch.inference_mode(False):
             moments = self._moments(self._mean_ensemble(), self._queries(X))

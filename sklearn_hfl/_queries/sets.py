@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_hfl._data.conformity import check_scores, scored_with, warn_of_trained_rows
-from sklearn_hfl._data.labels import check_known_labels
+from sklearn_hfl._data.labels import check_known_labels, one_hot
 from sklearn_hfl._data.moments import check_level
 from sklearn_hfl._data.validation import Array
 from sklearn_hfl._queries.classes import ClassPosterior
@@ -76,7 +76,7 @@ class PredictionSets(ClassPosterior):
         with torch.inference_mode(False):
             queries = self._standardized(rows)
             warn_of_trained_rows(
-                self._trained_rows, queries, self._tensor(self._encoded(self.classes_, index))
+                self._trained_rows, queries, self._tensor(one_hot(self.classes_, index))
             )
         scores = np.sort(label_scores(self.predict_proba(X), index))
         self.conformity_scores_, self._scored_with = scores, scored_with(self)

@@ -24,7 +24,7 @@ from sklearn_hfl._queries.functionals import (
 from sklearn_hfl.posterior.functional import Functional, Prediction
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
-from sklearn_hfl.uncertainty.leave_one_out import Deletion
+from sklearn_hfl.uncertainty.deletion import Deletion
 
 __all__ = ["TargetDeletion"]
 

@@ -43,6 +43,11 @@ class Fingerprints:
             kept = np.unique(np.concatenate([kept, _hashes(rows)]))[:MAX_HASHES]
         return cls(kept)
 
+    @classmethod
+    def merged(cls, parts: Iterable[Fingerprints]) -> Fingerprints:
+        """Those of the rows of all parts together."""
+        return cls(np.unique(np.concatenate([part.hashes for part in parts]))[:MAX_HASHES])
+
     @property
     def complete(self) -> bool:
         """Whether the hashes of all rows are kept."""

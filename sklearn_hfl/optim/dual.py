@@ -36,16 +36,13 @@ class Dual:
 
     @staticmethod
     def suits(log_posterior: LogPosterior) -> bool:
-        """Whether there are so few residuals.
+        """Whether there are so few residuals, all of them here.
 
         Where the loss averages over the variance of the mean, that needs a basis.
         """
-        few = log_posterior.n_residuals < log_posterior.n_weights
-        return (
-            few
-            and log_posterior.n_residuals <= MAX_RESIDUALS
-            and log_posterior.variance_of_mean is None
-        )
+        here = log_posterior.chunks is None and log_posterior.variance_of_mean is None
+        few = min(log_posterior.n_weights - 1, MAX_RESIDUALS)
+        return here and log_posterior.n_residuals <= few
 
     @property
     def n_weights(self) -> int:

@@ -118,7 +118,7 @@ def forms_matrix(log_posterior: LogPosterior) -> bool:
     bool
     """
     # A row of weight 2 counts as two, so that equal data in either form are taken the same way.
-    n_residuals = float(log_posterior.sample_weight.sum()) * log_posterior.network.n_outputs
+    n_residuals = float(log_posterior.total_weight) * log_posterior.network.n_outputs
     n_weights = log_posterior.n_weights
     cheap = n_weights < SMALL or n_residuals >= MIN_RESIDUALS_PER_WEIGHT * n_weights
     return cheap and n_weights <= min(MAX_MATRIX_WEIGHTS, max_directions(log_posterior))

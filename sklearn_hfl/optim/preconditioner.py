@@ -138,11 +138,10 @@ def _of_sample(curvature: GaussNewton, generator: Generator) -> GaussNewton:
     """The curvature of some of the rows, multiplied to count as all of them."""
     lp = curvature.log_posterior
     n_rows = -(-RESIDUALS_PER_WEIGHT * lp.n_weights // lp.network.n_outputs)
-    if n_rows >= len(lp.X):
+    if n_rows >= lp.n_rows:
         return curvature
-    rows = torch.randperm(len(lp.X), generator=generator)[:n_rows].to(lp.X.device)
-    sample = lp.select(rows)
-    share = sample.sample_weight.sum() / lp.sample_weight.sum()
+    sample = lp.sample(n_rows, generator)
+    share = sample.total_weight / lp.total_weight
     return GaussNewton(
         replace(sample, sample_weight=sample.sample_weight / share), curvature.weights
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,9 +54,9 @@ class GaussNewton:
         # recomputed block by block.
         lp, self._jacobian = log_posterior, None
         n, k = len(lp.X), lp.network.n_outputs
-        self._kept = (
-            self._linearize(slice(None)) if lp.fits(n * lp.network.linearization_width) else None
-        )
+        here = lp.chunks is None
+        fits = here and lp.fits(n * lp.network.linearization_width)
+        self._kept = self._linearize(slice(None)) if fits else None
         self._jacobian_fits = lp.fits(2 * n * k * lp.n_weights)
 
     def to(self, dtype: torch.dtype) -> GaussNewton:
@@ -99,39 +100,64 @@ class GaussNewton:
         for rows in lp.blocks(kept + columns * network.width + extra, max_rows):
             yield self._at(rows), rows
 
+    def _over_rows(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """``function(self, *arguments)``, a sum over the rows, wherever these are."""
+        lp = self.log_posterior
+        if lp.chunks is None:
+            return function(self, *arguments)
+        return lp.over_chunks(_of_chunk, function, self.weights, self.scale.dtype, *arguments)
+
     def gradient(self) -> Tensor:
         """Whitened gradient α^-½ ∇L, (P,)."""
         lp = self.log_posterior
         gradient = lp.prior.precision * self.weights
+        if lp.chunks is not None:
+            return self.scale * (gradient + self._over_rows(GaussNewton._added_gradient))
+        return self.scale * self._added_gradient(gradient)
+
+    def _added_gradient(self, gradient: Tensor | None = None) -> Tensor:
+        """Not whitened, with the prior's (P,) where that is given."""
+        lp = self.log_posterior
+        gradient = torch.zeros_like(self.weights) if gradient is None else gradient
         for linear, rows in self._blocks(1):
             score = lp.likelihood.score(linear.outputs, lp.targets(rows), lp.sample_weight[rows])
             gradient = gradient + linear.backward(score[:, None, :])[:, 0]
-        return self.scale * gradient
+        return gradient
 
     def product(self, V: Tensor) -> Tensor:
         """A V for V (P, m) or (P,)."""
-        lp = self.log_posterior
         columns = V.reshape(self.n_weights, -1)
         # Columns contiguous in memory, as the layers read them.
         scaled = (columns.mT.contiguous() * self.scale).mT
-        data = torch.zeros_like(scaled)
+        data = self._over_rows(GaussNewton._product_of_rows, scaled)
+        return (columns + self.scale[:, None] * data).reshape(V.shape)
+
+    def _product_of_rows(self, columns: Tensor) -> Tensor:
+        """Jᵀ Λ J times columns (P, m)."""
+        lp = self.log_posterior
+        data = torch.zeros_like(columns)
         for linear, rows in self._blocks(columns.shape[1]):
-            U = linear.forward(scaled)
+            U = linear.forward(columns)
             curved = _curved(lp.likelihood, linear.outputs, lp.sample_weight[rows], U)
             data += linear.backward(curved)
-        return (columns + self.scale[:, None] * data).reshape(V.shape)
+        return data
 
     def matrix(self) -> Tensor:
         """A itself, (P, P), in blocks of rows."""
+        data = self._over_rows(GaussNewton._matrix_of_rows)
+        A = data.mul_(self.scale[:, None]).mul_(self.scale)
+        A.diagonal().add_(1.0)
+        return A
+
+    def _matrix_of_rows(self) -> Tensor:
+        """Jᵀ Λ J (P, P)."""
         lp = self.log_posterior
         data = torch.zeros(self.n_weights, self.n_weights).to(self.scale)
         for rows in lp.blocks(lp.network.matrix_width, MAX_MATRIX_ROWS):
             linear = self._at(rows)
             likely = lp.likelihood, linear.outputs, lp.sample_weight[rows]
             data += linear.matrix(partial(_curved, *likely))
-        A = data.mul_(self.scale[:, None]).mul_(self.scale)
-        A.diagonal().add_(1.0)
-        return A
+        return data
 
     @cached_property
     def _half(self) -> Tensor:
@@ -203,25 +229,42 @@ class GaussNewton:
 
         It is not zero for likelihoods whose Λ depends on the outputs.
         """
+        return self.scale * self._over_rows(GaussNewton._skew_of_rows, self.scale[:, None] * S)
+
+    def _skew_of_rows(self, columns: Tensor) -> Tensor:
         lp = self.log_posterior
-        scaled = self.scale[:, None] * S
         total = torch.zeros_like(self.weights)
-        for linear, rows in self._blocks(S.shape[1]):
-            U = linear.forward(scaled)
+        for linear, rows in self._blocks(columns.shape[1]):
+            U = linear.forward(columns)
             slope = curvature_slope(lp.likelihood, linear.outputs, lp.sample_weight[rows], U)
             total += linear.backward(slope[:, None, :])[:, 0]
-        return self.scale * total
+        return total
 
     def excess_diagonal(self) -> Tensor:
         """Diagonal (P,) of A − I ⪰ 0."""
+        return self.scale.square() * self._over_rows(GaussNewton._diagonal_of_rows)
+
+    def _diagonal_of_rows(self) -> Tensor:
+        """Diagonal (P,) of Jᵀ Λ J."""
         lp = self.log_posterior
         total = torch.zeros_like(self.scale)
         network = lp.network
         extra = network.n_outputs * network.width + 2 * network.linearization_width
         for linear, rows in self._blocks(1, extra):
-            curve = partial(lp.likelihood.curvature, linear.outputs, lp.sample_weight[rows])
+            curve = partial(_curved, lp.likelihood, linear.outputs, lp.sample_weight[rows])
             total += linear.diagonal(curve)
-        return self.scale.square() * total
+        return total
+
+
+def _of_chunk(
+    log_posterior: LogPosterior,
+    function: Callable[..., Tensor],
+    weights: Tensor,
+    dtype: torch.dtype,
+    *arguments: Any,
+) -> Tensor:
+    curvature = GaussNewton(log_posterior, weights)
+    return function(curvature if dtype == weights.dtype else curvature.to(dtype), *arguments)
 
 
 def _curved(likelihood: Likelihood, outputs: Tensor, sample_weight: Tensor, U: Tensor) -> Tensor:

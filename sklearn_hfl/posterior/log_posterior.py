@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
+from sklearn_hfl.posterior.chunks import Chunks, Tensors
 from sklearn_hfl.posterior.likelihood import Likelihood
 from sklearn_hfl.posterior.network import Network
 from sklearn_hfl.posterior.prior import GaussianPrior
@@ -22,6 +24,8 @@ MEMORY_SHARE = 1 / 16
 # processor's cache and took two to four times as long.
 GRAPH_NUMBERS = 4
 CACHED_NUMBERS = 400_000
+# Of more rows than this, a sample is drawn without a permutation of them all, 8 bytes a row.
+MAX_PERMUTED = 10**7
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,9 @@ class LogPosterior:
     variance_of_mean : Tensor of shape (N, K) or None
         Posterior variance of the mean at each row, over which the loss of a
         ``HeteroscedasticLikelihood`` averages.
+    chunks : Chunks or None
+        The rows, where this process does not hold them: X, y and the weights are then empty, and
+        each sum over rows is added up over the chunks.
     """
 
     network: Network
@@ -57,6 +64,7 @@ class LogPosterior:
     sample_weight: Tensor
     memory_limit: float = 4e9
     variance_of_mean: Tensor | None = None
+    chunks: Chunks | None = None
 
     @property
     def n_weights(self) -> int:
@@ -64,9 +72,20 @@ class LogPosterior:
         return self.network.n_weights
 
     @property
+    def n_rows(self) -> int:
+        """N."""
+        return len(self.X) if self.chunks is None else self.chunks.n_rows
+
+    @property
+    def total_weight(self) -> Tensor:
+        """Rows, each counted by its weight: a number ()."""
+        chunks = self.chunks
+        return self.sample_weight.sum() if chunks is None else chunks.total_weight
+
+    @property
     def n_residuals(self) -> int:
         """N K."""
-        return len(self.X) * self.network.n_outputs
+        return self.n_rows * self.network.n_outputs
 
     def variance_on(self, other: LogPosterior) -> Tensor | None:
         """Mean over the rows of the variance of the mean, for the rows of another L."""
@@ -75,9 +94,25 @@ class LogPosterior:
 
     def select(self, rows: Tensor) -> LogPosterior:
         """Return L of some of the rows, given by mask or index."""
+        if self.chunks is not None:
+            X, y, sample_weight = self.chunks.select(rows)
+            return replace(self, X=X, y=y, sample_weight=sample_weight, chunks=None)
         part = {name: getattr(self, name)[rows] for name in ("X", "y", "sample_weight")}
         variance = self.variance_of_mean
         return replace(self, **part, variance_of_mean=None if variance is None else variance[rows])
+
+    def sample(self, size: int, generator: Generator) -> LogPosterior:
+        """Return L of ``size`` rows at random, in random order."""
+        n = self.n_rows
+        if n <= MAX_PERMUTED:
+            rows = torch.randperm(n, generator=generator)[:size]
+        else:
+            rows = torch.empty(0, dtype=torch.long)
+            while len(rows) < size:  # nearly always once: few numbers are drawn twice
+                more = torch.randint(n, (size,), generator=generator)
+                rows = torch.cat([rows, more]).unique()
+            rows = rows[torch.randperm(len(rows), generator=generator)[:size]]
+        return self.select(rows.to(self.X.device))
 
     def targets(self, rows: slice) -> Tensor:
         """Targets as the likelihood takes them: (n, 2 K) with the variance of the mean."""
@@ -88,7 +123,12 @@ class LogPosterior:
         """Return L of no rows, with the same network, likelihood and prior."""
         # Copies, since views would keep the data in memory.
         empty = {name: getattr(self, name)[:0].clone() for name in ("X", "y", "sample_weight")}
-        return replace(self, **empty, variance_of_mean=None)
+        return replace(self, **empty, variance_of_mean=None, chunks=None)
+
+    def over_chunks(self, function: Callable[..., Tensors], *arguments: Any) -> Tensors:
+        """Sum of ``function(L, *arguments)`` over the chunks, for L of each: one pass."""
+        assert self.chunks is not None
+        return self.chunks.total(_of_chunk, self.without_data(), function, *arguments)
 
     def fits(self, numbers: int) -> bool:
         """Whether so many numbers fit into ``MEMORY_SHARE`` of ``memory_limit``."""
@@ -109,6 +149,8 @@ class LogPosterior:
 
     def value(self, weights: Tensor) -> Tensor:
         """L of each row of weights (B, P), as (B,)."""
+        if self.chunks is not None:
+            return self.prior.energy(weights) + self.over_chunks(_value, weights)
         with torch.no_grad():
             total = self.prior.energy(weights)
             for rows in self.blocks(weights.shape[0] * self.network.width):
@@ -119,6 +161,9 @@ class LogPosterior:
         """L (B,) and ∇L (B, P) of each row of weights (B, P)."""
         value = self.prior.energy(weights)
         gradient = self.prior.precision * weights
+        if self.chunks is not None:
+            of_rows = self.over_chunks(_value_and_gradient, weights)
+            return value + of_rows[0], gradient + of_rows[1]
         w = weights.detach().requires_grad_()
         for rows in self.blocks(weights.shape[0] * self.network.width):
             with torch.enable_grad():
@@ -134,6 +179,8 @@ class LogPosterior:
         The graph of the gradient is kept if it fits the memory limit; if not, each product
         makes it again.
         """
+        if self.chunks is not None:
+            return lambda v: self.prior.precision * v + self.over_chunks(_product, weights, v)
         width = self.network.width
         blocks = list(self.blocks(GRAPH_NUMBERS * width, max(1, CACHED_NUMBERS // width)))
         w = weights.detach()[None].clone().requires_grad_()
@@ -153,3 +200,29 @@ class LogPosterior:
             return total
 
         return product
+
+
+def _of_chunk(
+    X: Tensor,
+    y: Tensor,
+    sample_weight: Tensor,
+    empty: LogPosterior,
+    function: Callable[..., Tensors],
+    *arguments: Any,
+) -> Tensors:
+    return function(replace(empty, X=X, y=y, sample_weight=sample_weight), *arguments)
+
+
+# Of a chunk, without the prior, which counts once.
+
+
+def _value(lp: LogPosterior, weights: Tensor) -> Tensor:
+    return replace(lp, prior=lp.prior.flat()).value(weights)
+
+
+def _value_and_gradient(lp: LogPosterior, weights: Tensor) -> tuple[Tensor, Tensor]:
+    return replace(lp, prior=lp.prior.flat()).value_and_gradient(weights)
+
+
+def _product(lp: LogPosterior, weights: Tensor, v: Tensor) -> Tensor:
+    return replace(lp, prior=lp.prior.flat()).hessian(weights)(v)

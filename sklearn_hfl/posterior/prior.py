@@ -98,3 +98,7 @@ class GaussianPrior:
     def with_precision(self, group_precision: Tensor) -> GaussianPrior:
         """Return the same groups at other precisions."""
         return replace(self, group_precision=group_precision)
+
+    def flat(self) -> GaussianPrior:
+        """Return no prior, of the same groups: precision 0."""
+        return self.with_precision(torch.zeros_like(self.group_precision))

@@ -102,7 +102,12 @@ class Fit:
         old = self.log_posterior
         variance = old.variance_on(rows)  # until the next round
         log_posterior = replace(
-            old, X=rows.X, y=rows.y, sample_weight=rows.sample_weight, variance_of_mean=variance
+            old,
+            X=rows.X,
+            y=rows.y,
+            sample_weight=rows.sample_weight,
+            variance_of_mean=variance,
+            chunks=rows.chunks,
         )
         return Fit(log_posterior, self.weights)
 
@@ -258,7 +263,7 @@ class Alternation:
         log_posterior, weights, options = start.log_posterior, start.weights, self.options
         basis: Subspace | None = None
         rounds = _Rounds(start, options, known)
-        self.callback(phase=f"search on {len(log_posterior.X)} rows")
+        self.callback(phase=f"search on {log_posterior.n_rows} rows")
         for _ in range(max_rounds):
             steps = min(STEPS_PER_ROUND, self.left)
             if steps <= 0 or rounds.ended:

@@ -101,8 +101,8 @@ def diagnose(estimate: MapEstimate) -> Diagnostics:
         log_evidence=mode + multiplicity,
         rank=estimate.subspace.rank,
         n_residuals=rows.n_rows * estimate.log_posterior.y.shape[1],
-        log_density=rows.mean(rows.fitted),
-        log_density_left_out=rows.mean(rows.left_out),
+        log_density=rows.log_density,
+        log_density_left_out=rows.log_density_left_out,
         over_fitted=rows.over_fitted,
         log_multiplicity=multiplicity,
     )

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
-from torch.distributions import Normal
 
 from sklearn_hfl.optim.map_estimate import MapEstimate
-from sklearn_hfl.posterior.likelihood import GaussianLikelihood, Likelihood, curvature_slope
+from sklearn_hfl.posterior.curvature import GaussNewton
+from sklearn_hfl.posterior.likelihood import GaussianLikelihood, Likelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
+from sklearn_hfl.uncertainty.deletion import (
+    deletion,
+    left_out_weight,
+    log_density_of_labels,
+    normal_log_density,
+)
 
-__all__ = ["Deletion", "LeaveOneOut", "deletion", "leave_one_out", "left_out_weight"]
+__all__ = ["LeaveOneOut", "leave_one_out"]
 
 # A fit is over-fitted if it predicts left-out rows worse than a model without features, by more
 # than both of these (standard errors; nats per row). With these values the tests' linear fits to
@@ -21,119 +29,32 @@ MIN_STANDARD_ERRORS = 3.0
 MIN_SHORTFALL = 0.03
 
 
-@dataclass(frozen=True)
-class Deletion:
-    """Each of n rows, and what the others predict for it: K outputs.
+class LeaveOneOut(Protocol):
+    """Log densities of the training rows, in nats."""
 
-    Attributes
-    ----------
-    fitted, moved : Tensor of shape (n, K)
-        Outputs f at the MAP, and f' at that of the other rows.
-    mean : Tensor of shape (n, K)
-        Outputs at the mean of the posterior of the other rows, which is f' where its shift is
-        not known.
-    covariance : Tensor of shape (n, K, K)
-        S' of the outputs, given the other rows.
-    pull : Tensor of shape (n, K)
-        (I − Λ S)⁻¹ s. Without the row any other output moves by its covariance with the
-        outputs of this row, given all rows, times this.
-    leverage : Tensor of shape (n, K)
-        Diagonal of S Λ: how much each output follows the row's own target. The sum over all
-        rows, by weight, and outputs is γ.
-    remaining : Tensor of shape (n,)
-        Smallest eigenvalue of I − S Λ, > 0: 1 − leverage, where there is one output. A relative
-        error of S is larger by the inverse of this in S'.
-    """
+    @property
+    def n_rows(self) -> float:  # numpydoc ignore=RT01
+        """Rows, each counted by its weight."""
 
-    fitted: Tensor
-    moved: Tensor
-    mean: Tensor
-    covariance: Tensor
-    pull: Tensor
-    leverage: Tensor
-    remaining: Tensor
+    @property
+    def log_density(self) -> float:  # numpydoc ignore=RT01
+        """Mean at the MAP, to which the rows were fitted."""
 
-    def log_density(self, likelihood: Likelihood, y: Tensor) -> Tensor:
-        """Log density (n,) of targets y: of a Gaussian with the variance of f added."""
-        if not isinstance(likelihood, GaussianLikelihood):
-            return _of_labels(likelihood, self.moved, y)
-        noise = likelihood.noise_variance(self.moved)
-        variance = self.covariance.diagonal(dim1=1, dim2=2)[:, : y.shape[1]].clamp(min=0.0)
-        return _normal(y, likelihood.mean_link.value(self.moved), noise + variance)
+    @property
+    def log_density_left_out(self) -> float:  # numpydoc ignore=RT01
+        """Mean of each row at the MAP of the others."""
 
+    def gain_over(self, other: Self) -> tuple[float, float]:
+        """Mean, with its standard error, of the log density left out above that of another fit."""
 
-def deletion(
-    likelihood: Likelihood,
-    outputs: Tensor,
-    covariance: Tensor,
-    targets: Tensor,
-    one: Tensor,
-    shift: Tensor | None = None,
-) -> Deletion:
-    """Take each row out of a posterior that is linear in the weights.
-
-    Let S be the posterior covariance of a row's outputs f, Λ its curvature and s its score.
-    Without the row the covariance is S' = (I − S Λ)⁻¹ S, and the MAP moves the outputs to
-    f' = f + S' s: residual / (1 − leverage) for a Gaussian likelihood, which is exact for
-    linear networks, and one Newton step for others.
-
-    With S = F Fᵀ, S' = F (I − Fᵀ Λ F)⁻¹ Fᵀ. The eigenvalues of the symmetric FᵀΛF are those of
-    S Λ, less than 1; one that rounding, or the tolerance of S, takes to 1 or above is moved just
-    below it, and S with it.
-
-    Parameters
-    ----------
-    likelihood : Likelihood
-        Of the rows.
-    outputs : Tensor of shape (n, K)
-        f.
-    covariance : Tensor of shape (n, K, K)
-        S.
-    targets : Tensor of shape (n, ...)
-        As the likelihood takes them.
-    one : Tensor of shape (n,)
-        Weight that is left out of each row.
-    shift : Tensor of shape (n, K), default=None
-        Of the outputs, from the MAP to the posterior mean (``posterior_mean_shift``). That of
-        the fit without the row lacks the row's own part, −S ∇½tr(S Λ), and the response to
-        the other rows' parts is larger by (I − S Λ)⁻¹. These parts themselves stay as they are.
-
-    Returns
-    -------
-    Deletion
-    """
-    root = _root(covariance)
-    shares, turn = _eigh(likelihood.curvature(outputs, one, root.mT) @ root)
-    most = 1 - torch.finfo(shares.dtype).eps
-    root = root @ turn * (most / shares.clamp(min=most)).sqrt()[:, None]
-    shares = shares.clamp(min=0.0, max=most)
-    without = (root / (1 - shares)[:, None]) @ root.mT
-    score = likelihood.score(outputs, targets, one)
-    change = (without @ score[..., None])[..., 0]
-    # (I − Λ S)⁻¹ = I + Λ S'.
-    pull = score + likelihood.curvature(outputs, one, change[:, None])[:, 0]
-    moved = mean = outputs + change
-    if shift is not None:
-        # (I − S Λ)⁻¹ (shift + S ∇½tr) = shift + S' (Λ shift + ∇½tr).
-        slope = likelihood.curvature(outputs, one, shift[:, None])[:, 0]
-        slope += curvature_slope(likelihood, outputs, one, root.mT)
-        mean = moved + shift + (without @ slope[..., None])[..., 0]
-    curved = likelihood.curvature(outputs, one, root.mT).mT
-    leverage = (root * curved).sum(2)
-    return Deletion(outputs, moved, mean, without, pull, leverage, 1 - shares.amax(1))
-
-
-def _root(S: Tensor) -> Tensor:
-    """F (n, K, K) of S = F Fᵀ, from correlations: outputs may differ in scale."""
-    scale = S.diagonal(dim1=1, dim2=2).clamp(min=0.0).sqrt()
-    inverse = torch.where(scale > 0, 1 / scale, 0.0)
-    values, vectors = _eigh(inverse[:, :, None] * S * inverse[:, None, :])
-    return scale[:, :, None] * vectors * values.clamp(min=0.0).sqrt()[:, None, :]
+    @property
+    def over_fitted(self) -> bool:  # numpydoc ignore=RT01
+        """Whether rows have less density than guessed when left out, and more when fitted."""
 
 
 @dataclass(frozen=True)
-class LeaveOneOut:
-    """Log densities of the training rows, in nats, and their weights.
+class RowDensities:
+    """Log densities of rows that this process holds, and their weights.
 
     Attributes
     ----------
@@ -162,6 +83,20 @@ class LeaveOneOut:
         """Weighted mean of a value (N,) of each row."""
         return float(self.weight @ values) / self.n_rows
 
+    @property
+    def log_density(self) -> float:  # numpydoc ignore=RT01
+        """Mean at the MAP."""
+        return self.mean(self.fitted)
+
+    @property
+    def log_density_left_out(self) -> float:  # numpydoc ignore=RT01
+        """Mean at the MAP of the other rows."""
+        return self.mean(self.left_out)
+
+    def gain_over(self, other: RowDensities) -> tuple[float, float]:
+        """Mean, with its standard error, of the log density left out above that of another fit."""
+        return self.gain(other.left_out)
+
     def gain(self, other: Tensor) -> tuple[float, float]:
         """Mean, with its standard error, of the log density left out above ``other`` (N,)."""
         gain = self.left_out - other
@@ -171,9 +106,89 @@ class LeaveOneOut:
     @property
     def over_fitted(self) -> bool:  # numpydoc ignore=RT01
         """Whether rows have less density than guessed when left out, and more when fitted."""
-        mean, error = self.gain(self.guessed)
-        worse = mean + max(MIN_STANDARD_ERRORS * error, MIN_SHORTFALL) < 0
-        return worse and self.mean(self.fitted - self.guessed) > 0
+        return _over_fitted(*self.gain(self.guessed), self.mean(self.fitted - self.guessed))
+
+
+@dataclass(frozen=True)
+class ChunkDensities:
+    """The same of rows in chunks, of which only sums are known.
+
+    Attributes
+    ----------
+    estimate : MapEstimate
+        Whose rows these are.
+    """
+
+    estimate: MapEstimate
+
+    @cached_property
+    def _sums(self) -> Tensor:
+        """Of 1, fitted, left out, left out − guessed and its square, and fitted − guessed."""
+        lp, weights = self.estimate.log_posterior, self.estimate.weights
+        return lp.over_chunks(_sums, weights, self.estimate.subspace.root(), target_sums(lp))
+
+    def _mean(self, number: int) -> float:
+        return float(self._sums[number]) / self.n_rows
+
+    @property
+    def n_rows(self) -> float:  # numpydoc ignore=RT01
+        """Rows, each counted by its weight."""
+        return float(self._sums[0])
+
+    @property
+    def log_density(self) -> float:  # numpydoc ignore=RT01
+        """Mean at the MAP."""
+        return self._mean(1)
+
+    @property
+    def log_density_left_out(self) -> float:  # numpydoc ignore=RT01
+        """Mean at the MAP of the other rows."""
+        return self._mean(2)
+
+    def gain_over(self, other: ChunkDensities) -> tuple[float, float]:
+        """Mean, with its standard error, of the log density left out above that of another fit."""
+        own, theirs = self.estimate, other.estimate
+        simpler = theirs.log_posterior.without_data(), theirs.weights, theirs.subspace.root()
+        sums = own.log_posterior.over_chunks(_gain_sums, own.weights, own.subspace.root(), simpler)
+        return _mean_and_error(*sums)
+
+    @property
+    def over_fitted(self) -> bool:  # numpydoc ignore=RT01
+        """Whether rows have less density than guessed when left out, and more when fitted."""
+        return _over_fitted(*_mean_and_error(*self._sums[[0, 3, 4]]), self._mean(5))
+
+
+def _over_fitted(gain: float, error: float, of_fitted: float) -> bool:
+    """Gain over a guess when left out, with its standard error, and gain when fitted."""
+    return gain + max(MIN_STANDARD_ERRORS * error, MIN_SHORTFALL) < 0 < of_fitted
+
+
+def _mean_and_error(weight: Tensor, total: Tensor, squares: Tensor) -> tuple[float, float]:
+    """Weighted mean and its standard error, from Σ w, Σ w g and Σ w g²."""
+    n, mean = float(weight), float(total / weight)
+    variance = max(float(squares / weight) - mean**2, 0.0)
+    return mean, (variance / max(n - 1.0, 1.0)) ** 0.5
+
+
+def _sums(lp: LogPosterior, weights: Tensor, root: Tensor, targets: TargetSums) -> Tensor:
+    fitted, left_out = _densities(lp, weights, root)
+    guessed = _guessed(lp, targets)
+    gain = left_out - guessed
+    ones = torch.ones_like(gain)
+    values = [ones, fitted, left_out, gain, gain.square(), fitted - guessed]
+    return torch.stack(values) @ lp.sample_weight
+
+
+def _gain_sums(
+    lp: LogPosterior,
+    weights: Tensor,
+    root: Tensor,
+    simpler: tuple[LogPosterior, Tensor, Tensor],
+) -> Tensor:
+    """Sums of 1, the gain over the ``simpler`` fit when left out, and its square."""
+    theirs = replace(simpler[0], X=lp.X, y=lp.y, sample_weight=lp.sample_weight)
+    gain = _densities(lp, weights, root)[1] - _densities(theirs, *simpler[1:])[1]
+    return torch.stack([torch.ones_like(gain), gain, gain.square()]) @ lp.sample_weight
 
 
 def leave_one_out(estimate: MapEstimate) -> LeaveOneOut:
@@ -194,9 +209,17 @@ def leave_one_out(estimate: MapEstimate) -> LeaveOneOut:
         probabilities at the moved outputs.
     """
     lp = estimate.log_posterior
-    blocks = estimate.curvature().output_posteriors(estimate.subspace.root())
+    if lp.chunks is not None:
+        return ChunkDensities(estimate)
+    fitted, left_out = _densities(lp, estimate.weights, estimate.subspace.root())
+    return RowDensities(lp.sample_weight, fitted, left_out, _guessed(lp, target_sums(lp)))
+
+
+def _densities(lp: LogPosterior, weights: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
+    """Log densities (N,), fitted and left out, for a ``root`` (P, m) of A⁻¹."""
+    blocks = GaussNewton(lp, weights).output_posteriors(root)
     fitted, left_out = map(torch.cat, zip(*(_block(lp, *block) for block in blocks), strict=True))
-    return LeaveOneOut(lp.sample_weight, fitted, left_out, _guessed(lp))
+    return fitted, left_out
 
 
 def _block(
@@ -210,63 +233,79 @@ def _block(
 
 def _fitted_log_density(likelihood: Likelihood, outputs: Tensor, y: Tensor) -> Tensor:
     if not isinstance(likelihood, GaussianLikelihood):
-        return _of_labels(likelihood, outputs, y)
-    return _normal(y, likelihood.mean_link.value(outputs), likelihood.noise_variance(outputs))
+        return log_density_of_labels(likelihood, outputs, y)
+    return normal_log_density(
+        y, likelihood.mean_link.value(outputs), likelihood.noise_variance(outputs)
+    )
 
 
-def left_out_weight(lp: LogPosterior) -> Tensor:
-    """Weight that is left out of each row: one row of those that it counts as.
+@dataclass(frozen=True)
+class TargetSums:
+    """Sums over all rows, from which targets are guessed without features.
+
+    Attributes
+    ----------
+    weight : Tensor of shape ()
+        Σ w.
+    total : Tensor of shape (K,)
+        Σ w y.
+    squares : Tensor of shape (K,)
+        Σ w (y − mean)².
+    """
+
+    weight: Tensor
+    total: Tensor
+    squares: Tensor
+
+
+def target_sums(lp: LogPosterior) -> TargetSums:
+    """Add up targets and squares.
 
     Parameters
     ----------
     lp : LogPosterior
-        With the rows' weights.
+        With its rows.
 
     Returns
     -------
-    Tensor of shape (N,)
+    TargetSums
     """
-    return lp.sample_weight.clamp(max=1.0)
+    weight, chunks = lp.total_weight, lp.chunks is not None
+    total = lp.over_chunks(_total) if chunks else _total(lp)
+    mean = total / weight
+    squares = lp.over_chunks(_squares, mean) if chunks else _squares(lp, mean)
+    return TargetSums(weight, total, squares)
 
 
-def _guessed(lp: LogPosterior) -> Tensor:
+def _total(lp: LogPosterior) -> Tensor:
+    return lp.sample_weight @ lp.y
+
+
+def _squares(lp: LogPosterior, mean: Tensor) -> Tensor:
+    return lp.sample_weight @ (lp.y - mean).square()
+
+
+def _guessed(lp: LogPosterior, targets: TargetSums) -> Tensor:
     if isinstance(lp.likelihood, GaussianLikelihood):
-        return _normal_guess(lp.y, lp.sample_weight, left_out_weight(lp))
-    guess = _frequencies(lp.y, lp.sample_weight, left_out_weight(lp))
+        return _normal_guess(lp.y, targets, left_out_weight(lp))
+    guess = _frequencies(lp.y, targets, left_out_weight(lp))
     logits = guess.log() if guess.shape[1] > 1 else guess.logit()
-    return _of_labels(lp.likelihood, logits, lp.y)
+    return log_density_of_labels(lp.likelihood, logits, lp.y)
 
 
-def _of_labels(likelihood: Likelihood, outputs: Tensor, y: Tensor) -> Tensor:
-    """Log density (n,) of labels y; each row is a problem of its own, since the loss is a sum."""
-    return -likelihood.loss(outputs[:, None], y[:, None], torch.ones_like(outputs[:, :1]))
-
-
-def _normal_guess(y: Tensor, weight: Tensor, one: Tensor) -> Tensor:
+def _normal_guess(y: Tensor, targets: TargetSums, one: Tensor) -> Tensor:
     """Log density (N,) by mean and variance of the other rows; of all, where those are equal."""
-    y = y - weight @ y / weight.sum()
-    others = (weight.sum() - one).clamp(min=1.0)[:, None]
+    y = y - targets.total / targets.weight
+    others = (targets.weight - one).clamp(min=1.0)[:, None]
     mean = -one[:, None] * y / others
-    variance = (weight @ y.square() - one[:, None] * y.square()) / others - mean.square()
-    whole = weight @ y.square() / weight.sum()
+    variance = (targets.squares - one[:, None] * y.square()) / others - mean.square()
+    whole = targets.squares / targets.weight
     variance = torch.where(variance > 1e-6 * whole, variance, whole)
-    return _normal(y, mean, torch.where(variance > 0, variance, 1.0))
+    return normal_log_density(y, mean, torch.where(variance > 0, variance, 1.0))
 
 
-def _frequencies(y: Tensor, weight: Tensor, one: Tensor) -> Tensor:
+def _frequencies(y: Tensor, targets: TargetSums, one: Tensor) -> Tensor:
     """Frequencies (N, K) of the classes among the other rows, and one more of each class."""
     classes = max(2, y.shape[1])
-    counts = weight @ y + 1 - one[:, None] * y
-    return counts / (weight.sum() + classes - one)[:, None]
-
-
-def _normal(y: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """Log density (N,) of y (N, K), of independent columns."""
-    return Normal(mean, variance.sqrt(), validate_args=False).log_prob(y).sum(-1)
-
-
-def _eigh(A: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and vectors of symmetric matrices; NaN for those that are not finite."""
-    finite = A.isfinite().all(2).all(1)[:, None]
-    values, vectors = torch.linalg.eigh(torch.where(finite[:, :, None], A, 0.0))
-    return torch.where(finite, values, torch.nan), vectors
+    counts = targets.total + 1 - one[:, None] * y
+    return counts / (targets.weight + classes - one)[:, None]

@@ -238,7 +238,7 @@ def updated(
         prior = prior.with_precision(alpha)
     if options.noise and isinstance(likelihood, GaussianLikelihood):
         squares = squared_residuals(log_posterior, weights)
-        total = log_posterior.sample_weight.sum()
+        total = log_posterior.total_weight
         share = gamma.sum() / len(squares)
         target = noise_precision(squares, share, total, options.noise_unit)
         beta = _limited(likelihood.noise_precision, target)
@@ -295,6 +295,8 @@ def squared_residuals(log_posterior: LogPosterior, weights: Tensor) -> Tensor:
     """
     likelihood = log_posterior.likelihood
     assert isinstance(likelihood, GaussianLikelihood)
+    if log_posterior.chunks is not None:
+        return log_posterior.over_chunks(squared_residuals, weights)
     total = weights.new_zeros(log_posterior.y.shape[1])
     for rows in log_posterior.blocks(log_posterior.network.width):
         f = log_posterior.network.forward(weights[None], log_posterior.X[rows])[0]

@@ -105,7 +105,7 @@ def maximize_evidence(
 
 def _predicts_better(richer: Fit, simpler: Fit) -> bool:
     """Whether rows left out gain more density than chance explains."""
-    gain, error = richer.rows.gain(simpler.rows.left_out)
+    gain, error = richer.rows.gain_over(simpler.rows)
     return gain > error + MIN_TOTAL_GAIN / richer.rows.n_rows
 
 
@@ -161,12 +161,11 @@ def _of_sample(start: Fit, alternation: Alternation) -> list[Fit]:
     Empty where there are too few rows, or too few steps, for that.
     """
     log_posterior = start.log_posterior
-    n, n_residuals = len(log_posterior.X), log_posterior.n_residuals
+    n, n_residuals = log_posterior.n_rows, log_posterior.n_residuals
     least = max(MIN_SAMPLE_RESIDUALS, SAMPLE_RESIDUALS_PER_WEIGHT * log_posterior.n_weights)
     if 2 * least > n_residuals or not alternation.trainer.takes_all_rows:
         return []
-    order = torch.randperm(n, generator=alternation.generator).to(log_posterior.X.device)
-    sample = log_posterior.select(order[: n * least // n_residuals])
+    sample = log_posterior.sample(n * least // n_residuals, alternation.generator)
     screened = _screened(start.on_rows(sample), alternation, -float("inf"))
     if not screened:
         return []

@@ -54,9 +54,10 @@ def test_each_regime_names_itself_and_solves(monkeypatch, name, regime):
     known = Preconditioner.build(curvature, generator(0), None)
     # Eigenvalues of the preconditioned curvature: 1, and 1 + δ in directions that are missed.
     found = torch.linalg.eigvals(known.inverse.preconditioner()(dense(curvature))).real
-    missed = krylov.ROUGH_TRACE_RTOL * known.n_effective if "Krylov" in regime else 0.0
-    assert float(found.min()) > 1 - 1e-2
-    assert float(found.max()) < 1 + missed + 1e-2
+    rough = krylov.ROUGH_TRACE_RTOL if "Krylov" in regime else 0.01  # single precision
+    missed = rough * known.n_effective if "Krylov" in regime else 0.0
+    assert float(found.min()) > 1 - rough
+    assert float(found.max()) < 1 + missed + rough
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.3, 1e3])

@@ -17,7 +17,8 @@ from sklearn_hfl.posterior.likelihood import (
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP
 from sklearn_hfl.posterior.prior import GaussianPrior
-from sklearn_hfl.uncertainty.leave_one_out import deletion, leave_one_out
+from sklearn_hfl.uncertainty.deletion import deletion
+from sklearn_hfl.uncertainty.leave_one_out import leave_one_out
 from tests import reference
 from tests.cases import F64, LINEAR, estimate_at, generator, map_estimate, randn
 
