@@ -8,6 +8,9 @@ import signal
 import threading
 import tracemalloc
 
+import dask
+import dask.array as da
+import distributed
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -17,10 +20,6 @@ from sklearn.neural_network import MLPRegressor
 from sklearn_hfl import HFLClassifier, HFLRegressor
 from sklearn_hfl._data.cluster_chunks import ClusterChunks
 from sklearn_hfl.exceptions import HFLDataWarning
-
-dask = pytest.importorskip("dask")
-da = pytest.importorskip("dask.array")
-distributed = pytest.importorskip("distributed")
 
 GIVEN = {"prior_precision": 1.0, "noise_std": 0.3, "random_state": 0}
 LINEAR = HFLRegressor(hidden_layer_sizes=(), **GIVEN)
@@ -174,8 +173,6 @@ def test_a_copy_of_a_fit_has_no_rows():
 
 
 def test_frames_have_names():
-    pytest.importorskip("dask.dataframe")
-    pd = pytest.importorskip("pandas")
     frame = pd.DataFrame(X, columns=["left", "right"])
     from dask.dataframe import from_pandas
 
