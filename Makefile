@@ -14,7 +14,8 @@ PYTEST_ARGS ?=
 # scikit-learn's checks, validation, pipelines, scorers, displays, copies, clusters, documents.
 NUMERICAL = optim posterior uncertainty reliability/test_faults.py reliability/test_modules.py
 NUMERICAL += reliability/test_right.py ensemble/test_draws.py ensemble/test_logits.py
-NUMERICAL += ensemble/test_memory.py queries/test_deletion.py queries/test_profiles.py
+NUMERICAL += ensemble/test_memory.py queries/test_deletion.py queries/test_deletion_rows.py
+NUMERICAL += queries/test_functionals.py queries/test_predictive.py queries/test_profiles.py
 NUMERICAL += test_amortized.py test_classifier_invariance.py test_heteroscedastic.py
 NUMERICAL += test_invariance.py test_regressor_fit.py test_units.py
 # Generated cases of each property in `make reliability`.
