@@ -8,9 +8,16 @@ VENV_LAPLACE ?= .venv-laplace
 VENV_NGBOOST ?= .venv-ngboost
 WORKERS ?= 2
 PYTEST_ARGS ?=
-# Layers that import torch alone (the import contracts see to it), and torch is the same version in
-# the environment of the oldest versions.
-NUMERICAL = optim posterior uncertainty
+# `make test-oldest` leaves out what torch alone computes, which is the same version there: the layers
+# that import nothing else (the import contracts see to it), and the tests of what the estimators
+# compute with them. What is left asks scikit-learn, NumPy, SciPy, pandas, joblib and matplotlib:
+# scikit-learn's checks, validation, pipelines, scorers, displays, copies, clusters, documents.
+NUMERICAL = optim posterior uncertainty reliability/test_faults.py reliability/test_modules.py
+NUMERICAL += reliability/test_right.py ensemble/test_draws.py ensemble/test_logits.py
+NUMERICAL += ensemble/test_memory.py queries/test_deletion.py queries/test_deletion_rows.py
+NUMERICAL += queries/test_functionals.py queries/test_predictive.py queries/test_profiles.py
+NUMERICAL += test_amortized.py test_classifier_invariance.py test_heteroscedastic.py
+NUMERICAL += test_invariance.py test_regressor_fit.py test_units.py
 # Generated cases of each property in `make reliability`.
 RELIABILITY_CASES ?= 200
 # Mutants drawn in `make mutation`.
@@ -20,7 +27,11 @@ PUBLIC = sklearn_hfl/__init__.py sklearn_hfl/exceptions.py sklearn_hfl/_classifi
 
 # One thread for each test worker, so that the workers do not fight over the cores.
 TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MPLBACKEND=Agg
-PYTEST = -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+# Each worker begins with a half of its own, in order, so that fits which a file shares are made once;
+# the first to be done takes over what the other has left.
+PYTEST = -m pytest -n $(WORKERS) --dist=worksteal $(PYTEST_ARGS)
+# Compiling all of torch and its dependencies takes longer than importing what is used of them.
+PIP_INSTALL = -m pip install --quiet --no-compile
 
 # An environment holds what its target installs, and nothing from elsewhere.
 unexport PYTHONPATH
@@ -43,22 +54,22 @@ examples: $(VENV_QUICKSTART)/.installed  ## Run each example in .venv-quickstart
 		$(VENV_QUICKSTART)/bin/python -W 'ignore:FigureCanvasAgg is non-interactive'
 
 docs: $(VENV)/.installed-plot $(VENV)/.installed-docs  ## Build the documentation in build/site; runs all examples, warnings are errors
-	$(TEST_ENV) $(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going docs build/site
+	$(TEST_ENV) $(VENV)/bin/sphinx-build --quiet --jobs $(WORKERS) --fail-on-warning --keep-going docs build/site
 
-test: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Run the whole test suite
-	$(TEST_ENV) $(VENV)/bin/python $(PYTEST)
+test: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Run the whole test suite, but for documents that `make wheel` runs
+	$(TEST_ENV) $(VENV)/bin/python $(PYTEST) --deselect=tests/test_documents.py::test_the_code_of_a_plain_page_runs
 
-test-oldest: $(VENV_OLDEST)/.installed  ## Run the tests of all but the numerical layers on the oldest supported versions
+test-oldest: $(VENV_OLDEST)/.installed  ## Run the tests of what asks other packages than torch on the oldest supported versions
 	$(TEST_ENV) $(VENV_OLDEST)/bin/python $(PYTEST) $(NUMERICAL:%=--ignore=tests/%)
 
-reliability: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Run the reliability battery with many more generated cases
-	$(TEST_ENV) RELIABILITY_CASES=$(RELIABILITY_CASES) $(VENV)/bin/python $(PYTEST) tests/reliability
+reliability: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Run the reliability battery with many more generated cases, and scikit-learn's checks of the defaults with nothing given
+	$(TEST_ENV) RELIABILITY_CASES=$(RELIABILITY_CASES) $(VENV)/bin/python $(PYTEST) tests/reliability tests/test_estimator_checks.py
 
 mutation: $(VENV)/.installed-test build/mutation/.installed  ## Draw mutants of the numerical layers, and count those that no test notices
 	$(TEST_ENV) PYTHONPATH=build/mutation $(VENV)/bin/python tools/mutate.py --sample $(MUTANTS)
 
 build/mutation/.installed: $(VENV)/.created
-	$(VENV)/bin/python -m pip install --quiet --target $(@D) cosmic-ray==8.7.0 parso
+	$(VENV)/bin/python $(PIP_INSTALL) --target $(@D) cosmic-ray==8.7.0 parso
 	@touch $@
 
 model-files: $(VENV_OLDEST)/.installed  ## Once for each release: fitted models that later versions have to load
@@ -121,25 +132,25 @@ $(VENV)/.created $(VENV_QUICKSTART)/.created $(VENV_OLDEST)/.created $(VENV_LAPL
 	@touch $@
 
 $(VENV)/.installed-%: $(VENV)/.created constraints.txt pyproject.toml setup.cfg
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[$*]'
+	$(VENV)/bin/python $(PIP_INSTALL) --constraint constraints.txt --editable '.[$*]'
 	@touch $@
 
 $(VENV_QUICKSTART)/.installed: $(VENV_QUICKSTART)/.created constraints.txt pyproject.toml setup.cfg
-	$(VENV_QUICKSTART)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[plot]'
+	$(VENV_QUICKSTART)/bin/python $(PIP_INSTALL) --constraint constraints.txt --editable '.[plot]'
 	@touch $@
 
 $(VENV_OLDEST)/.installed: $(VENV_OLDEST)/.created constraints-oldest.txt pyproject.toml setup.cfg
-	$(VENV_OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[plot,test]'
+	$(VENV_OLDEST)/bin/python $(PIP_INSTALL) --constraint constraints-oldest.txt --editable '.[plot,test]'
 	@touch $@
 
 # laplace-torch asks for torchvision, which it does not need: its packages come one by one.
 $(VENV_LAPLACE)/.installed: $(VENV_LAPLACE)/.created benchmarks/peers/laplace.txt benchmarks/peers/laplace-alone.txt
-	$(VENV_LAPLACE)/bin/python -m pip install --quiet --constraint constraints.txt --requirement benchmarks/peers/laplace.txt
-	$(VENV_LAPLACE)/bin/python -m pip install --quiet --no-deps --requirement benchmarks/peers/laplace-alone.txt
+	$(VENV_LAPLACE)/bin/python $(PIP_INSTALL) --constraint constraints.txt --requirement benchmarks/peers/laplace.txt
+	$(VENV_LAPLACE)/bin/python $(PIP_INSTALL) --no-deps --requirement benchmarks/peers/laplace-alone.txt
 	@touch $@
 
 $(VENV_NGBOOST)/.installed: $(VENV_NGBOOST)/.created benchmarks/peers/ngboost.txt
-	$(VENV_NGBOOST)/bin/python -m pip install --quiet --requirement benchmarks/peers/ngboost.txt
+	$(VENV_NGBOOST)/bin/python $(PIP_INSTALL) --requirement benchmarks/peers/ngboost.txt
 	@touch $@
 
 benchmark-cluster: $(VENV)/.installed-dask  ## Passes and bytes of fits to rows on two workers
@@ -176,7 +187,7 @@ benchmark-small-data: $(VENV)/.installed-plot $(VENV_NGBOOST)/.installed  ## Cov
 
 # Tables are read as files: what the packages need to be imported is left out.
 build/tables/.installed: $(VENV)/.created benchmarks/peers/tables.txt
-	$(VENV)/bin/python -m pip install --quiet --no-deps --target $(@D) --requirement benchmarks/peers/tables.txt
+	$(VENV)/bin/python $(PIP_INSTALL) --no-deps --target $(@D) --requirement benchmarks/peers/tables.txt
 	@touch $@
 
 benchmark-reliable-fits: $(VENV)/.installed-plot $(VENV)/.installed-test build/tables/.installed  ## The default beside its linear model, on made-up problems and real tables

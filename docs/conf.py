@@ -50,6 +50,7 @@ sphinx_gallery_conf = {
     "reference_url": {"sklearn_hfl": None},  # names in the code lead to the reference
     "download_all_examples": False,
     "remove_config_comments": True,
+    "parallel": True,  # as many examples at a time as sphinx-build's --jobs
     "show_signature": False,
     # Pictures have two or three panels: small squares of them cannot be read.
     "thumbnail_size": (840, 320),

@@ -7,6 +7,7 @@ import io
 import pickle
 import warnings
 from enum import Enum
+from functools import cache
 
 import numpy as np
 import pytest
@@ -86,11 +87,18 @@ def test_probabilities_and_their_std_are_those_with_data(n_classes):
 
 # ---------------------------------------------------------- without the data
 
-BOTH = [
-    (HFLRegressor(**NOISE, variance="amortized"), Y),
-    (HFLClassifier(**KNOWN, variance="amortized"), LABELS),
-]
-each = pytest.mark.parametrize(("estimator", "y"), BOTH, ids=["regressor", "classifier"])
+BOTH = {
+    "regressor": (HFLRegressor(**NOISE, variance="amortized"), Y),
+    "classifier": (HFLClassifier(**KNOWN, variance="amortized"), LABELS),
+}
+each = pytest.mark.parametrize("name", BOTH)
+
+
+@cache
+def fitted(name, **params):
+    """One of the two with parameters, fitted once; tests that change it take a copy."""
+    estimator, y = BOTH[name]
+    return clone(estimator).set_params(**params).fit(X, y)
 
 
 def tensors(thing):
@@ -108,13 +116,13 @@ def tensors(thing):
 
 
 @each
-@pytest.mark.parametrize("n_estimators", [1, 2])
-def test_no_training_row_is_kept(estimator, y, n_estimators):
-    model = clone(estimator).set_params(n_estimators=n_estimators).fit(X, y)
+@pytest.mark.parametrize("params", [{}, {"n_estimators": 2}], ids=["one", "two members"])
+def test_no_training_row_is_kept(name, params):
+    model = fitted(name, **params)
     n = len(X)
     kept = [t for t in tensors(model) if n in t.shape and t.dtype != np.uint64]
     assert kept == []
-    with_data = clone(model).set_params(variance="linearized").fit(X, y)
+    with_data = fitted(name, variance="linearized")
     assert any(t.shape == X.shape for t in tensors(with_data))
 
 
@@ -131,8 +139,8 @@ def test_the_pickle_does_not_grow_with_the_data():
 
 
 @each
-def test_a_copy_answers_alike(estimator, y):
-    model = clone(estimator).fit(X, y)
+def test_a_copy_answers_alike(name):
+    model = fitted(name)
     for copied in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
         for ours, theirs in zip(
             copied.predict(QUERIES, return_std=True),
@@ -144,8 +152,8 @@ def test_a_copy_answers_alike(estimator, y):
 
 @each
 @pytest.mark.parametrize("variance", ["linearized", "network"])
-def test_another_variance_needs_another_fit(estimator, y, variance):
-    model = clone(estimator).fit(X, y).set_params(variance=variance)
+def test_another_variance_needs_another_fit(name, variance):
+    model = copy.copy(fitted(name)).set_params(variance=variance)
     expected = f"variance is '{variance}', but the estimator was fitted with 'amortized', and keeps"
     with pytest.raises(ValueError, match=expected):
         model.predict(NEAR, return_std=True)
@@ -155,11 +163,11 @@ def test_another_variance_needs_another_fit(estimator, y, variance):
 
 
 @each
-def test_a_fit_with_data_is_not_amortized(estimator, y):
-    model = clone(estimator).set_params(variance="linearized").fit(X, y)
+def test_a_fit_with_data_is_not_amortized(name):
+    model = copy.copy(fitted(name, variance="linearized"))
     with pytest.raises(ValueError, match="built no subspace for queries without data"):
         model.set_params(variance="amortized").predict(NEAR, return_std=True)
-    model.fit(X, y).predict(NEAR, return_std=True)
+    model.fit(X, BOTH[name][1]).predict(NEAR, return_std=True)
 
 
 def test_a_smaller_tolerance_after_fit_is_reported_not_met():

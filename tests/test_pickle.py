@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import joblib
@@ -183,6 +184,7 @@ def test_another_process_reads_the_pickle_and_gives_the_same_bits(tmp_path):
     assert_array_equal(np.load(tmp_path / "answer.npy"), model.predict(X[:6], return_std=True))
 
 
+@cache
 def members_of_two_models(random_state):
     """Data of which one member keeps its linear model and another one the network."""
     rng = np.random.RandomState(0)

@@ -59,7 +59,7 @@ def environment(folder: Path, wheel: Path) -> Path:
     python = folder / "bin" / "python"
     # Where the system's Python cannot put pip into a new environment, this one's does it.
     venv.create(folder)
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile"]
     run(*pip, "--constraint", ROOT / "constraints.txt", wheel)
     return python
 

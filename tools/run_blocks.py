@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Set
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 
 from blocks import blocks, execute, pages
@@ -44,10 +45,15 @@ def run(page: str, having: Set[str] = frozenset()) -> None:
     execute((b for b in blocks(page) if b.needs <= having), given(), HFLWarning)
 
 
+def report(page: str) -> str:
+    """Run a page, and say how many of its blocks that were."""
+    run(page)
+    needs = [block.needs for block in blocks(page)]
+    left_out = ", ".join(sorted(set().union(*needs)))
+    return (f"{page}: {sum(not n for n in needs)} of {len(needs)} blocks run"
+            f"{left_out and ', without those for ' + left_out}")  # fmt: skip
+
+
 if __name__ == "__main__":
-    for page in pages():
-        run(page)
-        needs = [block.needs for block in blocks(page)]
-        left_out = ", ".join(sorted(set().union(*needs)))
-        print(f"{page}: {sum(not n for n in needs)} of {len(needs)} blocks run"
-              f"{left_out and ', without those for ' + left_out}")  # fmt: skip
+    with ProcessPoolExecutor() as pool:
+        print(*pool.map(report, pages()), sep="\n")

@@ -12,6 +12,7 @@ import dask
 import dask.array as da
 import distributed
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone

@@ -93,7 +93,7 @@ def test_chunks_of_rows_belong_to_the_same_draw(fitted, kind, monkeypatch):
 
 
 def test_draws_within_a_small_memory_limit_have_the_same_moments():
-    rows = RNG.randn(300, 2)
+    rows = RNG.randn(60, 2)
     std = HFLRegressor(**KNOWN).fit(X, F).predict(rows, return_std="epistemic")[1]
     model = HFLRegressor(**KNOWN, memory_limit=4e5)  # chunks of some rows and of some draws
     draws = model.fit(X, F).sample_y(rows, 4000, noise=False)

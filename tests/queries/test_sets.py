@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import pickle
 import warnings
+from functools import cache
 
 import numpy as np
 import pytest
@@ -28,18 +30,24 @@ def data(n, n_classes=3, seed=0):
     return rng.standard_normal((n, 2)) + np.array([[0, 0], [2, 0], [0, 2]])[y], y
 
 
-CALIBRATION, NEW = data(N, seed=1), data(200, seed=2)
+M = 60
+CALIBRATION, NEW = data(N, seed=1), data(M, seed=2)
+
+
+@cache
+def fitted(n_classes):
+    return HFLClassifier(**SMALL).fit(*data(60, n_classes))
 
 
 @pytest.fixture(scope="module", params=[2, 3])
 def calibrated(request):
-    model = HFLClassifier(**SMALL).fit(*data(60, request.param))
+    model = copy.copy(fitted(request.param))
     return model.conformalize(*data(N, request.param, seed=1))
 
 
 @pytest.fixture
 def model():
-    return HFLClassifier(**SMALL).fit(*data(60))
+    return copy.copy(fitted(3))
 
 
 def most_probable(model, X):
@@ -100,9 +108,9 @@ def test_sets_are_boolean_never_empty_and_grow_with_the_level(calibrated):
         assert (larger >= smaller).all()
     for each in sets:
         assert each.dtype == bool
-        assert each.shape == (200, len(calibrated.classes_))
+        assert each.shape == (M, len(calibrated.classes_))
         assert (each >= most_probable(calibrated, NEW[0])).all()
-    assert sets[0].sum() == 200 < sets[-1].sum()
+    assert sets[0].sum() == M < sets[-1].sum()
 
 
 def test_scores_ascend_from_0_to_1(calibrated):
@@ -118,7 +126,7 @@ def test_labels_of_any_type(names):
     order = np.argsort(names)
     model = HFLClassifier(**SMALL).fit(data(60)[0], names[order][data(60)[1]])
     model.conformalize(CALIBRATION[0], names[order][CALIBRATION[1]].tolist())
-    plain = HFLClassifier(**SMALL).fit(*data(60)).conformalize(*CALIBRATION)
+    plain = copy.copy(fitted(3)).conformalize(*CALIBRATION)
     assert_array_equal(model.conformity_scores_, plain.conformity_scores_)
     assert_array_equal(model.predict_set(NEW[0]), plain.predict_set(NEW[0]))
 
@@ -126,7 +134,7 @@ def test_labels_of_any_type(names):
 def test_a_class_may_be_missing_from_the_calibration_rows(model):
     X, y = CALIBRATION
     model.conformalize(X[y != 1], y[y != 1])
-    assert model.predict_set(NEW[0]).shape == (200, 3)
+    assert model.predict_set(NEW[0]).shape == (M, 3)
 
 
 # ---------------------------------------------------------------- lifecycle
@@ -142,7 +150,7 @@ def test_conformalize_returns_the_estimator_and_changes_nothing_else(model):
 def test_a_second_call_replaces_the_first(model):
     other = data(30, seed=5)
     twice = model.conformalize(*CALIBRATION).conformalize(*other).conformity_scores_
-    assert_array_equal(twice, clone(model).fit(*data(60)).conformalize(*other).conformity_scores_)
+    assert_array_equal(twice, copy.copy(fitted(3)).conformalize(*other).conformity_scores_)
 
 
 @pytest.mark.parametrize("warm_start", [False, True])
@@ -171,7 +179,7 @@ def test_inference_mode_makes_no_difference(calibrated):
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_rows_that_were_trained_on_are_counted(n_classes):
     X, y = data(60, n_classes)
-    model = HFLClassifier(**SMALL).fit(X, y)
+    model = copy.copy(fitted(n_classes))
     model.conformalize(X, (y + 1) % n_classes)  # same inputs, other labels
     rows, labels = np.vstack([X[5:8], CALIBRATION[0]]), np.append(y[5:8], CALIBRATION[1] % 2)
     with pytest.warns(HFLWarning, match=rf"^3 of {N + 3} calibration rows were trained on"):
