@@ -21,6 +21,7 @@ from sklearn.neural_network import MLPRegressor
 from sklearn_hfl import HFLClassifier, HFLRegressor
 from sklearn_hfl._data.cluster_chunks import ClusterChunks
 from sklearn_hfl.exceptions import HFLDataWarning
+from sklearn_hfl.optim import dual
 
 GIVEN = {"prior_precision": 1.0, "noise_std": 0.3, "random_state": 0}
 LINEAR = HFLRegressor(hidden_layer_sizes=(), **GIVEN)
@@ -88,7 +89,11 @@ FITS = {
     "two targets": (clone(LINEAR).set_params(noise_std=[0.3, 0.1]), TWO),
     "quasi-Newton": (clone(LINEAR).set_params(solver="lbfgs", tol=1e-9), Y),
     "module units": (clone(LINEAR).set_params(normalize_X=False, normalize_y=False), Y),
-    "Krylov": (clone(LINEAR).set_params(hidden_layer_sizes=(80,), variance="amortized"), Y),
+    # Its preconditioner is in single precision: rounding does not show in the MAP itself.
+    "Krylov": (
+        clone(LINEAR).set_params(hidden_layer_sizes=(80,), variance="amortized", tol=1e-12),
+        Y,
+    ),
     "refits": (clone(LINEAR).set_params(variance="network"), Y),
     "members": (clone(LINEAR).set_params(n_estimators=2), Y),
     "learned": (HFLRegressor(hidden_layer_sizes=(), random_state=0), Y),
@@ -101,8 +106,10 @@ FITS = {
 
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("name", FITS)
-def test_a_fit_to_chunks_is_that_to_the_same_rows(name):
+def test_a_fit_to_chunks_is_that_to_the_same_rows(monkeypatch, name):
     estimator, y = FITS[name]
+    # Chunks have no dual: both ways are to train with the same preconditioner.
+    monkeypatch.setattr(dual, "MAX_RESIDUALS", 0)
     expected = clone(estimator).fit(X, y)
     model = clone(estimator).fit(chunked(X), chunked(y, (30, 30), -1))
     assert vars(model).keys() == vars(expected).keys()
