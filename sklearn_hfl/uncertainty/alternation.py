@@ -33,8 +33,8 @@ from sklearn_hfl.uncertainty.precisions import (
 
 __all__ = ["EVIDENCE_TOL", "Alternation", "Fit"]
 
-# Steps of a round. Ten take longer, and are better only on problems with interactions of many
-# features (docs/design/training.md).
+# Steps of a round. Ten cost about as much, and are better where many features interact, worse on
+# other data (docs/design/training.md).
 STEPS_PER_ROUND = 5
 # A round need not reach its MAP: the precisions change after it. At a saddle (all units at zero
 # under a strong prior) a decrement below this would leave only rounding to decide in which
