@@ -194,7 +194,7 @@ def updated_at(
         Largest change of a log precision.
     """
     curvature = GaussNewton(log_posterior, weights)
-    gamma = inverse_curvature(curvature, generator).effective_parameters()
+    gamma = inverse_curvature(curvature, generator).effective_parameters().to(weights)
     return updated(log_posterior, weights, gamma, options)
 
 

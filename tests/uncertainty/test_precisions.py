@@ -6,8 +6,11 @@ from sklearn.datasets import load_diabetes
 from sklearn.preprocessing import scale
 from torch.testing import assert_close
 
+from sklearn_hfl.optim import dual, krylov
+from sklearn_hfl.optim.dual import inverse_curvature
 from sklearn_hfl.optim.newton_cg import NewtonCG
 from sklearn_hfl.optim.training import no_callback
+from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.initialization import initial_weights, scaled_precision
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
@@ -24,6 +27,7 @@ from sklearn_hfl.uncertainty.precisions import (
     EvidenceOptions,
     Hyperprior,
     noise_precision,
+    updated_at,
 )
 from sklearn_hfl.uncertainty.search import maximize_evidence
 from tests import reference
@@ -138,6 +142,22 @@ def test_a_round_knows_the_marginal_density_wherever_its_weights_are(name):
     expected += Hyperprior.at(lp, found.weights, gamma).log_density(lp.prior.group_precision)
     expected += 0.5 * (beta.log() - PSEUDO_RESIDUAL**2 * beta).sum().item()
     assert found.score == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["two layers", "two outputs"])
+def test_an_update_by_a_rough_subspace_is_nearly_that_by_the_matrix(monkeypatch, name):
+    case, options = problem(name), EvidenceOptions(True, True)
+    lp, weights = case.log_posterior, case.weights()
+    by_matrix, _ = updated_at(lp, weights, options, generator(0))
+    monkeypatch.setattr(dual, "MAX_RESIDUALS", 0)
+    monkeypatch.setattr(krylov, "MAX_MATRIX_WEIGHTS", 0)
+    rough = inverse_curvature(GaussNewton(lp, weights), generator(0))
+    assert rough.gram.dtype == torch.float32
+    by_rough, _ = updated_at(lp, weights, options, generator(0))
+    ours, theirs = by_rough.prior.group_precision, by_matrix.prior.group_precision
+    assert_close(ours, theirs, rtol=krylov.ROUGH_TRACE_RTOL, atol=0.0)
+    ours, theirs = by_rough.likelihood.noise_precision, by_matrix.likelihood.noise_precision
+    assert_close(ours, theirs, rtol=krylov.ROUGH_TRACE_RTOL, atol=0.0)
 
 
 @pytest.mark.parametrize("name", UNWEIGHTED)
