@@ -16,7 +16,7 @@ from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["Dual", "inverse_curvature"]
 
-# Residuals up to which R Rᵀ is factorised: its factor takes a tenth of a second there.
+# Residuals up to which R Rᵀ is factorised: as many as weights of which A is.
 MAX_RESIDUALS = 2000
 
 

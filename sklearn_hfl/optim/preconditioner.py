@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from sklearn_hfl.optim.dual import Dual
+from sklearn_hfl.optim.dual import Dual, inverse_curvature
 from sklearn_hfl.optim.krylov import BLOCK_SIZE, forms_matrix, rough_subspace
 from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
@@ -121,16 +121,13 @@ class Preconditioner:
 
 def _built(curvature: GaussNewton, generator: Generator) -> Subspace | Dual:
     lp = curvature.log_posterior
-    if Dual.suits(lp):
-        return Dual(curvature)
-    if not forms_matrix(lp):
-        return rough_subspace(curvature, generator)
-    if not _is_small(lp):
-        curvature = _of_sample(curvature, generator)
-        single = curvature.to(torch.float32).matrix()
-        # The largest eigenvalue is at most the largest sum of a row.
-        if float(single.abs().sum(0).max()) < MAX_SINGLE_EIGENVALUE:
-            return Subspace.complete(single)
+    if Dual.suits(lp) or not forms_matrix(lp) or _is_small(lp):
+        return inverse_curvature(curvature, generator)
+    curvature = _of_sample(curvature, generator)
+    single = curvature.to(torch.float32).matrix()
+    # The largest eigenvalue is at most the largest sum of a row.
+    if float(single.abs().sum(0).max()) < MAX_SINGLE_EIGENVALUE:
+        return Subspace.complete(single)
     return Subspace.complete(curvature.matrix())
 
 

@@ -17,10 +17,7 @@ from sklearn_hfl.optim.training import Callback, Trainer, Trajectory
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
-from sklearn_hfl.uncertainty.evidence import (
-    log_evidence,
-    log_multiplicity,
-)
+from sklearn_hfl.uncertainty.evidence import log_evidence, log_multiplicity
 from sklearn_hfl.uncertainty.leave_one_out import LeaveOneOut, leave_one_out
 from sklearn_hfl.uncertainty.noise import variance_of_mean
 from sklearn_hfl.uncertainty.precisions import (
@@ -115,11 +112,11 @@ class Fit:
     @cached_property
     def rows(self) -> LeaveOneOut:
         """The training rows left out one at a time, at the MAP."""
-        at_map = GaussNewton(self.log_posterior, self.weights)
-        subspace = self.subspace or determined_subspace(
-            at_map, Generator().manual_seed(0), trace_rtol=1e-2
-        )
-        return leave_one_out(MapEstimate(self.log_posterior, self.weights, subspace))
+        lp, weights, subspace = self.log_posterior, self.weights, self.subspace
+        if subspace is None:
+            seeded = Generator().manual_seed(0)
+            subspace = determined_subspace(GaussNewton(lp, weights), seeded, trace_rtol=1e-2)
+        return leave_one_out(MapEstimate(lp, weights, subspace))
 
 
 @dataclass(frozen=True)

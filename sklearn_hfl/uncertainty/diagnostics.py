@@ -9,10 +9,7 @@ import torch
 from sklearn_hfl.optim.linear_response import linear_response
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.subspace import stationary_radius
-from sklearn_hfl.uncertainty.evidence import (
-    log_evidence,
-    log_multiplicity,
-)
+from sklearn_hfl.uncertainty.evidence import log_evidence, log_multiplicity
 from sklearn_hfl.uncertainty.leave_one_out import leave_one_out
 
 __all__ = ["Diagnostics", "diagnose"]
