@@ -10,7 +10,6 @@ import tracemalloc
 
 import dask
 import dask.array as da
-import distributed
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,6 +21,7 @@ from sklearn_hfl import HFLClassifier, HFLRegressor
 from sklearn_hfl._data.cluster_chunks import ClusterChunks
 from sklearn_hfl.exceptions import HFLDataWarning
 from sklearn_hfl.optim import dual
+from tests.clusters import two_workers
 
 GIVEN = {"prior_precision": 1.0, "noise_std": 0.3, "random_state": 0}
 LINEAR = HFLRegressor(hidden_layer_sizes=(), **GIVEN)
@@ -59,17 +59,7 @@ def threads():
 @pytest.fixture(scope="module")
 def cluster():
     before = set(threading.enumerate())
-    with (
-        distributed.LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",
-            worker_dashboard_address=None,
-            silence_logs=50,
-        ) as local,
-        distributed.Client(local) as client,
-    ):
+    with two_workers() as client:
         yield client
     assert all(t.daemon for t in set(threading.enumerate()) - before)
 

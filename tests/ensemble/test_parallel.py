@@ -15,8 +15,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from sklearn_hfl import HFLClassifier, HFLRegressor
 from sklearn_hfl._ensemble import chunks, route
-
-distributed = pytest.importorskip("distributed")
+from tests.clusters import two_workers
 
 SMALL = {"hidden_layer_sizes": (5,), "prior_precision": 1.0, "random_state": 0}
 X = np.random.default_rng(0).uniform(-1, 1, (40, 2))
@@ -32,19 +31,8 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A real cluster of two processes, on ports that the system picks: there may be others."""
     before = set(threading.enumerate())
-    with (
-        distributed.LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",
-            worker_dashboard_address=None,
-            silence_logs=50,
-        ) as local,
-        distributed.Client(local) as client,
-    ):
+    with two_workers() as client:
         yield client
     left = {t.name for t in set(threading.enumerate()) - before if not t.daemon}
     assert left <= {"ExecutorManagerThread"}  # loky's, which joblib keeps for the next call
