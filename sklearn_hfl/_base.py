@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils.parallel import Parallel, delayed
 from torch import Tensor
 
 from sklearn_hfl._data.cluster_chunks import ClusterChunks
@@ -38,7 +37,8 @@ from sklearn_hfl._data.storage import packed, unpacked
 from sklearn_hfl._data.validation import Array, check_features, check_finite, to_tensor
 from sklearn_hfl._ensemble.advice import of_fit, of_missed_rows
 from sklearn_hfl._ensemble.ensemble import Ensemble
-from sklearn_hfl._ensemble.member import Member, fit_member
+from sklearn_hfl._ensemble.fit import fit_members
+from sklearn_hfl._ensemble.member import Member
 from sklearn_hfl._ensemble.route import Route
 from sklearn_hfl._ensemble.trained import Trained
 from sklearn_hfl.calibration.fingerprints import Fingerprints
@@ -225,14 +225,8 @@ class HFLBase(BaseEstimator):
         else:
             self._trained_rows = fingerprints(data[0][kept], data[1][kept])
         # Passes over chunks start from this process.
-        results = Parallel(n_jobs=self.n_jobs if chunks is None else 1)(
-            delayed(fit_member)(*job, trainer, options, route, bool(self.verbose), fit)
-            for job, fit in zip(jobs, resumed, strict=True)
-        )
-        if not route.needs_data:
-            return tuple(results)
-        # Members share the data, also when other processes trained them.
-        return tuple(member.with_data(*data) for member in results)
+        n_jobs = self.n_jobs if chunks is None else 1
+        return fit_members(jobs, resumed, trainer, options, route, n_jobs, bool(self.verbose))
 
     @property
     def _learns_prior(self) -> bool:

@@ -122,7 +122,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
         See ``tol``.
     warm_start : bool, default=False
         Go on from the last fit: its weights and, from a MAP, its model and learned precisions.
-    n_estimators : int, default=1
+    n_estimators : int, default=3
         Number of members: MAPs from different random starts, each with its own Laplace
         posterior, mixed with equal weights.
     random_state : int, RandomState instance or None, default=None
@@ -235,7 +235,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
         warm_start: bool = False,
-        n_estimators: int = 1,
+        n_estimators: int = 3,
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,
         n_jobs: int | None = None,

@@ -110,7 +110,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
         See ``tol``.
     warm_start : bool, default=False
         Go on from the last fit: its weights and, from a MAP, its model and learned precisions.
-    n_estimators : int, default=1
+    n_estimators : int, default=3
         MAPs from different random starts, whose Laplace posteriors are mixed equally.
     random_state : int, RandomState instance or None, default=None
         Source of initial weights, mini-batches and random probes.
@@ -227,7 +227,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
         warm_start: bool = False,
-        n_estimators: int = 1,
+        n_estimators: int = 3,
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,
         n_jobs: int | None = None,

@@ -1,23 +1,15 @@
-"""Member: one MAP estimate of a fit with its Laplace posterior, and how it is fitted."""
+"""Member: one MAP estimate of a fit with its Laplace posterior."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from sklearn_hfl._ensemble.route import Route
-from sklearn_hfl.optim.krylov import determined_subspace
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.solution import Status
-from sklearn_hfl.optim.training import Callback, Trainer
-from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import (
-    CategoricalLikelihood,
     GaussianLikelihood,
     HeteroscedasticLikelihood,
 )
@@ -25,20 +17,11 @@ from sklearn_hfl.posterior.linearization import Linearization
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP, Network
 from sklearn_hfl.posterior.prior import GaussianPrior
-from sklearn_hfl.uncertainty.alternation import Alternation, Fit
-from sklearn_hfl.uncertainty.diagnostics import Diagnostics, diagnose
-from sklearn_hfl.uncertainty.posterior_mean import posterior_mean_shift
+from sklearn_hfl.uncertainty.alternation import Fit
+from sklearn_hfl.uncertainty.diagnostics import Diagnostics
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
-from sklearn_hfl.uncertainty.search import maximize_evidence
 
-__all__ = ["Member", "fit_member"]
-
-# A classifier's subspace is extended until the std of every logit of any query is known to this
-# relative error, which ``Subspace.beyond`` may be four times as large as: many classes are many
-# logits, and none of them then needs directions of its own.
-LOGIT_RTOL = 0.01
-# What a progress bar shows of what a fit reports.
-SHOWN = {"loss": "loss", "distance": "SDs from the MAP", "evidence": "log evidence"}
+__all__ = ["Member"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +57,11 @@ class Member:
         return self.estimate.log_posterior.network
 
     @property
+    def is_linear(self) -> bool:
+        """Whether the network is a linear model, which has one MAP from wherever it starts."""
+        return isinstance(self.network, MLP) and len(self.network.layer_sizes) == 2
+
+    @property
     def n_outputs(self) -> int:
         """Outputs of the network."""
         return self.network.n_outputs
@@ -105,7 +93,14 @@ class Member:
 
         None where they do not fit it, or where this is no MAP.
         """
-        old, new, facts = self.estimate.log_posterior, log_posterior, self.diagnostics
+        facts = self.diagnostics
+        if not (facts.finished and facts.stationary):
+            return None
+        return self.precisions_on(log_posterior, options)
+
+    def precisions_on(self, log_posterior: LogPosterior, options: EvidenceOptions) -> Fit | None:
+        """Model and precisions found here, on other rows; None where they do not fit."""
+        old, new = self.estimate.log_posterior, log_posterior
         # Without its data a fit of varying noise lacks the variance that L averages over.
         lost = (
             isinstance(old.likelihood, HeteroscedasticLikelihood)
@@ -119,7 +114,7 @@ class Member:
             old.network == new.network or not isinstance(new.network, MLP)
         )
         fits = same_kind and (same or linear)
-        if not (facts.finished and facts.stationary and fits) or lost:
+        if not fits or lost:
             return None
         prior, likelihood = new.prior, new.likelihood
         if options.prior:
@@ -137,6 +132,10 @@ class Member:
             variance_of_mean=old.variance_on(new),
         )
         return Fit(resumed, self.estimate.weights.to(new.X))
+
+    def without_data(self, rtol: float) -> Member:
+        """Keep what answers queries to ``rtol``, and no training rows."""
+        return replace(self, estimate=self.estimate.without_data(rtol))
 
     def _has_groups_of(self, log_posterior: LogPosterior) -> bool:
         groups = self.estimate.log_posterior.prior.groups
@@ -156,83 +155,3 @@ class Member:
     def _with(self, **changes: Any) -> Member:
         log_posterior = replace(self.estimate.log_posterior, **changes)
         return replace(self, estimate=replace(self.estimate, log_posterior=log_posterior))
-
-
-def fit_member(
-    log_posterior: LogPosterior,
-    weights: Tensor,
-    generator: torch.Generator,
-    trainer: Trainer,
-    options: EvidenceOptions,
-    route: Route,
-    verbose: bool,
-    resumed: Fit | None = None,
-) -> Member:
-    """Train one MAP, at precisions that are learned from the evidence, given or ``resumed``."""
-    if resumed is not None:
-        log_posterior, weights = resumed.log_posterior, resumed.weights
-    start = float(log_posterior.value(weights[None])[0])
-    if not np.isfinite(start):
-        raise ValueError(
-            f"The loss at the starting weights is {start}: the data overflow "
-            f"{log_posterior.X.dtype}, or a module of yours is undefined for some rows. Without "
-            "normalize_X=True, and normalize_y=True of a regressor, rescale the data."
-        )
-    curve: tuple[float, ...] = (start,)
-    finished = True
-    # Without a total: no fit goes on until max_iter.
-    with tqdm(desc="fit", unit=" steps", disable=not verbose) as bar:
-        callback = _progress(bar)
-        if resumed is not None:
-            alternation = Alternation(trainer, options, generator, callback)
-            fit = alternation.to_map(resumed)
-            log_posterior, weights, status = fit.log_posterior, fit.weights, fit.status
-            curve += tuple(alternation.losses)
-        elif options.prior or options.noise:
-            fit, steps, finished = maximize_evidence(
-                log_posterior, weights, trainer, options, generator, callback
-            )
-            log_posterior, weights, status = fit.log_posterior, fit.weights, fit.status
-            curve += steps
-        else:
-            callback(phase="to the MAP")
-            trajectory = trainer.train(log_posterior, weights, generator, callback)
-            weights, status = trajectory.weights, trajectory.status
-            curve += trajectory.curve[1:]
-    classes = isinstance(log_posterior.likelihood, CategoricalLikelihood)
-    curvature = GaussNewton(log_posterior, weights)
-    subspace = determined_subspace(curvature, generator, beyond=_beyond(route, classes))
-    estimate = MapEstimate(log_posterior, weights, subspace)
-    shift = posterior_mean_shift(estimate, generator) if classes else None
-    facts = replace(diagnose(estimate), finished=finished)
-    solver = trainer.described(log_posterior)
-    if not route.needs_data:
-        estimate = estimate.without_data(route.rtol)
-    return Member(estimate, facts, curve, shift, status, solver)
-
-
-def _beyond(route: Route, classes: bool) -> float:
-    """ε of ``Subspace.beyond`` that a fit has to reach.
-
-    Beyond the basis the variance of a query is known to a factor of 1 + ε, and the middle is
-    off by ε / 4 in the standard deviation.
-    """
-    if not route.needs_data:
-        return 2 * route.rtol  # half of what it may be, for any query at all
-    if classes and route.mode == "linearized":
-        return 4 * max(route.rtol, LOGIT_RTOL)
-    return np.inf
-
-
-def _progress(bar: Any) -> Callback:
-    shown: dict[str, str] = {}
-
-    def callback(**facts: float | str) -> None:
-        if "phase" in facts:
-            bar.set_description_str(f"fit, {facts['phase']}", refresh=False)
-        shown.update({SHOWN[key]: f"{facts[key]:.5g}" for key in SHOWN if key in facts})
-        bar.set_postfix(shown, refresh=False)
-        if "loss" in facts:
-            bar.update()
-
-    return callback

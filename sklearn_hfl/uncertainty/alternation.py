@@ -266,7 +266,7 @@ class Alternation:
             steps = min(STEPS_PER_ROUND, self.left)
             if steps <= 0 or rounds.ended:
                 break
-            weights = self._train(log_posterior, weights, steps, True, basis).weights
+            weights = self.train(log_posterior, weights, steps, True, basis).weights
             now = _Gaussian.at(log_posterior, weights, options, self.generator)
             basis = now.inverse if isinstance(now.inverse, Subspace) else None
             before, change_of_variance = now.averaged(log_posterior)
@@ -326,7 +326,7 @@ class Alternation:
         status = fit.status
         for _ in range(MAX_MAP_TRAININGS):
             if self.left > 0:
-                trajectory = self._train(log_posterior, weights, self.left)
+                trajectory = self.train(log_posterior, weights, self.left)
                 weights, status = trajectory.weights, trajectory.status
             now = _Gaussian.at(log_posterior, weights, self.options, self.generator)
             # The variance that L averages over is the round's, and has to be the MAP's.
@@ -358,7 +358,7 @@ class Alternation:
         # Noise that may vary is held at the level found: its shape is learned around it.
         if isinstance(likelihood, HeteroscedasticLikelihood) or self.left <= 0:
             return fit
-        weights = self._train(fit.log_posterior, fit.weights, self.left, True).weights
+        weights = self.train(fit.log_posterior, fit.weights, self.left, True).weights
         noise_alone = replace(options, prior=False)
         found, _ = updated_at(fit.log_posterior, weights, noise_alone, self.generator)
         assert isinstance(found.likelihood, GaussianLikelihood)
@@ -367,7 +367,7 @@ class Alternation:
         log_posterior = replace(fit.log_posterior, likelihood=likelihood.with_precision(beta))
         return replace(fit, log_posterior=log_posterior, weights=weights)
 
-    def _train(
+    def train(
         self,
         log_posterior: LogPosterior,
         weights: Tensor,
@@ -375,6 +375,7 @@ class Alternation:
         rough: bool = False,
         preconditioner: Subspace | None = None,
     ) -> Trajectory:
+        """Take up to ``steps``, roughly or to ``decrement_tol``, and count them."""
         tol = max(self.trainer.decrement_tol, ROUND_DECREMENT_TOL if rough else 0.0)
         trainer = replace(self.trainer, max_iter=steps, decrement_tol=tol)
         trajectory = trainer.train(

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-import torch
 from torch import Generator, Tensor
 
 from sklearn_hfl.optim.solvers import make_trainer
 from sklearn_hfl.optim.training import Callback, Trainer, no_callback
 from sklearn_hfl.posterior.initialization import scaled_precision
-from sklearn_hfl.posterior.likelihood import GaussianLikelihood, HeteroscedasticLikelihood
+from sklearn_hfl.posterior.likelihood import HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP
 from sklearn_hfl.posterior.prior import GaussianPrior
 from sklearn_hfl.uncertainty.alternation import EVIDENCE_TOL, Alternation, Fit
+from sklearn_hfl.uncertainty.annealing import started
 from sklearn_hfl.uncertainty.noise import with_varying_noise
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 
@@ -186,7 +186,7 @@ def _screened(start: Fit, alternation: Alternation, known: float) -> list[Fit]:
     for multiples in options.starts if layered or options.noise else options.starts[-1:]:
         to_reach = max([known, *(fit.log_evidence for fit in screened if fit.converged)])
         if alternation.left > 0:
-            begun = _started(start, *multiples, options)
+            begun = replace(start, log_posterior=started(start.log_posterior, multiples, options))
             screened.append(alternation.rounds(begun, SCREENING_ROUNDS, to_reach))
     return screened
 
@@ -210,15 +210,3 @@ def _with_varying_noise(constant: Fit, alternation: Alternation) -> Iterator[Fit
         alternation = replace(alternation, options=replace(options, noise=False))
         start = replace(constant, log_posterior=varying)
         yield alternation.at_map(alternation.rounds(start, MAX_ROUNDS))
-
-
-def _started(start: Fit, strength: float, noise_std: float, options: EvidenceOptions) -> Fit:
-    """Prior in multiples of the fan-in, noise in SDs of y."""
-    log_posterior = start.log_posterior
-    prior, likelihood = log_posterior.prior, log_posterior.likelihood
-    precision = scaled_precision(log_posterior.network, strength).to(prior.group_precision)
-    log_posterior = replace(log_posterior, prior=prior.with_precision(precision))
-    if options.noise and isinstance(likelihood, GaussianLikelihood):
-        beta = torch.full_like(likelihood.noise_precision, noise_std**-2)
-        log_posterior = replace(log_posterior, likelihood=likelihood.with_precision(beta))
-    return replace(start, log_posterior=log_posterior)

@@ -1,0 +1,91 @@
+"""Annealing: from other weights to a MAP under precisions that are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from sklearn_hfl.posterior.initialization import scaled_precision
+from sklearn_hfl.posterior.likelihood import GaussianLikelihood
+from sklearn_hfl.posterior.log_posterior import LogPosterior
+from sklearn_hfl.uncertainty.alternation import Alternation, Fit
+from sklearn_hfl.uncertainty.precisions import EvidenceOptions
+
+__all__ = ["annealed_map", "started"]
+
+# Shares of the way, in log precision, at which the weights are trained before the MAP, and the
+# steps at each. Trained under the last precisions at once, they end in modes of 20 to 100 nats
+# less evidence (docs/design/members.md).
+SHARES = (0.0, 0.25, 0.5, 0.75)
+STEPS = 10
+
+
+def started(
+    log_posterior: LogPosterior, start: tuple[float, float], options: EvidenceOptions
+) -> LogPosterior:
+    """Return L with the precisions of one of the search's starts.
+
+    Parameters
+    ----------
+    log_posterior : LogPosterior
+        What is not learned stays as it is.
+    start : tuple of (float, float)
+        Prior in multiples of the fan-in, noise in SDs of y.
+    options : EvidenceOptions
+        What is learned.
+
+    Returns
+    -------
+    LogPosterior
+        With these precisions.
+    """
+    strength, noise_std = start
+    prior, likelihood = log_posterior.prior, log_posterior.likelihood
+    if options.prior:
+        precision = scaled_precision(log_posterior.network, strength).to(prior.group_precision)
+        prior = prior.with_precision(precision)
+    if options.noise and isinstance(likelihood, GaussianLikelihood):
+        beta = (noise_std * torch.ones_like(likelihood.noise_precision) * options.noise_unit) ** -2
+        likelihood = likelihood.with_precision(beta)
+    return replace(log_posterior, prior=prior, likelihood=likelihood)
+
+
+def annealed_map(known: Fit, weights: Tensor, alternation: Alternation) -> Fit:
+    """Train to the MAP of known precisions from other weights, from a strong prior on.
+
+    Parameters
+    ----------
+    known : Fit
+        The precisions.
+    weights : Tensor of shape (P,)
+        Start.
+    alternation : Alternation
+        Trains the weights, and says what was learned.
+
+    Returns
+    -------
+    Fit
+        With the evidence at the MAP.
+    """
+    end = known.log_posterior
+    start = started(end, max(alternation.options.starts), alternation.options)
+    alternation.callback(phase="annealing")
+    for share in SHARES:
+        steps = min(STEPS, alternation.left)
+        weights = alternation.train(_between(start, end, share), weights, steps, rough=True).weights
+    return alternation.to_map(replace(known, weights=weights))
+
+
+def _between(start: LogPosterior, end: LogPosterior, share: float) -> LogPosterior:
+    """L with precisions on the straight line between logarithms."""
+    alpha = torch.lerp(start.prior.group_precision.log(), end.prior.group_precision.log(), share)
+    likelihood = end.likelihood
+    if isinstance(likelihood, GaussianLikelihood):
+        assert isinstance(start.likelihood, GaussianLikelihood)
+        beta = torch.lerp(
+            start.likelihood.noise_precision.log(), likelihood.noise_precision.log(), share
+        )
+        likelihood = likelihood.with_precision(beta.exp())
+    return replace(end, prior=end.prior.with_precision(alpha.exp()), likelihood=likelihood)
