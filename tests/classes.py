@@ -8,7 +8,7 @@ from sklearn.datasets import load_breast_cancer, load_iris, load_wine, make_moon
 from sklearn_hfl.posterior.functional import Prediction
 from sklearn_hfl.uncertainty.exact import dense_ggn, exact_covariance
 
-SMALL = {"hidden_layer_sizes": (4,), "prior_precision": 1.0, "random_state": 0}
+SMALL = {"hidden_layer_sizes": (4,), "n_estimators": 1, "prior_precision": 1.0, "random_state": 0}
 SETS = {"iris": load_iris, "wine": load_wine, "breast_cancer": load_breast_cancer}
 
 

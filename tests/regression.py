@@ -15,6 +15,7 @@ from sklearn_hfl.uncertainty.exact import dense_ggn, exact_covariance
 
 KNOWN = {
     "hidden_layer_sizes": (5,),
+    "n_estimators": 1,
     "prior_precision": 1.0,
     "noise_std": 0.2,
     "tol": 0.0,  # to the very MAP

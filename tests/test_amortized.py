@@ -20,7 +20,7 @@ from sklearn_hfl.posterior.functional import Prediction
 from sklearn_hfl.posterior.link import SOFTMAX
 from sklearn_hfl.uncertainty.exact import dense_ggn, exact_covariance
 
-KNOWN = {"hidden_layer_sizes": (6, 5), "prior_precision": 1.0, "random_state": 0}
+KNOWN = {"hidden_layer_sizes": (6, 5), "n_estimators": 1, "prior_precision": 1.0, "random_state": 0}
 NOISE = {**KNOWN, "noise_std": 0.2}
 X = np.random.default_rng(0).uniform(-1, 1, (60, 2))
 Y = np.column_stack([np.sin(3 * X[:, 0]) + X[:, 1], X[:, 0] * X[:, 1]])
@@ -235,7 +235,13 @@ def test_profile_intervals_need_data():
 # ------------------------------------------------------- nothing that grows with the rows
 
 # Rows 53 and 503 are no other size of these models: features 2, weights 13 to 32.
-TINY = {"hidden_layer_sizes": (3,), "random_state": 0, "variance": "amortized", "max_iter": 3}
+TINY = {
+    "hidden_layer_sizes": (3,),
+    "n_estimators": 1,
+    "random_state": 0,
+    "variance": "amortized",
+    "max_iter": 3,
+}
 FAMILIES = {
     "gaussian": (HFLRegressor, {}, "y"),
     "two outputs, two members": (HFLRegressor, {"n_estimators": 2}, "Y"),

@@ -86,7 +86,7 @@ def test_members_are_mixed_with_equal_weights():
     X, y = two_classes(40)
     # So weak a prior leaves several local optima: the members differ.
     params = {**SMALL, "prior_precision": 0.01}
-    model = HFLClassifier(**params, n_estimators=3).fit(X, y)
+    model = HFLClassifier(**{**params, "n_estimators": 3}).fit(X, y)
     singles = []
     for member in model.members_:
         single = deepcopy(model)
@@ -108,7 +108,7 @@ def test_members_are_mixed_with_equal_weights():
 def test_two_workers_give_the_bits_of_one():
     X, y = three_classes(40)
     alone, together = (
-        HFLClassifier(**SMALL, n_estimators=2, n_jobs=n).fit(X, y) for n in (None, 2)
+        HFLClassifier(**{**SMALL, "n_estimators": 2}, n_jobs=n).fit(X, y) for n in (None, 2)
     )
     expected = alone.predict_uncertainty(X)
     for name, value in together.predict_uncertainty(X).items():

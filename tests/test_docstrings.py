@@ -77,7 +77,13 @@ CHOICES = [
 @pytest.mark.filterwarnings("ignore:The MAP is not stationary")
 @pytest.mark.parametrize(("name", "choice"), CHOICES)
 def test_a_documented_choice_is_accepted(name, choice):
-    params = {"hidden_layer_sizes": (2,), "prior_precision": 1.0, "max_iter": 2, name: choice}
+    params = {
+        "hidden_layer_sizes": (2,),
+        "n_estimators": 1,
+        "prior_precision": 1.0,
+        "max_iter": 2,
+        name: choice,
+    }
     X = np.linspace(-1, 1, 10)[:, None]
     HFLRegressor(**params).fit(X, X[:, 0])
 

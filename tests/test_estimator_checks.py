@@ -1,7 +1,7 @@
 """scikit-learn's own checks, with no failure expected.
 
 The defaults pass all of them. Where a check repeats a fit for each container or dtype of the data,
-the suite gives them their precisions: what holds the data is dealt with before any is learned, and
+the suite gives them their precisions and one member: what holds the data is dealt with before any is learned, and
 the other checks fit such data with all that the defaults do. `make reliability` learns them there
 too.
 """
@@ -15,7 +15,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn_hfl import HFLClassifier, HFLRegressor
 from tests.reliability.contract import NIGHTLY
 
-GIVEN = {"prior_precision": 1.0}
+GIVEN = {"prior_precision": 1.0, "n_estimators": 1}
 COARSE = {**GIVEN, "hidden_layer_sizes": (3,), "std_rtol": 0.1}
 ESTIMATORS = [
     HFLRegressor(),
@@ -24,7 +24,9 @@ ESTIMATORS = [
     HFLClassifier(**COARSE, variance="amortized"),
     HFLRegressor(**COARSE, variance="network", noise_std=0.3),
     HFLClassifier(**COARSE, variance="network"),
-    HFLRegressor(hidden_layer_sizes=(3,), likelihood="heteroscedastic", prior_precision=10.0),
+    HFLRegressor(
+        hidden_layer_sizes=(3,), likelihood="heteroscedastic", prior_precision=10.0, n_estimators=1
+    ),
 ]
 # Two to nine fits each, of the same rows in other containers and dtypes; so do those of read-only
 # memory maps, which have a twin each without one.

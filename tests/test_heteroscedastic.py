@@ -21,7 +21,12 @@ from sklearn_hfl.posterior.functional import Prediction
 from sklearn_hfl.posterior.link import MEAN
 from sklearn_hfl.uncertainty.exact import dense_ggn, dense_hessian, exact_covariance
 
-NOISY = {"hidden_layer_sizes": (6,), "likelihood": "heteroscedastic", "random_state": 0}
+NOISY = {
+    "hidden_layer_sizes": (6,),
+    "n_estimators": 1,
+    "likelihood": "heteroscedastic",
+    "random_state": 0,
+}
 KNOWN = {**NOISY, "prior_precision": 1.0}
 QUERIES = np.linspace(-2, 2, 9)[:, None]
 

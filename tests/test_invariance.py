@@ -16,6 +16,7 @@ from sklearn_hfl import HFLRegressor
 
 KNOWN = {
     "hidden_layer_sizes": (4,),
+    "n_estimators": 1,
     "prior_precision": 1.0,
     "noise_std": 0.2,
     "tol": 0.0,  # to the very MAP

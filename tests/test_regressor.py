@@ -281,7 +281,7 @@ def test_a_module_is_called_with_the_numbers_of_features_and_outputs():
         calls.append((n_features, n_outputs))
         return perceptron(n_features, n_outputs)
 
-    HFLRegressor(**KNOWN, module=factory, n_estimators=2).fit(*data(n_outputs=3))
+    HFLRegressor(**{**KNOWN, "n_estimators": 2}, module=factory).fit(*data(n_outputs=3))
     assert calls == [(2, 3)] * 2
 
 

@@ -136,7 +136,7 @@ def test_warm_start_begins_where_the_last_fit_ended():
     assert_allclose(model.predict(QUERIES), mean, rtol=1e-2)
 
 
-LEARNED = {"hidden_layer_sizes": (8,), "random_state": 0, "warm_start": True}
+LEARNED = {"hidden_layer_sizes": (8,), "n_estimators": 1, "random_state": 0, "warm_start": True}
 
 
 @pytest.mark.parametrize(

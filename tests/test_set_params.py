@@ -13,7 +13,7 @@ from sklearn_hfl import HFLClassifier, HFLRegressor, HFLWarning
 
 X = np.random.default_rng(0).uniform(-1, 1, (40, 2))
 Y = X[:, 0] ** 2 + X[:, 1]
-PLAIN = {"hidden_layer_sizes": (4,), "random_state": 0, "max_iter": 30}
+PLAIN = {"hidden_layer_sizes": (4,), "n_estimators": 1, "random_state": 0, "max_iter": 30}
 REGRESSOR = {
     "predict": lambda m: m.predict(X[:3]),
     "std": lambda m: m.predict(X[:3], return_std=True),

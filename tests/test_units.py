@@ -20,7 +20,7 @@ X = RNG.uniform(-1, 1, (80, 1))
 Y = np.sin(3 * X[:, 0]) + 0.1 * RNG.standard_normal(80)
 LABELS = (Y + 0.3 * RNG.standard_normal(80) > 0).astype(int)
 QUERIES = np.array([[-0.9], [0.1], [0.8], [2.5]])
-SMALL = {"hidden_layer_sizes": (8,), "random_state": 0, "max_iter": 300}
+SMALL = {"hidden_layer_sizes": (8,), "n_estimators": 1, "random_state": 0, "max_iter": 300}
 UNSCALED = {"normalize_X": False, "normalize_y": False}
 # y ↦ scale · y + offset, X ↦ factor · X + shift.
 UNITS = [

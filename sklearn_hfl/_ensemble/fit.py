@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,9 +35,30 @@ LOGIT_RTOL = 0.01
 # What a progress bar shows of what a fit reports.
 SHOWN = {"loss": "loss", "distance": "SDs from the MAP", "evidence": "log evidence"}
 
+# Nats a row, left out of the training, by which a member may predict worse than the first: other
+# modes scatter by less, bad ones lose more (docs/design/members.md).
+MAX_LOSS = 0.1
+
+# Where a member begins: L, weights (P,) and source of randomness.
+Start = tuple[LogPosterior, Tensor, Generator]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What all members share."""
+
+    trainer: Trainer
+    options: EvidenceOptions
+    route: Route
+    verbose: bool
+
+    @property
+    def learns(self) -> bool:
+        return self.options.prior or self.options.noise
+
 
 def fit_members(
-    starts: Sequence[tuple[LogPosterior, Tensor, Generator]],
+    starts: Sequence[Start],
     resumed: Sequence[Fit | None],
     trainer: Trainer,
     options: EvidenceOptions,
@@ -46,21 +66,22 @@ def fit_members(
     n_jobs: int | None,
     verbose: bool,
 ) -> tuple[Member, ...]:
-    """Train a MAP from the weights of each start, or go on from what is ``resumed``.
+    """Train a MAP from each start, or go on from what is ``resumed``.
 
-    The first member learns the precisions. The others are the MAPs that their own weights lead
-    to under the same precisions (docs/design/members.md); a linear model has but one.
+    Where precisions are learned, the first member learns them. The others are the MAPs that
+    their own weights lead to under the same precisions (docs/design/members.md).
     """
-    fit = partial(_fit_member, trainer=trainer, options=options, route=route, verbose=verbose)
+    settings = _Settings(trainer, options, route, verbose)
     members: list[Member] = []
-    shared: list[Fit | None] = [None] * len(starts)
-    if options.prior or options.noise:
-        members = [fit(*starts[0], resumed[0], None)]
-        if members[0].is_linear:
+    if settings.learns:
+        members = [_fit_member(starts[0], resumed[0], None, settings)]
+        if members[0].is_linear:  # one MAP, wherever training starts
             members *= len(starts)
-        shared = [members[0].precisions_on(start[0], options) for start in starts]
-    jobs = list(zip(starts, resumed, shared, strict=True))[len(members) :]
-    members += Parallel(n_jobs=n_jobs)(delayed(fit)(*start, *fits) for start, *fits in jobs)
+    first = members[0] if members else None
+    jobs = list(zip(starts, resumed, strict=True))[len(members) :]
+    members += Parallel(n_jobs=n_jobs)(
+        delayed(_fit_member)(start, fit, first, settings) for start, fit in jobs
+    )
     if not route.needs_data:
         return tuple(member.without_data(route.rtol) for member in members)
     # Members share the data, also when other processes trained them.
@@ -69,57 +90,77 @@ def fit_members(
 
 
 def _fit_member(
-    log_posterior: LogPosterior,
-    weights: Tensor,
-    generator: Generator,
-    resumed: Fit | None,
-    shared: Fit | None,
-    trainer: Trainer,
-    options: EvidenceOptions,
-    route: Route,
-    verbose: bool,
+    start: Start, resumed: Fit | None, first: Member | None, settings: _Settings
 ) -> Member:
-    """Train one MAP, at precisions that are given, ``resumed``, ``shared`` or learned."""
+    """Train one MAP: of what is ``resumed``, of the ``first`` member's precisions, or of its own."""
+    log_posterior, weights, generator = start
+    trainer, options = settings.trainer, settings.options
     if resumed is not None:
         log_posterior, weights = resumed.log_posterior, resumed.weights
-    start = float(log_posterior.value(weights[None])[0])
-    if not np.isfinite(start):
+    loss = float(log_posterior.value(weights[None])[0])
+    if not np.isfinite(loss):
         raise ValueError(
-            f"The loss at the starting weights is {start}: the data overflow "
+            f"The loss at the starting weights is {loss}: the data overflow "
             f"{log_posterior.X.dtype}, or a module of yours is undefined for some rows. Without "
             "normalize_X=True, and normalize_y=True of a regressor, rescale the data."
         )
-    curve: tuple[float, ...] = (start,)
-    finished = True
     # Without a total: no fit goes on until max_iter.
-    with tqdm(desc="fit", unit=" steps", disable=not verbose) as bar:
-        callback = _progress(bar)
-        if resumed is not None or shared is not None:
-            alternation = Alternation(trainer, options, generator, callback)
-            if resumed is not None:
-                fit = alternation.to_map(resumed)
-            elif shared is not None:
-                fit = annealed_map(shared, weights, alternation)
-            log_posterior, weights, status = fit.log_posterior, fit.weights, fit.status
-            curve += tuple(alternation.losses)
-        elif options.prior or options.noise:
+    with tqdm(desc="fit", unit=" steps", disable=not settings.verbose) as bar:
+        alternation = Alternation(trainer, options, generator, _progress(bar))
+        if resumed is not None:
+            fit = alternation.to_map(resumed)
+        elif first is not None:
+            return _other_member(first, weights, loss, alternation, settings)
+        elif settings.learns:
             fit, steps, finished = maximize_evidence(
-                log_posterior, weights, trainer, options, generator, callback
+                log_posterior, weights, trainer, options, generator, alternation.callback
             )
-            log_posterior, weights, status = fit.log_posterior, fit.weights, fit.status
-            curve += steps
+            return _member(fit, (loss, *steps), generator, settings, finished)
         else:
-            callback(phase="to the MAP")
-            trajectory = trainer.train(log_posterior, weights, generator, callback)
-            weights, status = trajectory.weights, trajectory.status
-            curve += trajectory.curve[1:]
+            alternation.callback(phase="to the MAP")
+            trajectory = trainer.train(log_posterior, weights, generator, alternation.callback)
+            fit = Fit(log_posterior, trajectory.weights, status=trajectory.status)
+            alternation.losses.extend(trajectory.curve[1:])
+    return _member(fit, (loss, *alternation.losses), generator, settings)
+
+
+def _other_member(
+    first: Member, weights: Tensor, loss: float, alternation: Alternation, settings: _Settings
+) -> Member:
+    """Anneal to a MAP under the precisions of the ``first`` member.
+
+    One that predicts the training rows, left out one at a time, much worse than the first is no
+    second opinion but a bad mode: the next way of annealing is tried, and at last the first
+    member counts twice.
+    """
+    least = first.diagnostics.log_density_left_out - MAX_LOSS
+    known = first.estimate.log_posterior
+    for begin in settings.options.starts:
+        tried = replace(alternation, losses=[])
+        fit = annealed_map(known, weights, begin, tried)
+        member = _member(fit, (loss, *tried.losses), alternation.generator, settings)
+        if member.diagnostics.log_density_left_out > least:
+            return member
+    return first
+
+
+def _member(
+    fit: Fit,
+    curve: tuple[float, ...],
+    generator: Generator,
+    settings: _Settings,
+    finished: bool = True,
+) -> Member:
+    log_posterior, weights = fit.log_posterior, fit.weights
     classes = isinstance(log_posterior.likelihood, CategoricalLikelihood)
     curvature = GaussNewton(log_posterior, weights)
-    subspace = determined_subspace(curvature, generator, beyond=_beyond(route, classes))
+    beyond = _beyond(settings.route, classes)
+    subspace = determined_subspace(curvature, generator, beyond=beyond)
     estimate = MapEstimate(log_posterior, weights, subspace)
     shift = posterior_mean_shift(estimate, generator) if classes else None
     facts = replace(diagnose(estimate), finished=finished)
-    return Member(estimate, facts, curve, shift, status, trainer.described(log_posterior))
+    solver = settings.trainer.described(log_posterior)
+    return Member(estimate, facts, curve, shift, fit.status, solver)
 
 
 def _beyond(route: Route, classes: bool) -> float:

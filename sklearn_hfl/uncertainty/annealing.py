@@ -52,15 +52,19 @@ def started(
     return replace(log_posterior, prior=prior, likelihood=likelihood)
 
 
-def annealed_map(known: Fit, weights: Tensor, alternation: Alternation) -> Fit:
-    """Train to the MAP of known precisions from other weights, from a strong prior on.
+def annealed_map(
+    known: LogPosterior, weights: Tensor, start: tuple[float, float], alternation: Alternation
+) -> Fit:
+    """Train to the MAP of known precisions from other weights.
 
     Parameters
     ----------
-    known : Fit
+    known : LogPosterior
         The precisions.
     weights : Tensor of shape (P,)
         Start.
+    start : tuple of (float, float)
+        The precisions to begin with: see ``started``.
     alternation : Alternation
         Trains the weights, and says what was learned.
 
@@ -69,13 +73,13 @@ def annealed_map(known: Fit, weights: Tensor, alternation: Alternation) -> Fit:
     Fit
         With the evidence at the MAP.
     """
-    end = known.log_posterior
-    start = started(end, max(alternation.options.starts), alternation.options)
     alternation.callback(phase="annealing")
+    begin = started(known, start, alternation.options)
     for share in SHARES:
         steps = min(STEPS, alternation.left)
-        weights = alternation.train(_between(start, end, share), weights, steps, rough=True).weights
-    return alternation.to_map(replace(known, weights=weights))
+        between = _between(begin, known, share)
+        weights = alternation.train(between, weights, steps, rough=True).weights
+    return alternation.to_map(Fit(known, weights))
 
 
 def _between(start: LogPosterior, end: LogPosterior, share: float) -> LogPosterior:

@@ -16,7 +16,7 @@ from sklearn_hfl.calibration import conformalize
 RNG = np.random.default_rng(0)
 X = RNG.uniform(-1, 1, (90, 2))
 Y = np.sin(3 * X[:, 0]) + 0.2 * RNG.standard_normal(90)
-FIXED = {"hidden_layer_sizes": (3,), "prior_precision": 1.0, "random_state": 0}
+FIXED = {"hidden_layer_sizes": (3,), "n_estimators": 1, "prior_precision": 1.0, "random_state": 0}
 MODELS = {
     "regressor": (HFLRegressor(noise_std=0.2, **FIXED), Y),
     "classifier": (HFLClassifier(**FIXED), Y > 0),

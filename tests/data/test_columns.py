@@ -16,7 +16,13 @@ from sklearn.preprocessing import OneHotEncoder
 from sklearn_hfl import HFLClassifier, HFLRegressor
 from sklearn_hfl.metrics import negative_log_predictive_density
 
-SMALL = {"hidden_layer_sizes": (2,), "prior_precision": 1.0, "noise_std": 0.5, "random_state": 0}
+SMALL = {
+    "hidden_layer_sizes": (2,),
+    "n_estimators": 1,
+    "prior_precision": 1.0,
+    "noise_std": 0.5,
+    "random_state": 0,
+}
 N = 12
 X = np.random.default_rng(0).uniform(-1, 1, (N, 2))
 Y = X[:, 0] - X[:, 1]

@@ -23,7 +23,7 @@ from torch import nn
 
 from sklearn_hfl import HFLClassifier, HFLRegressor, HFLWarning
 
-SMALL = {"hidden_layer_sizes": (5,), "random_state": 0}
+SMALL = {"hidden_layer_sizes": (5,), "n_estimators": 1, "random_state": 0}
 X, Y = load_diabetes(return_X_y=True)
 X, Y = X[:120], Y[:120]
 MOONS, LABELS = make_moons(100, noise=0.2, random_state=0)

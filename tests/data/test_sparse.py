@@ -22,7 +22,13 @@ from sklearn_hfl import HFLClassifier, HFLRegressor, HFLWarning
 from sklearn_hfl._data import standardizer
 from sklearn_hfl.metrics import nlpd_scorer
 
-SMALL = {"hidden_layer_sizes": (3,), "prior_precision": 1.0, "max_iter": 30, "random_state": 0}
+SMALL = {
+    "hidden_layer_sizes": (3,),
+    "n_estimators": 1,
+    "prior_precision": 1.0,
+    "max_iter": 30,
+    "random_state": 0,
+}
 RNG = np.random.default_rng(0)
 DENSE = RNG.integers(1, 4, (60, 6)) * (RNG.uniform(size=(60, 6)) < 0.3).astype(float)
 DENSE[:, 4] = 0.0  # a constant column without an entry, and one without a zero

@@ -15,6 +15,7 @@ from sklearn_hfl import HFLRegressor
 
 SMALL = {
     "hidden_layer_sizes": (3,),
+    "n_estimators": 1,
     "prior_precision": 1.0,
     "noise_std": 1.0,
     "tol": 0.0,  # to the very MAP

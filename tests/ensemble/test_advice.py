@@ -15,7 +15,7 @@ from sklearn_hfl.optim.solution import Status
 RNG = np.random.default_rng(0)
 X = RNG.uniform(-1, 1, (60, 2))
 Y = np.sin(3 * X[:, 0]) + X[:, 1] + 0.1 * RNG.standard_normal(60)
-KNOWN = {"hidden_layer_sizes": (5,), "prior_precision": 1.0, "random_state": 0}
+KNOWN = {"hidden_layer_sizes": (5,), "n_estimators": 1, "prior_precision": 1.0, "random_state": 0}
 NOISE = {**KNOWN, "noise_std": 0.2}
 
 
@@ -198,7 +198,7 @@ def test_the_noise_that_overflows_is_the_one_that_is_named():
 
 def test_a_search_that_max_iter_ended_says_so_and_its_advice_helps():
     y = np.sin(3 * X[:, 0]) + 0.1 * Y
-    params = {"hidden_layer_sizes": (10,), "random_state": 0}
+    params = {"hidden_layer_sizes": (10,), "n_estimators": 1, "random_state": 0}
     linear = HFLRegressor(**params, max_iter=5)
     said = texts(lambda: linear.fit(X, y))
     assert "The search for a network ended after max_iter=5 steps" in said[0]

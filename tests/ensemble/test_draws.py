@@ -19,6 +19,7 @@ F = np.sin(2 * X[:, 0]) + X[:, 1]
 QUERIES = np.array([[0.3, 0.2], [0.5, 0.1], [3.0, 0.0], [-2.0, 2.0]])
 KNOWN = {
     "hidden_layer_sizes": 8,
+    "n_estimators": 1,
     "prior_precision": 1.0,
     "noise_std": 0.1,
     "std_rtol": 1e-3,
@@ -157,7 +158,13 @@ def test_draws_of_probabilities_have_the_moments_of_predict_proba(n_classes, par
 def test_draws_of_probabilities_are_joint_over_rows_and_classes():
     """Logistic regression: draws of its three weight vectors by dense algebra."""
     y = np.digitize(F, np.quantile(F, [1 / 3, 2 / 3]))
-    params = {"hidden_layer_sizes": (), "prior_precision": 1.0, "normalize_X": False, "tol": 0.0}
+    params = {
+        "hidden_layer_sizes": (),
+        "n_estimators": 1,
+        "prior_precision": 1.0,
+        "normalize_X": False,
+        "tol": 0.0,
+    }
     model = HFLClassifier(**params, random_state=0).fit(X, y)
     member = model.members_[0]
     weights = (member.estimate.weights + member.shift).numpy()

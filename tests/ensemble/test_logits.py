@@ -21,7 +21,7 @@ from tests.classes import SMALL, three_classes, two_classes
 
 PIXELS, DIGITS = load_digits(return_X_y=True)
 # 1310 weights, most of which the data do not determine.
-WIDE = {"hidden_layer_sizes": (20,), "prior_precision": 10.0, "random_state": 0}
+WIDE = {"hidden_layer_sizes": (20,), "n_estimators": 1, "prior_precision": 10.0, "random_state": 0}
 COLUMNS = slice(8, 62)
 
 

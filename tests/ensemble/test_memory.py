@@ -21,6 +21,7 @@ from sklearn_hfl.uncertainty.exact import dense_ggn, exact_covariance
 # 201 weights, and data that determine more than a hundred of them.
 WIDE = {
     "hidden_layer_sizes": (25,),
+    "n_estimators": 1,
     "prior_precision": 0.1,
     "noise_std": 0.01,
     "max_iter": 5,
@@ -85,7 +86,12 @@ def test_queries_are_cut_to_chunks_that_follow_the_limit():
 
 
 def test_the_bytes_that_are_asked_for_are_enough():
-    params = {"hidden_layer_sizes": (5,), "prior_precision": 1.0, "random_state": 0}
+    params = {
+        "hidden_layer_sizes": (5,),
+        "n_estimators": 1,
+        "prior_precision": 1.0,
+        "random_state": 0,
+    }
     model = HFLRegressor(**params).fit(X[:40], Y[:40])
     expected = model.predict(X[:5], return_std=True)
     with pytest.raises(ValueError, match="bytes or more") as refusal:
@@ -124,7 +130,12 @@ def test_a_memory_mapped_array_is_not_copied_whole(estimator, tmp_path, monkeypa
 def test_single_precision_in_gives_the_fit_of_the_same_numbers(estimator):
     single = X.astype(np.float32)
     y = (Y > 0).astype(int)
-    params = {"hidden_layer_sizes": (3,), "prior_precision": 1.0, "random_state": 0}
+    params = {
+        "hidden_layer_sizes": (3,),
+        "n_estimators": 1,
+        "prior_precision": 1.0,
+        "random_state": 0,
+    }
     ours, theirs = (estimator(**params).fit(rows, y) for rows in (single, single.astype(float)))
     assert torch.equal(ours.members_[0].estimate.weights, theirs.members_[0].estimate.weights)
 

@@ -17,7 +17,7 @@ from sklearn_hfl import HFLClassifier, HFLRegressor
 from sklearn_hfl._ensemble import chunks, route
 from tests.clusters import two_workers
 
-SMALL = {"hidden_layer_sizes": (5,), "prior_precision": 1.0, "random_state": 0}
+SMALL = {"hidden_layer_sizes": (5,), "n_estimators": 1, "prior_precision": 1.0, "random_state": 0}
 X = np.random.default_rng(0).uniform(-1, 1, (40, 2))
 Y = np.sin(3 * X[:, 0]) + X[:, 1]
 QUERIES = np.random.default_rng(1).uniform(-2, 2, (90, 2))
@@ -56,7 +56,7 @@ def test_queries_on_a_dask_cluster_are_those_of_one_process(cluster, name):
 
 
 def test_members_are_trained_on_a_dask_cluster(cluster):
-    estimator = HFLRegressor(**SMALL, noise_std=0.2, n_estimators=2)
+    estimator = HFLRegressor(**{**SMALL, "noise_std": 0.2, "n_estimators": 2})
     expected = clone(estimator).fit(X, Y).predict(QUERIES, return_std=True)
     with parallel_config(backend="dask"):
         model = clone(estimator).set_params(n_jobs=-1).fit(X, Y)

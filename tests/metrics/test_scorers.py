@@ -40,7 +40,12 @@ SCORERS = [nlpd_scorer, crps_scorer, interval_scorer, coverage_scorer]
 
 
 def small(**params):
-    defaults = {"hidden_layer_sizes": (4,), "prior_precision": 1.0, "noise_std": 0.3}
+    defaults = {
+        "hidden_layer_sizes": (4,),
+        "n_estimators": 1,
+        "prior_precision": 1.0,
+        "noise_std": 0.3,
+    }
     return HFLRegressor(**{**defaults, "random_state": 0, **params})
 
 

@@ -34,7 +34,12 @@ positive = st.floats(0.01, 50)
 
 
 def small(**params):
-    defaults = {"hidden_layer_sizes": (4,), "prior_precision": 1.0, "noise_std": 0.3}
+    defaults = {
+        "hidden_layer_sizes": (4,),
+        "n_estimators": 1,
+        "prior_precision": 1.0,
+        "noise_std": 0.3,
+    }
     return HFLRegressor(**{**defaults, "random_state": 0, **params})
 
 

@@ -30,7 +30,13 @@ RNG = np.random.default_rng(0)
 X = RNG.uniform(-1, 1, (40, 1))
 Y = np.sin(3 * X[:, 0]) + 0.2 * RNG.standard_normal(40)
 TWO = np.column_stack([Y, Y])
-PARAMS = {"hidden_layer_sizes": (4,), "prior_precision": 1.0, "noise_std": 0.2, "random_state": 0}
+PARAMS = {
+    "hidden_layer_sizes": (4,),
+    "n_estimators": 1,
+    "prior_precision": 1.0,
+    "noise_std": 0.2,
+    "random_state": 0,
+}
 
 
 @pytest.fixture(autouse=True)

@@ -118,7 +118,7 @@ def test_both_are_one_where_the_logits_are_known():
 def test_members_are_mixed_by_the_law_of_total_variance(data, return_std):
     X, y = data(40)
     # So weak a prior leaves several local optima: the members differ.
-    model = HFLClassifier(**{**SMALL, "prior_precision": 0.01}, n_estimators=3).fit(X, y)
+    model = HFLClassifier(**{**SMALL, "prior_precision": 0.01, "n_estimators": 3}).fit(X, y)
     means, stds, at_map = [], [], []
     for member in model.members_:
         single = deepcopy(model)

@@ -267,7 +267,7 @@ def separable(name, prior_precision):
     rows = SEPARABLE[name]
     rows = np.random.default_rng(0).permutation(len(X))[:60] if rows is None else rows
     X, y = StandardScaler().fit_transform(X[rows]), y[rows]
-    params = {"hidden_layer_sizes": (), "normalize_X": False, "random_state": 0}
+    params = {"hidden_layer_sizes": (), "n_estimators": 1, "normalize_X": False, "random_state": 0}
     params["prior_precision"] = prior_precision
     expected = []
     for row in range(len(X)):

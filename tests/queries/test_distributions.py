@@ -95,7 +95,7 @@ def test_several_members_are_mixed_each_with_its_own_mean_variance_and_noise(nam
 
 
 def test_the_members_have_the_stds_of_dense_algebra():
-    model = HFLRegressor(**RAW, n_estimators=2, std_rtol=1e-8).fit(*data())
+    model = HFLRegressor(**{**RAW, "n_estimators": 2}, std_rtol=1e-8).fit(*data())
     epistemic = np.stack(exact_stds(model, QUERIES), axis=-1)[:, 0]
     assert_allclose(
         model.predict_distribution(QUERIES).stds, np.hypot(epistemic, 0.2), rtol=1e-7

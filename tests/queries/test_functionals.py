@@ -14,6 +14,7 @@ from sklearn_hfl.uncertainty.exact import dense_ggn, dense_hessian, exact_covari
 
 KNOWN = {
     "hidden_layer_sizes": (5,),
+    "n_estimators": 1,
     "prior_precision": 1.0,
     "noise_std": 0.2,
     "tol": 0.0,  # to the very MAP

@@ -21,7 +21,13 @@ from sklearn.neural_network import MLPRegressor
 from sklearn_hfl import HFLRegressor, HFLWarning
 from sklearn_hfl.metrics import coverage_score
 
-SMALL = {"hidden_layer_sizes": (4,), "prior_precision": 1.0, "noise_std": 0.2, "random_state": 0}
+SMALL = {
+    "hidden_layer_sizes": (4,),
+    "n_estimators": 1,
+    "prior_precision": 1.0,
+    "noise_std": 0.2,
+    "random_state": 0,
+}
 LEVELS = [0.5, 0.8, 0.9]
 N = 59  # calibration rows: (N + 1) level is whole for all levels, as the comparison with MAPIE asks
 

@@ -221,7 +221,7 @@ def test_a_fixed_perturbation_scale_is_taken_as_it_is():
 
 
 def test_two_members_are_mixed_by_the_law_of_total_variance():
-    model = HFLRegressor(**RAW, n_estimators=2, std_rtol=1e-8).fit(*data())
+    model = HFLRegressor(**{**RAW, "n_estimators": 2}, std_rtol=1e-8).fit(*data())
     queries = torch.tensor(QUERIES)
     estimates = [member.estimate for member in model.members_]
     means = np.stack(

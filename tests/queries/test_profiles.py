@@ -13,6 +13,7 @@ from sklearn_hfl.uncertainty.predictive import profile_mixture
 
 KNOWN = {
     "hidden_layer_sizes": (5,),
+    "n_estimators": 1,
     "prior_precision": 1.0,
     "noise_std": 0.4,
     "tol": 0.0,  # to the very MAP
@@ -64,7 +65,7 @@ def test_noise_is_added_in_squares_on_each_side():
 
 
 def test_members_are_mixed_by_squares():
-    model = HFLRegressor(**KNOWN, n_estimators=2).fit(*data())
+    model = HFLRegressor(**{**KNOWN, "n_estimators": 2}).fit(*data())
     mixed = profiles(model, QUERIES)
     members, alone, means = model.members_, [], []
     for member in members:

@@ -19,7 +19,7 @@ from sklearn.exceptions import NotFittedError
 
 from sklearn_hfl import HFLClassifier, HFLWarning
 
-SMALL = {"hidden_layer_sizes": (4,), "prior_precision": 1.0, "random_state": 0}
+SMALL = {"hidden_layer_sizes": (4,), "n_estimators": 1, "prior_precision": 1.0, "random_state": 0}
 N = 99
 
 

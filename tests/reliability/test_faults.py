@@ -28,7 +28,7 @@ from sklearn_hfl import HFLClassifier, HFLRegressor, HFLWarning
 
 from .contract import battery, fitted
 
-SMALL = {"hidden_layer_sizes": (3,), "max_iter": 8, "random_state": 0}
+SMALL = {"hidden_layer_sizes": (3,), "n_estimators": 1, "max_iter": 8, "random_state": 0}
 RNG = np.random.default_rng(0)
 X = RNG.uniform(-1, 1, (30, 2))
 Y = np.sin(3 * X[:, 0]) + X[:, 1]
@@ -80,7 +80,7 @@ ROUTES = ("linearized", "network", "amortized")
 def test_an_interrupted_fit_changes_nothing(calls, error, variance):
     fault = After(error)
     model = HFLRegressor(
-        **SMALL, variance=variance, module=lambda d, k: Fault(d, k, fault), n_estimators=2
+        **{**SMALL, "n_estimators": 2}, variance=variance, module=lambda d, k: Fault(d, k, fault)
     )
     names = set(vars(model))
     for already_fitted in (False, True):
@@ -177,7 +177,7 @@ class KilledOutside(Fault):
 
 
 def test_a_killed_worker_is_reported_and_nothing_is_lost():
-    model = fitted(HFLRegressor(**SMALL, n_estimators=2), X, Y)
+    model = fitted(HFLRegressor(**{**SMALL, "n_estimators": 2}), X, Y)
     before = model.predict(Q, return_std=True)
     with parallel_config(backend="loky"):
         model.set_params(module=KilledOutside, n_jobs=2)

@@ -26,7 +26,7 @@ from .contract import (
 )
 from .data import CONTAINERS, FAULTS, SPARSE, inputs, parameters, queries, scales, seeds, targets
 
-PLAIN = {"hidden_layer_sizes": (3,), "max_iter": 10, "random_state": 0}
+PLAIN = {"hidden_layer_sizes": (3,), "n_estimators": 1, "max_iter": 10, "random_state": 0}
 RNG = np.random.default_rng(0)
 X = RNG.integers(-4, 5, (24, 3)).astype(float)
 Y = X[:, 0] - X[:, 1] * X[:, 2]

@@ -119,7 +119,13 @@ def test_a_fit_has_the_units_of_its_data(data, scale, offset, factor):
 def test_counts_are_repeated_rows(data):
     X, Y, rng = data.draw(problems(n_outputs=1))
     counts = rng.integers(0, 3, len(X)) + (np.arange(len(X)) < 5)
-    params = {"hidden_layer_sizes": (3,), "prior_precision": 1.0, "noise_std": 0.3, "tol": 0.0}
+    params = {
+        "hidden_layer_sizes": (3,),
+        "n_estimators": 1,
+        "prior_precision": 1.0,
+        "noise_std": 0.3,
+        "tol": 0.0,
+    }
     params |= {"random_state": data.draw(seeds), "variance": data.draw(st.sampled_from(ROUTES))}
     weighted = fitted(HFLRegressor(**params), X, Y[:, 0], sample_weight=counts)
     repeated = fitted(HFLRegressor(**params), X.repeat(counts, 0), Y[:, 0].repeat(counts))

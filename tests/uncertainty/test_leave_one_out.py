@@ -226,7 +226,7 @@ def test_rows_that_are_interpolated_to_rounding_are_reported(dtype, prior, noise
     rng = np.random.default_rng(0)
     X = rng.normal(size=(8, 12))
     y = X[:, 0] + rng.normal(size=8)
-    params = {"hidden_layer_sizes": (), "prior_precision": prior, "dtype": dtype}
+    params = {"hidden_layer_sizes": (), "n_estimators": 1, "prior_precision": prior, "dtype": dtype}
     model = HFLRegressor(noise_std=noise, random_state=0, **params).fit(X, y)
     assert np.isfinite(model.diagnostics_["members"][0]["log_density_left_out"])
     with pytest.warns(HFLWarning, match="8 of 8 left-out rows"):
