@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import sklearn.datasets
+from scipy.stats import skew
 from sklearn.compose import make_column_transformer
 from sklearn.feature_selection import VarianceThreshold
 from sklearn.impute import SimpleImputer
+from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-__all__ = ["DEVELOPMENT", "REPORTING", "TABLES", "Table", "encoded", "read"]
+__all__ = [
+    "DEVELOPMENT", "N_FOLDS", "REPORTING", "TABLES", "Table", "encoded", "positive_and_skewed",
+    "read", "split",
+]  # fmt: skip
 
 MAX_ROWS = 50_000
+N_FOLDS = 5
 
 
 class Table(NamedTuple):
@@ -79,6 +86,24 @@ def read(table: Table) -> tuple[pd.DataFrame, pd.Series]:
     if len(frame) > MAX_ROWS:
         frame = frame.sample(MAX_ROWS, random_state=0)
     return frame.drop(columns=[table.target, *table.left_out.split()]), frame[table.target]
+
+
+@cache
+def positive_and_skewed(table: Table) -> bool:
+    """Whether the target is one that the user guide fits through its logarithm."""
+    y = read(table)[1]
+    return bool(y.min() > 0 and skew(y) > 1)
+
+
+@lru_cache(maxsize=1)
+def split(table: Table, fold: int) -> tuple[np.ndarray, ...]:
+    """Encoded features and target of the training rows of a fold, and of its test rows."""
+    frame, target = read(table)
+    y = target.to_numpy(dtype=float)
+    train, test = list(KFold(N_FOLDS, shuffle=True, random_state=0).split(frame))[fold]
+    encoder = encoded(frame)
+    X, Q = encoder.fit_transform(frame.iloc[train]), encoder.transform(frame.iloc[test])
+    return X, y[train], Q, y[test]
 
 
 def _frame(package: str, name: str) -> Any:

@@ -23,7 +23,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +32,11 @@ from forecasts import FIGURES, scores
 from joblib import Parallel, delayed
 from peers.forecasters import METHODS, THROUGH_LOG
 from reporting import append, machine
-from scipy.stats import skew
-from sklearn.model_selection import KFold
-from table_data import DEVELOPMENT, REPORTING, TABLES, encoded, read
+from table_data import DEVELOPMENT, N_FOLDS, REPORTING, TABLES, positive_and_skewed, split
 from tables_report import print_half
 
 RESULTS = Path("benchmarks/results/tables.csv")
 HALVES = {"development": DEVELOPMENT, "reporting": REPORTING}
-N_FOLDS = 5
 KEYS = ["method", "table", "fold"]
 COLUMNS = [*KEYS, "rows", "features", *FIGURES, "fit_s", "predict_s", "reason"]
 
@@ -60,14 +56,14 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.action == "run":
         run(arguments)
-    elif not RESULTS.exists():
+        return
+    rows = pd.DataFrame(latest().values())
+    if rows.empty:
         raise SystemExit(f"Expected results in {RESULTS}, but there are none. Run first.")
-    else:
-        print(machine())
-        print("one thread for each fit; test rows of cross-validation, units of y")
-        rows = pd.DataFrame(latest().values())
-        for half in arguments.half:
-            print_half(half, rows[rows["table"].isin(HALVES[half])], list(METHODS))
+    print(machine())
+    print("one thread for each fit; test rows of cross-validation, units of y")
+    for half in arguments.half:
+        print_half(half, rows[rows["table"].isin(HALVES[half])], list(METHODS))
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -95,33 +91,15 @@ def wanted(arguments: argparse.Namespace) -> Iterator[Key]:
             continue
         for fold in range(min(arguments.folds, N_FOLDS)):
             for method in arguments.methods:
-                if method not in THROUGH_LOG or positive_and_skewed(name):
+                if method not in THROUGH_LOG or positive_and_skewed(TABLES[name]):
                     yield method, name, fold
-
-
-@lru_cache
-def positive_and_skewed(name: str) -> bool:
-    y = read(TABLES[name])[1]
-    return bool(y.min() > 0 and skew(y) > 1)
-
-
-@lru_cache(maxsize=1)
-def split(name: str, fold: int) -> tuple[np.ndarray, ...]:
-    """Features and target of the training rows and of the test rows."""
-    frame, target = read(TABLES[name])
-    y = target.to_numpy(dtype=float)
-    folds = KFold(N_FOLDS, shuffle=True, random_state=0).split(frame)
-    train, test = list(folds)[fold]
-    encoder = encoded(frame)
-    X, Q = encoder.fit_transform(frame.iloc[train]), encoder.transform(frame.iloc[test])
-    return X, y[train], Q, y[test]
 
 
 def evaluate(method: str, name: str, fold: int, limit: int) -> dict[str, object]:
     """Scores of one method on the test rows of one fold, or the reason why there are none."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    X, y, Q, y_test = split(name, fold)
+    X, y, Q, y_test = split(TABLES[name], fold)
     row: dict[str, object] = dict(zip(KEYS, (method, name, fold), strict=True))
     row |= {"rows": len(y) + len(y_test), "features": X.shape[1]}
     try:

@@ -109,7 +109,10 @@ def elsewhere(script: str, environment: str, **job: np.ndarray) -> Prediction:
         np.savez(question, **job)
         command = [Path(environment, "bin", "python"), "-W", "ignore"]
         path = Path(__file__).parent / script
-        subprocess.run([*command, path, question, answer], check=True, capture_output=True)
+        done = subprocess.run([*command, path, question, answer], capture_output=True, text=True)
+        if done.returncode:
+            *_, last = ["no message", *done.stderr.splitlines()]
+            raise RuntimeError(f"{script} ended with status {done.returncode}: {last}")
         found = np.load(answer)
         return found["mean"], found["std"]
 
