@@ -6,6 +6,7 @@ VENV_QUICKSTART ?= .venv-quickstart
 VENV_OLDEST ?= .venv-oldest
 VENV_LAPLACE ?= .venv-laplace
 VENV_NGBOOST ?= .venv-ngboost
+VENV_TABLES ?= .venv-tables
 WORKERS ?= 2
 PYTEST_ARGS ?=
 # `make test-oldest` leaves out what torch alone computes, which is the same version there: the layers
@@ -39,7 +40,7 @@ unexport PYTHONPATH
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart examples docs test test-oldest reliability mutation model-files wheel dist coverage lint types check-docs check-peers benchmarks benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-cluster benchmark-conformal benchmark-evidence benchmark-fit benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-leave-one-out benchmark-paper benchmark-products benchmark-profile benchmark-reliable-fits benchmark-small-data benchmark-speed benchmark-uci clean distclean
+.PHONY: help quickstart examples docs test test-oldest reliability mutation model-files wheel dist coverage lint types check-docs check-peers benchmarks benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-cluster benchmark-conformal benchmark-evidence benchmark-fit benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-leave-one-out benchmark-paper benchmark-products benchmark-profile benchmark-reliable-fits benchmark-small-data benchmark-speed benchmark-tables benchmark-uci clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -104,7 +105,7 @@ check-peers: $(VENV_LAPLACE)/.installed $(VENV_NGBOOST)/.installed  ## Run each 
 	$(VENV_LAPLACE)/bin/python tools/run_peer_blocks.py laplace-torch
 	$(VENV_NGBOOST)/bin/python tools/run_peer_blocks.py ngboost
 
-BENCHMARKS = equality ablation authors classifier cluster conformal evidence fit functional grid-search heteroscedastic leave-one-out paper products profile reliable-fits small-data speed uci
+BENCHMARKS = equality ablation authors classifier cluster conformal evidence fit functional grid-search heteroscedastic leave-one-out paper products profile reliable-fits small-data speed tables uci
 
 benchmarks: $(BENCHMARKS:%=build/benchmarks/%)  ## Repeat all benchmarks (a day); goes on where it stopped, `make clean` begins anew
 
@@ -124,7 +125,7 @@ benchmark-ablation: $(VENV)/.installed-plot  ## Repeat the experiments behind th
 
 # A stamp file says that a step is done. Where the system's Python cannot put pip into a new
 # environment (Debian without python3-venv), the system's pip does it from outside.
-$(VENV)/.created $(VENV_QUICKSTART)/.created $(VENV_OLDEST)/.created $(VENV_LAPLACE)/.created $(VENV_NGBOOST)/.created:
+$(VENV)/.created $(VENV_QUICKSTART)/.created $(VENV_OLDEST)/.created $(VENV_LAPLACE)/.created $(VENV_NGBOOST)/.created $(VENV_TABLES)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit("Expected Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(@D) || { \
 		$(PYTHON) -m venv --without-pip $(@D) && \
@@ -151,6 +152,12 @@ $(VENV_LAPLACE)/.installed: $(VENV_LAPLACE)/.created benchmarks/peers/laplace.tx
 
 $(VENV_NGBOOST)/.installed: $(VENV_NGBOOST)/.created benchmarks/peers/ngboost.txt
 	$(VENV_NGBOOST)/bin/python $(PIP_INSTALL) --requirement benchmarks/peers/ngboost.txt
+	@touch $@
+
+$(VENV_TABLES)/.installed: $(VENV_TABLES)/.created constraints.txt pyproject.toml setup.cfg benchmarks/peers/forecasters.txt benchmarks/peers/ngboost.txt benchmarks/peers/tables.txt
+	$(VENV_TABLES)/bin/python $(PIP_INSTALL) --constraint constraints.txt --requirement benchmarks/peers/forecasters.txt --editable '.[pandas]'
+	$(VENV_TABLES)/bin/python $(PIP_INSTALL) --constraint constraints.txt --requirement benchmarks/peers/ngboost.txt
+	$(VENV_TABLES)/bin/python $(PIP_INSTALL) --no-deps --requirement benchmarks/peers/tables.txt
 	@touch $@
 
 benchmark-cluster: $(VENV)/.installed-dask  ## Passes and bytes of fits to rows on two workers
@@ -196,6 +203,11 @@ benchmark-reliable-fits: $(VENV)/.installed-plot $(VENV)/.installed-test build/t
 			> benchmarks/results/reliable-$$part.txt || exit 1; \
 	done
 	cat benchmarks/results/reliable-*.txt
+
+benchmark-tables: $(VENV_TABLES)/.installed $(VENV_LAPLACE)/.installed  ## Distributions, intervals and time on 19 real tables beside other methods; goes on where it stopped
+	OMP_NUM_THREADS=1 $(VENV_TABLES)/bin/python benchmarks/tables.py run --jobs $(WORKERS)
+	$(VENV_TABLES)/bin/python benchmarks/tables.py print > benchmarks/results/tables.txt
+	cat benchmarks/results/tables.txt
 
 benchmark-grid-search: $(VENV)/.installed-plot  ## Choose hyperparameters by log density and by R²
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/grid_search.py > benchmarks/results/grid-search.txt
@@ -260,4 +272,4 @@ clean:  ## Remove caches and build products
 	find . -name '.venv*' -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 distclean: clean  ## Remove the virtual environments too
-	rm -rf $(VENV) $(VENV_QUICKSTART) $(VENV_OLDEST) $(VENV_LAPLACE) $(VENV_NGBOOST)
+	rm -rf $(VENV) $(VENV_QUICKSTART) $(VENV_OLDEST) $(VENV_LAPLACE) $(VENV_NGBOOST) $(VENV_TABLES)

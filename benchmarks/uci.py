@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed
 from peers.regressors import METHODS, Prediction
-from reporting import Z90, heading, normal_scores
+from reporting import Z90, append, heading, normal_scores
 
 RESULTS = Path("benchmarks/results/uci.csv")
 SETS = ("yacht", "energy", "concrete", "wine", "power", "kin8nm")
@@ -64,14 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
     found = Parallel(n_jobs=arguments.jobs, return_as="generator_unordered")(
         delayed(evaluate)(arguments.data, *job) for job in jobs
     )
-    new = not RESULTS.exists()
-    with RESULTS.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, KEYS + FIGURES, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        for row in found:
-            writer.writerow(row)
-            file.flush()
+    append(RESULTS, KEYS + FIGURES, found)
 
 
 def wanted(arguments: argparse.Namespace) -> Iterator[tuple[str, str, str, int]]:

@@ -80,11 +80,12 @@ def deep_ensemble(
 
 @standardized
 def gaussian_process(
-    X: np.ndarray, y: np.ndarray, seed: int, max_rows: int = MAX_GP_ROWS
+    X: np.ndarray, y: np.ndarray, seed: int, max_rows: int = MAX_GP_ROWS, isotropic: bool = False
 ) -> Predict:
-    """A length scale for each feature, white noise; large data are subsampled."""
+    """A length scale for each feature, or one for all, white noise; large data are subsampled."""
     rows = np.random.default_rng(seed).permutation(len(y))[:max_rows]
-    kernel = ConstantKernel() * RBF(np.ones(X.shape[1])) + WhiteKernel(0.1)
+    length_scale = X.shape[1] ** 0.5 if isotropic else np.ones(X.shape[1])
+    kernel = ConstantKernel() * RBF(length_scale) + WhiteKernel(0.1)
     model = GaussianProcessRegressor(kernel, random_state=seed).fit(X[rows], y[rows])
     return partial(model.predict, return_std=True)
 
@@ -108,7 +109,10 @@ def elsewhere(script: str, environment: str, **job: np.ndarray) -> Prediction:
         np.savez(question, **job)
         command = [Path(environment, "bin", "python"), "-W", "ignore"]
         path = Path(__file__).parent / script
-        subprocess.run([*command, path, question, answer], check=True, capture_output=True)
+        done = subprocess.run([*command, path, question, answer], capture_output=True, text=True)
+        if done.returncode:
+            *_, last = ["no message", *done.stderr.splitlines()]
+            raise RuntimeError(f"{script} ended with status {done.returncode}: {last}")
         found = np.load(answer)
         return found["mean"], found["std"]
 
