@@ -9,6 +9,7 @@ VENV_NGBOOST ?= .venv-ngboost
 VENV_TABLES ?= .venv-tables
 WORKERS ?= 2
 PYTEST_ARGS ?=
+SPHINX_ARGS ?=
 # `make test-oldest` leaves out what torch alone computes, which is the same version there: the layers
 # that import nothing else (the import contracts see to it), and the tests of what the estimators
 # compute with them. What is left asks scikit-learn, NumPy, SciPy, pandas, joblib and matplotlib:
@@ -40,7 +41,7 @@ unexport PYTHONPATH
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart examples docs test test-oldest reliability mutation model-files wheel dist coverage lint types check-docs check-peers benchmarks benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-cluster benchmark-conformal benchmark-evidence benchmark-fit benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-leave-one-out benchmark-paper benchmark-products benchmark-profile benchmark-reliable-fits benchmark-small-data benchmark-speed benchmark-tables benchmark-uci clean distclean
+.PHONY: help quickstart examples docs test test-oldest reliability mutation model-files wheel dist coverage lint types check-docs check-peers benchmarks benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-cluster benchmark-conformal benchmark-evidence benchmark-fit benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-leave-one-out benchmark-members benchmark-paper benchmark-products benchmark-profile benchmark-reliable-fits benchmark-small-data benchmark-speed benchmark-tables benchmark-uci clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,7 +56,7 @@ examples: $(VENV_QUICKSTART)/.installed  ## Run each example in .venv-quickstart
 		$(VENV_QUICKSTART)/bin/python -W 'ignore:FigureCanvasAgg is non-interactive'
 
 docs: $(VENV)/.installed-plot $(VENV)/.installed-docs  ## Build the documentation in build/site; runs all examples, warnings are errors
-	$(TEST_ENV) $(VENV)/bin/sphinx-build --quiet --jobs $(WORKERS) --fail-on-warning --keep-going docs build/site
+	$(TEST_ENV) $(VENV)/bin/sphinx-build --quiet --jobs $(WORKERS) --fail-on-warning --keep-going $(SPHINX_ARGS) docs build/site
 
 test: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Run the whole test suite, but for documents that `make wheel` runs
 	$(TEST_ENV) $(VENV)/bin/python $(PYTEST) --deselect=tests/test_documents.py::test_the_code_of_a_plain_page_runs
@@ -105,7 +106,7 @@ check-peers: $(VENV_LAPLACE)/.installed $(VENV_NGBOOST)/.installed  ## Run each 
 	$(VENV_LAPLACE)/bin/python tools/run_peer_blocks.py laplace-torch
 	$(VENV_NGBOOST)/bin/python tools/run_peer_blocks.py ngboost
 
-BENCHMARKS = equality ablation authors classifier cluster conformal evidence fit functional grid-search heteroscedastic leave-one-out paper products profile reliable-fits small-data speed tables uci
+BENCHMARKS = equality ablation authors classifier cluster conformal evidence fit functional grid-search heteroscedastic leave-one-out members paper products profile reliable-fits small-data speed tables uci
 
 benchmarks: $(BENCHMARKS:%=build/benchmarks/%)  ## Repeat all benchmarks (a day); goes on where it stopped, `make clean` begins anew
 
@@ -211,6 +212,10 @@ benchmark-tables: $(VENV_TABLES)/.installed $(VENV_LAPLACE)/.installed  ## Distr
 
 benchmark-grid-search: $(VENV)/.installed-plot  ## Choose hyperparameters by log density and by R²
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/grid_search.py > benchmarks/results/grid-search.txt
+	$(VENV)/bin/python tools/fill_tables.py
+
+benchmark-members: $(VENV)/.installed-plot  ## What members gain, and three ways to find them
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/members.py > benchmarks/results/members.txt
 	$(VENV)/bin/python tools/fill_tables.py
 
 benchmark-products: $(VENV)/.installed-plot  ## Time the products that training and queries are made of

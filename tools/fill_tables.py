@@ -18,6 +18,7 @@ RESULTS = Path("benchmarks/results")
 PRINTED = [
     ("docs/design/evidence.md", "evidence", "ablation.txt", "Evidence"),
     ("docs/design/evidence.md", "rounds", "evidence.txt", "Rounds and hyperprior"),
+    ("docs/design/members.md", "members", "members.txt", "Members"),
     ("docs/design/training.md", "training", "ablation.txt", "Training"),
     ("docs/design/training.md", "fits", "ablation.txt", "Fits"),
     ("docs/design/subspace.md", "products", "products.txt", "Products"),

@@ -138,7 +138,7 @@ def laplace_torch(X: np.ndarray, y: np.ndarray, seed: int) -> Predict:
 
 METHODS: dict[str, Callable[[np.ndarray, np.ndarray, int], Predict]] = {
     "HFLRegressor": hfl,
-    "HFLRegressor, n_estimators=3": partial(hfl, n_estimators=3),
+    "HFLRegressor, one member": partial(hfl, n_estimators=1),
     "5 MLPRegressors": deep_ensemble,
     "GaussianProcessRegressor": gaussian_process,
     "BayesianRidge": bayesian_ridge,
