@@ -60,7 +60,7 @@ def main() -> None:
             for seed in range(3):
                 data = inner_split(folder, name, seed)
                 with patch.object(precisions, "STARTS", (start,)):
-                    figures.append(score(HFLRegressor(random_state=seed), *data))
+                    figures.append(score(HFLRegressor(n_estimators=1, random_state=seed), *data))
             log_evidence, log_score, rmse, gamma = np.mean(figures, axis=0)
             print(
                 f"{name:10s} prior {start[0]:4g}  noise {start[1]:3g}  log evidence "
@@ -94,7 +94,7 @@ def main() -> None:
                     stack.enter_context(patch.object(module, constant, value))
                 figures, steps, seconds = [], 0.0, 0.0
                 for seed in range(3):
-                    model = HFLRegressor(random_state=seed)
+                    model = HFLRegressor(n_estimators=1, random_state=seed)
                     began = time.process_time()
                     figures.append(score(model, *split(seed)))
                     seconds += (time.process_time() - began) / 3
@@ -120,7 +120,12 @@ def trained(folder: Path, name: str) -> HFLRegressor:
     """Prior precision 1, noise 0.2 of y's SD."""
     X, y, *_ = inner_split(folder, name, 0)
     model = HFLRegressor(
-        prior_precision=1.0, noise_std=0.2 * y.std(), max_iter=500, tol=0.0, random_state=0
+        prior_precision=1.0,
+        noise_std=0.2 * y.std(),
+        max_iter=500,
+        tol=0.0,
+        n_estimators=1,
+        random_state=0,
     )
     return model.fit(X, y)
 

@@ -94,7 +94,7 @@ def agreement(names: list[str]) -> None:
         folds = RepeatedStratifiedKFold(n_splits=5, n_repeats=1, random_state=0)
         train, test = next(folds.split(X, y))
         began = time.perf_counter()
-        model = HFLClassifier(random_state=0).fit(X[train], y[train])
+        model = HFLClassifier(n_estimators=1, random_state=0).fit(X[train], y[train])
         fitted = time.perf_counter()
         result = model.predict_uncertainty(X[test])
         answered = time.perf_counter()
@@ -199,7 +199,7 @@ def variant(name: str, problem: tuple[np.ndarray, ...]) -> dict[str, tuple[float
     with ExitStack() as stack, threads(1):
         for constant, value in VARIANTS[name].items():
             stack.enter_context(patch.object(_classifier, constant, value))
-        model = HFLClassifier(random_state=0).fit(X, y)
+        model = HFLClassifier(n_estimators=1, random_state=0).fit(X, y)
         scores = {}
         for link in ("mc", "probit", "none"):
             proba = model.set_params(link_approx=link).predict_proba(X_test)
@@ -240,7 +240,7 @@ def estimators() -> dict[str, object]:
     }
     five = [(f"mlp{i}", clone(mlp).set_params(random_state=i)) for i in range(5)]
     return {
-        "HFLClassifier": HFLClassifier(),
+        "HFLClassifier": HFLClassifier(n_estimators=1),
         "LogisticRegression": make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)),
         "MLP, tuned": GridSearchCV(
             make_pipeline(StandardScaler(), mlp), grid, scoring="neg_log_loss", cv=3
@@ -325,7 +325,11 @@ def held_out(pair: tuple[int, int]) -> list[float]:
     queries = np.concatenate([X_test, X[new]])
     is_new = np.repeat([False, True], [len(X_test), new.sum()])
     with threads(1):
-        result = HFLClassifier(random_state=0).fit(X_train, y_train).predict_uncertainty(queries)
+        result = (
+            HFLClassifier(n_estimators=1, random_state=0)
+            .fit(X_train, y_train)
+            .predict_uncertainty(queries)
+        )
         mlp = make_pipeline(StandardScaler(), MLPClassifier((50,), max_iter=1000, random_state=0))
         proba = mlp.fit(X_train, y_train).predict_proba(queries)
     scores = (result.mutual_information, result.entropy, -result.proba.max(1), -proba.max(1))
@@ -339,7 +343,9 @@ def speed(peer: Path, repeats: int = 5) -> None:
     heading("Speed: digits, 360 test rows, probabilities with their std, full GGN on both sides")
     X, y = datasets.load_digits(return_X_y=True)
     X_train, X_test, y_train, _ = train_test_split(X, y, test_size=360, stratify=y, random_state=0)
-    model = HFLClassifier(link_approx="probit", random_state=0).fit(X_train, y_train)
+    model = HFLClassifier(link_approx="probit", n_estimators=1, random_state=0).fit(
+        X_train, y_train
+    )
     ours, fits, predictions = [], [], []
     for _ in range(repeats):
         began = time.perf_counter()

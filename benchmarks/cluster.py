@@ -114,7 +114,9 @@ def fit(client: Any, n: int, passes: Passes) -> dict[str, Any]:
         meta=np.empty((0, 0)),
     )
     before, began = client.run(cpu_seconds), time.perf_counter()
-    model = HFLRegressor(hidden_layer_sizes=HIDDEN, random_state=0).fit(data[:, :-1], data[:, -1])
+    model = HFLRegressor(hidden_layer_sizes=HIDDEN, n_estimators=1, random_state=0).fit(
+        data[:, :-1], data[:, -1]
+    )
     wall = time.perf_counter() - began
     after = client.run(cpu_seconds)
     return {

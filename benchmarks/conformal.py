@@ -131,7 +131,7 @@ def measure(
         warnings.simplefilter("ignore", HFLWarning)
         model = HFLRegressor(
             hidden_layer_sizes=(10,), likelihood=likelihood, max_iter=MAX_ITER[likelihood],
-            random_state=seed,
+            n_estimators=1, random_state=seed,
         )  # fmt: skip
         model.fit(X[train], y[train]).conformalize(X[calibration], y[calibration])
         std = model.predict(X[test], return_std=True)[1]

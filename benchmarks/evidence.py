@@ -97,7 +97,9 @@ def scores(
         patch.object(alternation, "NOISE_STEP", renewal),
         patch.object(precisions, "FEATURE_STRENGTH", strength),
     ):
-        model = HFLRegressor(random_state=split, **params).fit(X[~out], y[~out])
+        model = HFLRegressor(**{"n_estimators": 1, "random_state": split, **params}).fit(
+            X[~out], y[~out]
+        )
     seconds = time.perf_counter() - began
     mean, std = model.predict(X[out], return_std=True)
     log_likelihood, coverage = normal_scores(y[out], mean, std)

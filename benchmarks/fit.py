@@ -290,7 +290,7 @@ def peer(fit: Callable[..., Model], **params: object) -> Fit:
 METHODS: dict[str, Fit] = {
     "old": partial(hfl, n_estimators=1),
     "new": partial(hfl, n_estimators=1),
-    "default": hfl,
+    "default": partial(hfl, n_estimators=3),
     "mlp": mlp,
     "mlp-adam": partial(mlp, solver="adam", alpha=1e-4, max_iter=1000),
     "one-mlp": partial(mlp, n_members=1),

@@ -56,7 +56,9 @@ def main() -> None:
         prior = (
             {} if route == "linearized" else {"prior_precision": 1.0, "noise_std": 0.2 * y.std()}
         )
-        model = HFLRegressor(variance=route, max_iter=steps, random_state=0, **prior).fit(X, y)
+        model = HFLRegressor(
+            variance=route, max_iter=steps, n_estimators=1, random_state=0, **prior
+        ).fit(X, y)
         rng = np.random.default_rng(0)
         # Drawn like the training rows, but not the same.
         population = X[rng.integers(len(X), size=N_ROWS)]

@@ -75,7 +75,9 @@ def compare(X: np.ndarray, y: np.ndarray, test: np.ndarray, seed: int) -> tuple[
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     train = np.random.default_rng(seed).permutation(np.flatnonzero(~test))[:MAX_ROWS]
-    pipeline = make_pipeline(PowerTransformer(), HFLRegressor(max_iter=100, random_state=seed))
+    pipeline = make_pipeline(
+        PowerTransformer(), HFLRegressor(max_iter=100, n_estimators=1, random_state=seed)
+    )
     search = GridSearchCV(
         pipeline,
         GRID,

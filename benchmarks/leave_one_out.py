@@ -216,7 +216,7 @@ def optimism(data: Set) -> None:
     numbers = []
     for seed in range(N_SPLITS):
         train, test = np.array_split(np.random.default_rng(seed).permutation(len(y)), 2)
-        model = HFLRegressor(random_state=seed).fit(X[train], y[train])
+        model = HFLRegressor(n_estimators=1, random_state=seed).fit(X[train], y[train])
         left = model.loo_predict()
         mean, std = model.predict(X[test], return_std=True)
         error = np.abs(y[test] - mean)
@@ -247,7 +247,7 @@ def planted_labels() -> None:
         labels = y[rows].copy()
         flipped = rng.choice(N_LABELLED, N_FLIPPED, replace=False)
         labels[flipped] = 1 - labels[flipped]
-        model = HFLClassifier(random_state=0).fit(X[rows], labels)
+        model = HFLClassifier(n_estimators=1, random_state=0).fit(X[rows], labels)
         first = model.loo_predict().log_density.argsort()[:N_FIRST]
         fitted = model.predict_log_proba(X[rows])[np.arange(N_LABELLED), labels]
         print(

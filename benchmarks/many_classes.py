@@ -46,7 +46,11 @@ def main() -> None:
         began = time.perf_counter()
         hidden = 10 if "clouds" in name else 50
         model = HFLClassifier(
-            hidden_layer_sizes=hidden, prior_precision=1.0, max_iter=20, random_state=0
+            hidden_layer_sizes=hidden,
+            prior_precision=1.0,
+            max_iter=20,
+            n_estimators=1,
+            random_state=0,
         ).fit(X, y)
         facts = model.diagnostics_["members"][0]
         print(

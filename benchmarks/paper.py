@@ -99,7 +99,9 @@ class AtTheMap:
     def __init__(
         self, X: np.ndarray, y: np.ndarray, Q: np.ndarray, seed: int = 0, **params: object
     ) -> None:
-        self.model = HFLRegressor(variance="network", random_state=seed, **params).fit(X, y)
+        self.model = HFLRegressor(
+            variance="network", n_estimators=1, random_state=seed, **params
+        ).fit(X, y)
         self.estimate = self.model.members_[0].estimate
         self.log_posterior, self.weights = self.estimate.log_posterior, self.estimate.weights
         self.prediction = Prediction(self.log_posterior.network, self.model._queries(Q))

@@ -52,7 +52,7 @@ class Problem:
 
     def model(self, **changes: object) -> HFLClassifier | HFLRegressor:
         estimator = HFLClassifier if self.classes else HFLRegressor
-        return estimator(**{"random_state": 0, **self.params, **changes})
+        return estimator(**{"n_estimators": 1, "random_state": 0, **self.params, **changes})
 
 
 # ---------------------------------------------------------------- synthetic problems

@@ -54,7 +54,9 @@ def main() -> None:
         shares: dict[str, list[float]] = {kind: [] for kind in found}
         seconds: dict[str, list[float]] = {kind: [] for kind in found}
         for seed in range(arguments.seeds):
-            model = HFLRegressor(variance="network", random_state=seed, **params).fit(*rows(seed))
+            model = HFLRegressor(
+                variance="network", n_estimators=1, random_state=seed, **params
+            ).fit(*rows(seed))
             for kind, intervals in (("Gaussian", gaussian), ("profile", profile)):
                 began = time.perf_counter()
                 lower, upper, converged = intervals(model)

@@ -63,7 +63,11 @@ def rows(n: int, repeats: int, passes: int) -> None:
     for seed in range(repeats):
         began = time.perf_counter()
         model = HFLRegressor(
-            hidden_layer_sizes=(100,), solver="adam", max_iter=passes, random_state=seed
+            hidden_layer_sizes=(100,),
+            solver="adam",
+            max_iter=passes,
+            n_estimators=1,
+            random_state=seed,
         ).fit(X, y)
         result = model.predict_uncertainty(Q)
         fitted = time.perf_counter()
@@ -116,7 +120,9 @@ def memory_mapped(n: int) -> None:
         X, y = memory_map(Path(folder, "X.npy"), n)
         Q, _ = drawn(N_QUERIES, 10, seed=1)
         before, began = peak(), time.perf_counter()
-        model = HFLRegressor(solver="adam", max_iter=2, variance="amortized", random_state=0)
+        model = HFLRegressor(
+            solver="adam", max_iter=2, variance="amortized", n_estimators=1, random_state=0
+        )
         model.fit(X, y)
         fitted = time.perf_counter()
         result = model.predict_uncertainty(Q)

@@ -75,7 +75,7 @@ def split(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def fitted(hidden: tuple[int, ...], steps: int, variance: str, X: np.ndarray, y: np.ndarray):
     model = HFLRegressor(
         hidden_layer_sizes=hidden, prior_precision=1.0, noise_std=0.2 * y.std(),
-        max_iter=steps, variance=variance, std_rtol=RTOL, random_state=0,
+        max_iter=steps, variance=variance, std_rtol=RTOL, n_estimators=1, random_state=0,
     )  # fmt: skip
     return model.fit(X, y)
 
@@ -229,7 +229,11 @@ def large(arguments: argparse.Namespace) -> list[dict[str, object]]:
     before = peak()
     # A fixed precision of 1 is far too weak a prior for layers this wide.
     model = HFLRegressor(
-        hidden_layer_sizes=(200, 200), max_iter=LARGE_STEPS, std_rtol=RTOL, random_state=0
+        hidden_layer_sizes=(200, 200),
+        max_iter=LARGE_STEPS,
+        std_rtol=RTOL,
+        n_estimators=1,
+        random_state=0,
     )
     _, fitting = timed(lambda: model.fit(X, y))
     estimate = model.members_[0].estimate
