@@ -10,16 +10,19 @@ VENV_TABLES ?= .venv-tables
 WORKERS ?= 2
 PYTEST_ARGS ?=
 SPHINX_ARGS ?=
-# `make test-oldest` leaves out what torch alone computes, which is the same version there: the layers
+# `make test-oldest` leaves out what is the same there. That is what torch alone computes: the layers
 # that import nothing else (the import contracts see to it), and the tests of what the estimators
-# compute with them. What is left asks scikit-learn, NumPy, SciPy, pandas, joblib and matplotlib:
-# scikit-learn's checks, validation, pipelines, scorers, displays, copies, clusters, documents.
-NUMERICAL = optim posterior uncertainty reliability/test_faults.py reliability/test_modules.py
-NUMERICAL += reliability/test_right.py ensemble/test_draws.py ensemble/test_logits.py
-NUMERICAL += ensemble/test_memory.py queries/test_deletion.py queries/test_deletion_rows.py
-NUMERICAL += queries/test_functionals.py queries/test_predictive.py queries/test_profiles.py
-NUMERICAL += test_amortized.py test_classifier_invariance.py test_heteroscedastic.py
-NUMERICAL += test_invariance.py test_regressor_fit.py test_units.py
+# compute with them. It is also what asks about processes, clusters and documents: dask has one
+# version, and documents are for the newest. What is left asks scikit-learn, NumPy, SciPy, pandas,
+# joblib and matplotlib: scikit-learn's checks, validation, pipelines, scorers, displays, copies.
+NEWEST_ONLY = optim posterior uncertainty reliability/test_faults.py reliability/test_modules.py
+NEWEST_ONLY += reliability/test_right.py ensemble/test_draws.py ensemble/test_logits.py
+NEWEST_ONLY += ensemble/test_memory.py queries/test_deletion.py queries/test_deletion_rows.py
+NEWEST_ONLY += queries/test_functionals.py queries/test_predictive.py queries/test_profiles.py
+NEWEST_ONLY += test_amortized.py test_classifier_invariance.py test_heteroscedastic.py
+NEWEST_ONLY += test_invariance.py test_regressor_fit.py test_units.py
+NEWEST_ONLY += data/test_dask.py ensemble/test_parallel.py test_hygiene.py test_documents.py
+NEWEST_ONLY += test_architecture.py test_types.py test_words.py
 # Generated cases of each property in `make reliability`.
 RELIABILITY_CASES ?= 200
 # Mutants drawn in `make mutation`.
@@ -62,7 +65,7 @@ test: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Run the whole test sui
 	$(TEST_ENV) $(VENV)/bin/python $(PYTEST) --deselect=tests/test_documents.py::test_the_code_of_a_plain_page_runs
 
 test-oldest: $(VENV_OLDEST)/.installed  ## Run the tests of what asks other packages than torch on the oldest supported versions
-	$(TEST_ENV) $(VENV_OLDEST)/bin/python $(PYTEST) $(NUMERICAL:%=--ignore=tests/%)
+	$(TEST_ENV) $(VENV_OLDEST)/bin/python $(PYTEST) $(NEWEST_ONLY:%=--ignore=tests/%)
 
 reliability: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Run the reliability battery with many more generated cases, and scikit-learn's checks of the defaults with nothing given
 	$(TEST_ENV) RELIABILITY_CASES=$(RELIABILITY_CASES) $(VENV)/bin/python $(PYTEST) tests/reliability tests/test_estimator_checks.py

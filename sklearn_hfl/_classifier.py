@@ -123,8 +123,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
     warm_start : bool, default=False
         Go on from the last fit: its weights and, from a MAP, its model and learned precisions.
     n_estimators : int, default=3
-        Number of members: MAPs from different random starts, each with its own Laplace
-        posterior, mixed with equal weights.
+        MAPs from random starts, mixed equally. The first learns the precisions of all.
     random_state : int, RandomState instance or None, default=None
         Source of initial weights, shuffles, probes and draws.
     verbose : bool, default=False

@@ -111,7 +111,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
     warm_start : bool, default=False
         Go on from the last fit: its weights and, from a MAP, its model and learned precisions.
     n_estimators : int, default=3
-        MAPs from different random starts, whose Laplace posteriors are mixed equally.
+        MAPs from random starts, mixed equally. The first learns the precisions of all.
     random_state : int, RandomState instance or None, default=None
         Source of initial weights, mini-batches and random probes.
     verbose : bool, default=False
