@@ -92,7 +92,7 @@ def fit_members(
 def _fit_member(
     start: Start, resumed: Fit | None, first: Member | None, settings: _Settings
 ) -> Member:
-    """Train one MAP: of what is ``resumed``, of the ``first`` member's precisions, or of its own."""
+    """Train one MAP: of what is ``resumed``, of the ``first`` one's precisions, or of its own."""
     log_posterior, weights, generator = start
     trainer, options = settings.trainer, settings.options
     if resumed is not None:
