@@ -1,9 +1,9 @@
 """scikit-learn's own checks, with no failure expected.
 
 The defaults pass all of them. Where a check repeats a fit for each container or dtype of the data,
-the suite gives them their precisions and one member: what holds the data is dealt with before any is learned, and
-the other checks fit such data with all that the defaults do. `make reliability` learns them there
-too.
+the suite gives them their precisions, and one member: what holds the data is dealt with before any
+is learned, and the other checks fit such data with all that the defaults do. `make reliability`
+learns them there too.
 """
 
 from __future__ import annotations
