@@ -69,19 +69,22 @@ def fit_members(
     """Train a MAP from each start, or go on from what is ``resumed``.
 
     Where precisions are learned, the first member learns them. The others are the MAPs that
-    their own weights lead to under the same precisions (docs/design/members.md).
+    their own weights lead to under the same precisions (docs/design/members.md), but for bad
+    modes, and for those of a linear model, which has one MAP: these are left out.
     """
     settings = _Settings(trainer, options, route, verbose)
+    jobs = list(zip(starts, resumed, strict=True))
     members: list[Member] = []
     if settings.learns:
-        members = [_fit_member(starts[0], resumed[0], None, settings)]
-        if members[0].is_linear:  # one MAP, wherever training starts
-            members *= len(starts)
-    first = members[0] if members else None
-    jobs = list(zip(starts, resumed, strict=True))[len(members) :]
-    members += Parallel(n_jobs=n_jobs)(
-        delayed(_fit_member)(start, fit, first, settings) for start, fit in jobs
+        members = [_fit_member(*jobs.pop(0), settings)]
+        jobs = [] if members[0].is_linear else jobs
+    others = Parallel(n_jobs=n_jobs)(
+        delayed(_other_member)(members[0], start, settings)
+        if members and fit is None
+        else delayed(_fit_member)(start, fit, settings)
+        for start, fit in jobs
     )
+    members += [member for member in others if member is not None]
     if not route.needs_data:
         return tuple(member.without_data(route.rtol) for member in members)
     # Members share the data, also when other processes trained them.
@@ -89,14 +92,51 @@ def fit_members(
     return tuple(member.with_data(rows.X, rows.y, rows.sample_weight) for member in members)
 
 
-def _fit_member(
-    start: Start, resumed: Fit | None, first: Member | None, settings: _Settings
-) -> Member:
-    """Train one MAP: of what is ``resumed``, of the ``first`` one's precisions, or of its own."""
+def _fit_member(start: Start, resumed: Fit | None, settings: _Settings) -> Member:
+    """Train one MAP, at precisions that are given, ``resumed``, or learned from the evidence."""
     log_posterior, weights, generator = start
     trainer, options = settings.trainer, settings.options
     if resumed is not None:
         log_posterior, weights = resumed.log_posterior, resumed.weights
+    loss = _starting_loss(log_posterior, weights)
+    # Without a total: no fit goes on until max_iter.
+    with tqdm(desc="fit", unit=" steps", disable=not settings.verbose) as bar:
+        alternation = Alternation(trainer, options, generator, _progress(bar))
+        if resumed is None and settings.learns:
+            fit, steps, finished = maximize_evidence(
+                log_posterior, weights, trainer, options, generator, alternation.callback
+            )
+            return _member(fit, (loss, *steps), generator, settings, finished)
+        if resumed is not None:
+            fit = alternation.to_map(resumed)
+        else:
+            alternation.callback(phase="to the MAP")
+            trajectory = alternation.train(log_posterior, weights, trainer.max_iter)
+            fit = Fit(log_posterior, trajectory.weights, status=trajectory.status)
+    return _member(fit, (loss, *alternation.losses), generator, settings)
+
+
+def _other_member(first: Member, start: Start, settings: _Settings) -> Member | None:
+    """Anneal to a MAP under the precisions of the ``first`` member.
+
+    One that predicts the training rows, left out one at a time, much worse than the first is no
+    second opinion but a bad mode: the next start is tried. None where all lead to such modes.
+    """
+    known = first.estimate.log_posterior
+    _, weights, generator = start
+    loss = _starting_loss(known, weights)
+    with tqdm(desc="fit", unit=" steps", disable=not settings.verbose) as bar:
+        for begin in settings.options.starts:
+            alternation = Alternation(settings.trainer, settings.options, generator, _progress(bar))
+            fit = annealed_map(known, weights, begin, alternation)
+            member = _member(fit, (loss, *alternation.losses), generator, settings)
+            lost = first.diagnostics.log_density_left_out - member.diagnostics.log_density_left_out
+            if lost < MAX_LOSS:
+                return member
+    return None
+
+
+def _starting_loss(log_posterior: LogPosterior, weights: Tensor) -> float:
     loss = float(log_posterior.value(weights[None])[0])
     if not np.isfinite(loss):
         raise ValueError(
@@ -104,44 +144,7 @@ def _fit_member(
             f"{log_posterior.X.dtype}, or a module of yours is undefined for some rows. Without "
             "normalize_X=True, and normalize_y=True of a regressor, rescale the data."
         )
-    # Without a total: no fit goes on until max_iter.
-    with tqdm(desc="fit", unit=" steps", disable=not settings.verbose) as bar:
-        alternation = Alternation(trainer, options, generator, _progress(bar))
-        if resumed is not None:
-            fit = alternation.to_map(resumed)
-        elif first is not None:
-            return _other_member(first, weights, loss, alternation, settings)
-        elif settings.learns:
-            fit, steps, finished = maximize_evidence(
-                log_posterior, weights, trainer, options, generator, alternation.callback
-            )
-            return _member(fit, (loss, *steps), generator, settings, finished)
-        else:
-            alternation.callback(phase="to the MAP")
-            trajectory = trainer.train(log_posterior, weights, generator, alternation.callback)
-            fit = Fit(log_posterior, trajectory.weights, status=trajectory.status)
-            alternation.losses.extend(trajectory.curve[1:])
-    return _member(fit, (loss, *alternation.losses), generator, settings)
-
-
-def _other_member(
-    first: Member, weights: Tensor, loss: float, alternation: Alternation, settings: _Settings
-) -> Member:
-    """Anneal to a MAP under the precisions of the ``first`` member.
-
-    One that predicts the training rows, left out one at a time, much worse than the first is no
-    second opinion but a bad mode: the next way of annealing is tried, and at last the first
-    member counts twice.
-    """
-    least = first.diagnostics.log_density_left_out - MAX_LOSS
-    known = first.estimate.log_posterior
-    for begin in settings.options.starts:
-        tried = replace(alternation, losses=[])
-        fit = annealed_map(known, weights, begin, tried)
-        member = _member(fit, (loss, *tried.losses), alternation.generator, settings)
-        if member.diagnostics.log_density_left_out > least:
-            return member
-    return first
+    return loss
 
 
 def _member(

@@ -1,0 +1,78 @@
+"""Annealing: MAPs of known precisions from other weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from sklearn_hfl.optim.newton_cg import NewtonCG
+from sklearn_hfl.optim.training import no_callback
+from sklearn_hfl.posterior.initialization import initial_weights, scaled_precision
+from sklearn_hfl.posterior.likelihood import GaussianLikelihood
+from sklearn_hfl.posterior.log_posterior import LogPosterior
+from sklearn_hfl.posterior.network import MLP
+from sklearn_hfl.posterior.prior import GaussianPrior
+from sklearn_hfl.uncertainty.alternation import Alternation
+from sklearn_hfl.uncertainty.annealing import annealed_map, started
+from sklearn_hfl.uncertainty.precisions import EvidenceOptions
+from tests.cases import F64, generator, randn
+
+NETWORK = MLP((2, 6, 1))
+X = randn(40, 2)
+Y = (2 * X[:, :1]).sin() + 0.1 * randn(40, 1, seed=1)
+ALPHA = torch.linspace(0.5, 4.0, len(NETWORK.weight_groups()), dtype=F64)
+LEARNED = EvidenceOptions(prior=True, noise=True)
+
+
+def known():
+    prior = GaussianPrior(ALPHA, NETWORK.weight_groups())
+    likelihood = GaussianLikelihood(torch.tensor([100.0], dtype=F64))
+    return LogPosterior(NETWORK, likelihood, prior, X, Y, torch.ones(40, dtype=F64))
+
+
+def alternation(options=LEARNED, trainer=None, max_iter=500):
+    trainer = trainer or NewtonCG(max_iter, tol=0.0, n_iter_no_change=10)
+    return Alternation(trainer, options, generator(0), no_callback)
+
+
+@pytest.mark.parametrize("prior", [True, False])
+@pytest.mark.parametrize("noise", [True, False])
+def test_only_what_is_learned_is_started(prior, noise):
+    options = EvidenceOptions(prior, noise, noise_unit=2.0)
+    found = started(known(), (10.0, 0.5), options)
+    strong = scaled_precision(NETWORK, 10.0).to(ALPHA)
+    assert_close(found.prior.group_precision, strong if prior else ALPHA)
+    assert_close(found.likelihood.noise_precision.item(), 1.0 if noise else 100.0)
+
+
+def test_the_end_is_a_map_of_the_known_precisions():
+    fit = annealed_map(known(), initial_weights(NETWORK, generator(1)), (10.0, 1.0), alternation())
+    assert_close(fit.log_posterior.prior.group_precision, ALPHA)
+    gradient = torch.func.grad(lambda w: known().value(w[None])[0])(fit.weights)
+    assert gradient.abs().max() < 1e-3
+    assert torch.isfinite(torch.tensor(fit.log_evidence))
+
+
+def test_precisions_go_from_the_start_to_the_end_in_equal_steps_of_their_logarithms():
+    seen = []
+
+    class Recorder(NewtonCG):
+        def train(self, log_posterior, *arguments, **keywords):
+            seen.append(log_posterior)
+            return super().train(log_posterior, *arguments, **keywords)
+
+    recorder = Recorder(500, tol=0.01, n_iter_no_change=10)
+    annealed_map(known(), randn(NETWORK.n_weights), (10.0, 1.0), alternation(trainer=recorder))
+    strong = scaled_precision(NETWORK, 10.0).to(ALPHA)
+    for lp, share in zip(seen, (0.0, 0.25, 0.5, 0.75, 1.0), strict=True):
+        assert_close(lp.prior.group_precision, strong ** (1 - share) * ALPHA**share)
+        assert_close(lp.likelihood.noise_precision.item(), 100.0**share)
+
+
+@pytest.mark.parametrize("max_iter", [0, 3, 25])
+def test_the_trainer_bounds_the_steps(max_iter):
+    bounded = alternation(max_iter=max_iter)
+    fit = annealed_map(known(), randn(NETWORK.n_weights), (10.0, 1.0), bounded)
+    assert len(bounded.losses) == max_iter
+    assert torch.isfinite(fit.weights).all()
