@@ -121,7 +121,8 @@ def test_module_factory():
     def factory(n_features, n_outputs):
         return nn.Sequential(nn.Linear(n_features, 4), nn.Tanh(), nn.Linear(4, n_outputs))
 
-    model = HFLClassifier(module=factory, prior_precision=1.0, random_state=0).fit(X, y)
+    model = HFLClassifier(module=factory, prior_precision=1.0, n_estimators=1, random_state=0)
+    model.fit(X, y)
     assert model.score(X, y) > 0.6
     _, variance = model.latent_mean_and_variance(X)
     assert_allclose(np.sqrt(variance), dense_std(model, X, IDENTITY), rtol=model.std_rtol)
@@ -137,7 +138,8 @@ def test_module_factory_is_asked_for_one_logit_a_class_but_one_for_two(n_classes
         asked.append(sizes)
         return nn.Linear(*sizes)
 
-    model = HFLClassifier(module=factory, prior_precision=1.0).fit(X, np.arange(40) % n_classes)
+    model = HFLClassifier(module=factory, prior_precision=1.0, n_estimators=1)
+    model.fit(X, np.arange(40) % n_classes)
     assert asked == [(2, n_outputs)]
     assert model.predict_proba(X).shape == (40, n_classes)
 

@@ -7,7 +7,6 @@ import os
 import pickle
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import joblib
@@ -188,36 +187,3 @@ def test_another_process_reads_the_pickle_and_gives_the_same_bits(tmp_path):
         [sys.executable, "-W", "error", "-c", script], cwd=tmp_path, env=environment, check=True
     )
     assert_array_equal(np.load(tmp_path / "answer.npy"), model.predict(X[:6], return_std=True))
-
-
-@cache
-def members_of_two_models(random_state):
-    """Data of which one member keeps its linear model and another one the network."""
-    rng = np.random.RandomState(0)
-    rows = rng.randn(40, 3)
-    y = np.sin(3 * rows[:, 0]) + rows[:, 1] * rows[:, 2] + 0.05 * rng.randn(40)
-    params = {"hidden_layer_sizes": (8,), "n_estimators": 2, "random_state": random_state}
-    return HFLRegressor(**params).fit(rows, y), rows
-
-
-def through_pickle(model):
-    return pickle.loads(pickle.dumps(model))
-
-
-def through_skops(model):
-    written = skops.io.dumps(model)
-    return skops.io.loads(written, trusted=skops.io.get_untrusted_types(data=written))
-
-
-@pytest.mark.parametrize("random_state", [0, 3])  # the network first, and the linear model first
-@pytest.mark.parametrize(
-    "copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), through_skops]
-)
-def test_members_that_kept_different_models_survive(random_state, copied):
-    model, rows = members_of_two_models(random_state)
-    sizes = {member.estimate.log_posterior.n_weights for member in model.members_}
-    assert len(sizes) == 2
-    again = copied(model)
-    assert_array_equal(again.predict(rows, return_std=True), model.predict(rows, return_std=True))
-    for ours, theirs in zip(again.module_.parameters(), model.module_.parameters(), strict=True):
-        assert_array_equal(ours.detach(), theirs.detach())

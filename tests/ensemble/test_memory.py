@@ -147,7 +147,7 @@ def test_many_chunks_start_from_what_some_rows_have_found(monkeypatch):
     rows, queries = rng.uniform(-1, 1, (1000, 6)), rng.uniform(-3, 3, (2000, 6))
     model = HFLRegressor(
         hidden_layer_sizes=(80,), prior_precision=0.1, noise_std=1.0, std_rtol=1e-3,
-        max_iter=5, random_state=0,
+        max_iter=5, n_estimators=1, random_state=0,
     )  # fmt: skip
     with pytest.warns(HFLWarning, match="not stationary"):
         model.fit(rows, np.sin(rows @ np.arange(1, 7)))

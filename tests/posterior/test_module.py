@@ -15,6 +15,7 @@ from tests import reference
 NOISE = 0.3
 PLAIN = {
     "prior_precision": 1.0,
+    "n_estimators": 1,
     "noise_std": NOISE,
     "normalize_X": False,
     "normalize_y": False,

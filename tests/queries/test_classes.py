@@ -75,7 +75,7 @@ def test_it_is_that_of_draws_from_the_posterior_of_the_logits(data):
 @BOTH
 def test_it_is_never_above_what_a_probability_can_vary(data, params, link):
     X, y = data(40)
-    model = HFLClassifier(**SMALL, **params, link_approx=link).fit(X, y)
+    model = HFLClassifier(**{**SMALL, **params}, link_approx=link).fit(X, y)
     for far in (1.0, 10.0, 1e6):
         proba, std = model.predict_proba(far * X, return_std=True)
         assert (std <= np.sqrt(proba * (1 - proba)) + 1e-12).all()

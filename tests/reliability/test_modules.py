@@ -24,6 +24,7 @@ RNG = np.random.default_rng(0)
 X = RNG.uniform(-1, 1, (25, 3))
 Y = np.sin(3 * X[:, 0]) + X[:, 1]
 PLAIN = {"normalize_X": False, "normalize_y": False, "prior_precision": 1.0, "noise_std": NOISE}
+PLAIN |= {"n_estimators": 1}
 
 
 class Drawn(nn.Module):

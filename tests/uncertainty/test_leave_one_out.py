@@ -95,7 +95,9 @@ def test_a_guess_knows_mean_and_variance_of_the_other_rows():
 
 def test_noise_that_is_fitted_is_reported():
     X, y = randn(60, 10).numpy(), randn(60, seed=1).numpy()
-    model = HFLRegressor(prior_precision=0.01, noise_std=0.1, random_state=0).fit(X, y)
+    model = HFLRegressor(prior_precision=0.01, noise_std=0.1, n_estimators=1, random_state=0).fit(
+        X, y
+    )
     (facts,) = model.diagnostics_["members"]
     assert facts["over_fitted"]
     assert facts["log_density_left_out"] < facts["log_density"] - 1
