@@ -23,11 +23,11 @@ from sklearn_hfl.exceptions import HFLDataWarning
 from sklearn_hfl.optim import dual
 from tests.clusters import two_workers
 
-GIVEN = {"prior_precision": 1.0, "noise_std": 0.3, "random_state": 0}
+GIVEN = {"prior_precision": 1.0, "noise_std": 0.3, "n_estimators": 1, "random_state": 0}
 LINEAR = HFLRegressor(hidden_layer_sizes=(), **GIVEN)
 SMALL = HFLRegressor(hidden_layer_sizes=(3,), **GIVEN)
-ODDS = HFLClassifier(hidden_layer_sizes=(), prior_precision=1.0, random_state=0)
-CLASSES = HFLClassifier(hidden_layer_sizes=(3,), prior_precision=1.0, random_state=0)
+ODDS = HFLClassifier(hidden_layer_sizes=(), prior_precision=1.0, n_estimators=1, random_state=0)
+CLASSES = clone(ODDS).set_params(hidden_layer_sizes=(3,))
 
 
 def made_up(n):
@@ -125,7 +125,7 @@ def test_weights_come_in_chunks_or_not(estimator, y, lazy):
 @pytest.mark.usefixtures("threads")
 def test_a_search_on_many_rows_starts_on_the_same_sample():
     many, y = made_up(4200)
-    estimator = HFLRegressor(hidden_layer_sizes=(2,), random_state=0)
+    estimator = HFLRegressor(hidden_layer_sizes=(2,), n_estimators=2, random_state=0)
     expected = clone(estimator).fit(many, y)
     model = clone(estimator).fit(chunked(many, 1300), chunked(y, 2000))
     mean, std = answers(model)

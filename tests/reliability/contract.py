@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, settings
 from sklearn_hfl import HFLWarning
 
 # Cases of each property; `make reliability` asks for many more.
-CASES = int(os.environ.get("RELIABILITY_CASES", "12"))
+CASES = int(os.environ.get("RELIABILITY_CASES", "8"))
 NIGHTLY = CASES >= 100
 battery = settings(
     max_examples=CASES,

@@ -87,7 +87,7 @@ def test_threads_fit_what_one_after_the_other_fits(module, seed, estimator):
     before = torch.get_rng_state()
 
     def fit(i):
-        params = {"module": module, "max_iter": 1, "prior_precision": 1.0}
+        params = {"module": module, "max_iter": 1, "prior_precision": 1.0, "n_estimators": 1}
         model = estimator(**params, random_state=i).fit(X, y)
         return [p.detach().numpy() for p in model.module_.parameters()]
 
