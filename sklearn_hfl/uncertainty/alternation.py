@@ -23,7 +23,6 @@ from sklearn_hfl.uncertainty.noise import variance_of_mean
 from sklearn_hfl.uncertainty.precisions import (
     EvidenceOptions,
     log_hyperprior,
-    relative_change,
     updated,
     updated_at,
 )
@@ -158,15 +157,15 @@ class _Gaussian:
     def averaged(self, log_posterior: LogPosterior) -> tuple[LogPosterior, float]:
         """Renew the variance of the mean that L averages over, where it does.
 
-        Also returns by how much the logarithm of its mean changes.
+        Also returns by what share of its sum it changes.
         """
         old = log_posterior.variance_of_mean
         if old is None:
             return log_posterior, 0.0
         assert isinstance(self.inverse, Subspace)
         new = variance_of_mean(self.curvature, self.inverse)
-        change = relative_change(old.mean(0), new.mean(0))
-        return replace(log_posterior, variance_of_mean=new), change
+        change = ((new - old).abs().sum(0) / new.sum(0)).max()
+        return replace(log_posterior, variance_of_mean=new), float(change)
 
 
 class _Rounds:
