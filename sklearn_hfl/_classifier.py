@@ -123,7 +123,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
     warm_start : bool, default=False
         Go on from the last fit: its weights and, from a MAP, its model and learned precisions.
     n_estimators : int, default=3
-        MAPs from random starts, mixed equally. The first learns the precisions of all.
+        MAPs from random starts, at most, mixed equally. The first learns all precisions.
     random_state : int, RandomState instance or None, default=None
         Source of initial weights, shuffles, probes and draws.
     verbose : bool, default=False
@@ -145,7 +145,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
     classes_ : ndarray of shape (n_classes,)
         The labels, sorted.
     members_ : tuple of Member
-        Each member's MAP estimate, diagnostics and loss curve.
+        MAP estimate, diagnostics and loss curve of each: one for a linear model.
     module_ : torch.nn.Module
         Maps X, standardised unless ``normalize_X`` is False, to logits; the member with the
         largest evidence, as in all attributes below.

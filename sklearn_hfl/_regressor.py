@@ -111,7 +111,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
     warm_start : bool, default=False
         Go on from the last fit: its weights and, from a MAP, its model and learned precisions.
     n_estimators : int, default=3
-        MAPs from random starts, mixed equally. The first learns the precisions of all.
+        MAPs from random starts, at most, mixed equally. The first learns all precisions.
     random_state : int, RandomState instance or None, default=None
         Source of initial weights, mini-batches and random probes.
     verbose : bool, default=False
@@ -133,7 +133,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
     n_outputs_ : int
         Outputs.
     members_ : tuple of Member
-        Each member's MAP estimate, diagnostics and loss curve.
+        MAP estimate, diagnostics and loss curve of each: one for a linear model.
     module_ : torch.nn.Module
         Maps X to the mean, both standardised unless ``normalize_X`` or ``normalize_y`` is
         False. Here and below, of the member with the largest evidence. If heteroscedastic,

@@ -19,6 +19,7 @@ from sklearn_hfl.optim.training import Callback, Trainer
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
+from sklearn_hfl.posterior.network import is_linear
 from sklearn_hfl.uncertainty.alternation import Alternation, Fit
 from sklearn_hfl.uncertainty.annealing import annealed_map
 from sklearn_hfl.uncertainty.diagnostics import diagnose
@@ -69,18 +70,22 @@ def fit_members(
     """Train a MAP from each start, or go on from what is ``resumed``.
 
     Where precisions are learned, the first member learns them. The others are the MAPs that
-    their own weights lead to under the same precisions (docs/design/members.md), but for bad
-    modes, and for those of a linear model, which has one MAP: these are left out.
+    their own weights are annealed to under the same precisions, but for bad modes, which are left
+    out (docs/design/members.md). A linear model has one MAP, and so one member.
     """
     settings = _Settings(trainer, options, route, verbose)
     jobs = list(zip(starts, resumed, strict=True))
+    if is_linear(starts[0][0].network):
+        jobs = jobs[:1]
     members: list[Member] = []
     if settings.learns:
         members = [_fit_member(*jobs.pop(0), settings)]
-        jobs = [] if members[0].is_linear else jobs
+        jobs = [] if is_linear(members[0].network) else jobs
+    # Where the first learns other precisions, those of earlier fits are no longer shared.
+    learned_anew = settings.learns and resumed[0] is None
     others = Parallel(n_jobs=n_jobs)(
         delayed(_other_member)(members[0], start, settings)
-        if members and fit is None
+        if members and (fit is None or learned_anew)
         else delayed(_fit_member)(start, fit, settings)
         for start, fit in jobs
     )

@@ -57,11 +57,6 @@ class Member:
         return self.estimate.log_posterior.network
 
     @property
-    def is_linear(self) -> bool:
-        """Whether the network is a linear model, which has one MAP from wherever it starts."""
-        return isinstance(self.network, MLP) and len(self.network.layer_sizes) == 2
-
-    @property
     def n_outputs(self) -> int:
         """Outputs of the network."""
         return self.network.n_outputs

@@ -21,7 +21,7 @@ from sklearn_hfl.posterior.packing import Packing
 from sklearn_hfl.posterior.prior import Kind, WeightGroups
 from sklearn_hfl.posterior.traced import FAILURES, Traced, trainable
 
-__all__ = ["ACTIVATIONS", "MLP", "ModuleNetwork", "Network"]
+__all__ = ["ACTIVATIONS", "MLP", "ModuleNetwork", "Network", "is_linear"]
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
@@ -327,3 +327,18 @@ class ModuleNetwork:
             for parameter, tensor in zip(trainable(module), tensors, strict=True):
                 parameter.copy_(tensor)
         return module
+
+
+def is_linear(network: Network) -> bool:
+    """Whether a network is a perceptron without hidden layers, which has one MAP.
+
+    Parameters
+    ----------
+    network : MLP or ModuleNetwork
+        What a module is, is not known.
+
+    Returns
+    -------
+    bool
+    """
+    return isinstance(network, MLP) and len(network.layer_sizes) == 2

@@ -12,7 +12,7 @@ from sklearn_hfl.optim.training import Callback, Trainer, no_callback
 from sklearn_hfl.posterior.initialization import scaled_precision
 from sklearn_hfl.posterior.likelihood import HeteroscedasticLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
-from sklearn_hfl.posterior.network import MLP
+from sklearn_hfl.posterior.network import MLP, is_linear
 from sklearn_hfl.posterior.prior import GaussianPrior
 from sklearn_hfl.uncertainty.alternation import EVIDENCE_TOL, Alternation, Fit
 from sklearn_hfl.uncertainty.annealing import started
@@ -128,7 +128,7 @@ def _models(start: Fit, alternation: Alternation) -> Iterator[tuple[Fit, Alterna
         )
         yield linear_start, replace(newton, options=replace(options, prior=False))
         yield linear_start, newton
-        if len(network.layer_sizes) == 2:
+        if is_linear(network):
             return
     yield start, alternation
 
@@ -181,7 +181,7 @@ def _screened(start: Fit, alternation: Alternation, known: float) -> list[Fit]:
     options, network = alternation.options, start.log_posterior.network
     # A linear model has one MAP at given precisions, and only noise makes the end depend on the
     # start.
-    layered = not isinstance(network, MLP) or len(network.layer_sizes) > 2
+    layered = not is_linear(network)
     screened: list[Fit] = []
     for multiples in options.starts if layered or options.noise else options.starts[-1:]:
         to_reach = max([known, *(fit.log_evidence for fit in screened if fit.converged)])

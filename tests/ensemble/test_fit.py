@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
@@ -18,6 +19,7 @@ X = RNG.uniform(-2, 2, (40, 2))
 Y = np.sin(2 * X[:, 0]) + X[:, 1] + 0.1 * RNG.standard_normal(40)
 QUERIES = RNG.uniform(-3, 3, (7, 2))
 SMALL = {"hidden_layer_sizes": (5,), "random_state": 0}
+GIVEN = {"prior_precision": 1.0, "noise_std": 0.1}
 MOONS, MOON = make_moons(80, noise=0.2, random_state=0)
 CASES = {
     "regression": (HFLRegressor(**SMALL), X, Y),
@@ -66,7 +68,11 @@ def test_workers_find_the_same_members(models, name):
         assert_array_equal(member.estimate.weights, expected.estimate.weights)
 
 
-@pytest.mark.parametrize("params", [{}, {"hidden_layer_sizes": ()}], ids=["chosen", "asked for"])
+@pytest.mark.parametrize(
+    "params",
+    [{}, {"hidden_layer_sizes": ()}, {"hidden_layer_sizes": (), **GIVEN}],
+    ids=["chosen", "asked for", "nothing learned"],
+)
 def test_a_linear_model_is_fitted_once(params):
     y = X @ [1.0, -2.0] + 0.1 * RNG.standard_normal(40)
     model = HFLRegressor(**{**SMALL, **params}).fit(X, y)
@@ -98,3 +104,14 @@ def test_members_start_warm_with_their_precisions(models):
     model.fit(X, Y)
     assert [precisions(member) for member in model.members_] == before
     assert all(len(member.loss_curve) <= 12 for member in model.members_)
+
+
+def test_members_of_an_unfinished_fit_share_what_the_next_one_learns():
+    """One that had reached its MAP does not keep the precisions that the first has left."""
+    model = HFLRegressor(**SMALL, warm_start=True).fit(X, Y)
+    first, *others = model.members_
+    facts = replace(first.diagnostics, decrement=1e3)
+    assert not facts.stationary
+    model.members_ = (replace(first, diagnostics=facts), *others)
+    expected, *rest = map(precisions, model.fit(X, Y[::-1]).members_)
+    assert all(shared == expected for shared in rest)
