@@ -34,7 +34,7 @@ def learn(by_std: bool, seed: int) -> tuple[list[float], HFLRegressor, np.ndarra
     chosen = list(rng.choice(len(candidates), N_START, replace=False))
     model = HFLRegressor(
         hidden_layer_sizes=(20,), prior_precision=1.0, noise_std=0.1, max_iter=30,
-        normalize_X=False, normalize_y=False, random_state=seed,
+        normalize_X=False, normalize_y=False, n_estimators=1, random_state=seed,
     )  # fmt: skip
     errors = []
     while True:

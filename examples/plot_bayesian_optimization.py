@@ -49,8 +49,9 @@ def expected_improvement(best: float, mean: np.ndarray, std: np.ndarray) -> np.n
 
 def network(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     model = HFLRegressor(
-        hidden_layer_sizes=(20,), prior_precision=0.3, noise_std=0.1, max_iter=30, random_state=0
-    )
+        hidden_layer_sizes=(20,), prior_precision=0.3, noise_std=0.1, max_iter=30,
+        n_estimators=1, random_state=0,
+    )  # fmt: skip
     return model.fit(x[:, None], y).predict(grid[:, None], return_std="epistemic")
 
 

@@ -24,7 +24,7 @@ X_train, X_test, y_train, y_test = train_test_split(X, y, train_size=150, random
 
 priors, sizes = [0.1, 1.0, 10.0, 100.0], [(3,), (10,), (30,)]
 search = GridSearchCV(
-    make_pipeline(PowerTransformer(), HFLRegressor(max_iter=200, random_state=0)),
+    make_pipeline(PowerTransformer(), HFLRegressor(max_iter=200, n_estimators=1, random_state=0)),
     {"hflregressor__prior_precision": priors, "hflregressor__hidden_layer_sizes": sizes},
     scoring={"log density": nlpd_scorer, "R²": "r2"},
     refit="log density",
