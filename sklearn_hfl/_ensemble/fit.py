@@ -189,7 +189,7 @@ def _progress(bar: Any) -> Callback:
 
     def callback(**facts: float | str) -> None:
         if "phase" in facts:
-            bar.set_description_str(f"fit, {facts['phase']}", refresh=False)
+            bar.set_description_str(f"fit, {facts['phase']}")  # shown, however short it is
         shown.update({SHOWN[key]: f"{facts[key]:.5g}" for key in SHOWN if key in facts})
         bar.set_postfix(shown, refresh=False)
         if "loss" in facts:
