@@ -21,6 +21,7 @@ PRINTED = [
     ("docs/design/members.md", "members", "members.txt", "Members"),
     ("docs/design/training.md", "training", "ablation.txt", "Training"),
     ("docs/design/training.md", "fits", "ablation.txt", "Fits"),
+    ("docs/design/training.md", "gap", "ablation.txt", "Gap"),
     ("docs/design/subspace.md", "products", "products.txt", "Products"),
     ("docs/design/classifier.md", "choices", "classifier-choices.txt", "Choices"),
     ("docs/design/classifier.md", "agreement", "classifier-agreement.txt", "Defaults"),
