@@ -108,7 +108,7 @@ class RegressorAdoption(HFLBase):
                 f"from_mlp needs squared error, but mlp has loss={mlp.loss!r}. Fit an "
                 "MLPRegressor with loss='squared_error'."
             )
-        model = cls(**mlp_params(mlp, params), normalize_X=False, normalize_y=False, n_estimators=1)
+        model = cls(**mlp_params(mlp, params), normalize_X=False, normalize_y=False)
         trained = trained_mlp(mlp, X, polish, params)
         _fit_around(trained, model, X, y, sample_weight)
         if trained.alpha is not None:
@@ -189,7 +189,7 @@ class RegressorAdoption(HFLBase):
         True
         """
         fixed = module_params(module, params)
-        model = cls(**fixed, normalize_X=False, normalize_y=False, n_estimators=1)
+        model = cls(**fixed, normalize_X=False, normalize_y=False)
 
         def start(X: Tensor, n_outputs: int, generator: Generator) -> tuple[Network, Tensor]:
             return module_start(module, X, n_outputs)
@@ -282,9 +282,7 @@ class ClassifierAdoption(HFLBase):
                 f"from_mlp needs one label a row, but mlp is multilabel, with {mlp.n_outputs_} "
                 "labels a row. Fit one MLPClassifier for each label."
             )
-        model = cls(
-            **{"link_approx": "none", **mlp_params(mlp, params)}, normalize_X=False, n_estimators=1
-        )
+        model = cls(**{"link_approx": "none", **mlp_params(mlp, params)}, normalize_X=False)
         trained = trained_mlp(mlp, X, polish, params)
         _fit_around(trained, model, X, y, sample_weight)
         if trained.alpha is not None:
@@ -367,7 +365,7 @@ class ClassifierAdoption(HFLBase):
         ((2, 3), (2, 3))
         """
         fixed = module_params(module, params)
-        model = cls(**{"link_approx": "none", **fixed}, normalize_X=False, n_estimators=1)
+        model = cls(**{"link_approx": "none", **fixed}, normalize_X=False)
 
         def start(X: Tensor, n_outputs: int, generator: Generator) -> tuple[Network, Tensor]:
             if n_outputs > 1 or not gives_two(module, X):

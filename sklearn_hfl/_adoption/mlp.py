@@ -71,7 +71,8 @@ def mlp_params(mlp: Any, params: dict[str, Any]) -> dict[str, Any]:
     """Parameters of an estimator with the perceptron's network."""
     check_fixed(params, {**FIXED, **DECIDED})
     sizes = tuple(len(b) for b in mlp.intercepts_[:-1])
-    return {"hidden_layer_sizes": sizes, "activation": mlp.activation, **params}
+    fixed = {"hidden_layer_sizes": sizes, "activation": mlp.activation, "n_estimators": 1}
+    return {**fixed, **params}
 
 
 def check_mlp(mlp: Any, expected: type, owner: str) -> None:

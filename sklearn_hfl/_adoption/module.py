@@ -91,7 +91,7 @@ def module_params(module: Any, params: dict[str, Any]) -> dict[str, Any]:
             f"from_torch expects a trained torch.nn.Module, but got {type(module).__name__}."
         )
     check_fixed(params, FIXED)
-    return {"module": FreshCopies(module), **params}
+    return {"module": FreshCopies(module), "n_estimators": 1, **params}
 
 
 def gives_two(module: nn.Module, X: Tensor) -> bool:

@@ -84,7 +84,7 @@ def fit_members(
     # Where the first learns other precisions, those of earlier fits are no longer shared.
     learned_anew = settings.learns and resumed[0] is None
     others = Parallel(n_jobs=n_jobs)(
-        delayed(_other_member)(members[0], start, settings)
+        delayed(_other_member)(members[0], *start[1:], settings)
         if members and (fit is None or learned_anew)
         else delayed(_fit_member)(start, fit, settings)
         for start, fit in jobs
@@ -121,14 +121,15 @@ def _fit_member(start: Start, resumed: Fit | None, settings: _Settings) -> Membe
     return _member(fit, (loss, *alternation.losses), generator, settings)
 
 
-def _other_member(first: Member, start: Start, settings: _Settings) -> Member | None:
+def _other_member(
+    first: Member, weights: Tensor, generator: Generator, settings: _Settings
+) -> Member | None:
     """Anneal to a MAP under the precisions of the ``first`` member.
 
     One that predicts the training rows, left out one at a time, much worse than the first is no
     second opinion but a bad mode: the next start is tried. None where all lead to such modes.
     """
     known = first.estimate.log_posterior
-    _, weights, generator = start
     loss = _starting_loss(known, weights)
     with tqdm(desc="fit", unit=" steps", disable=not settings.verbose) as bar:
         for begin in settings.options.starts:

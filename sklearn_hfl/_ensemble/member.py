@@ -88,14 +88,7 @@ class Member:
 
         None where they do not fit it, or where this is no MAP.
         """
-        facts = self.diagnostics
-        if not (facts.finished and facts.stationary):
-            return None
-        return self.precisions_on(log_posterior, options)
-
-    def precisions_on(self, log_posterior: LogPosterior, options: EvidenceOptions) -> Fit | None:
-        """Model and precisions found here, on other rows; None where they do not fit."""
-        old, new = self.estimate.log_posterior, log_posterior
+        old, new, facts = self.estimate.log_posterior, log_posterior, self.diagnostics
         # Without its data a fit of varying noise lacks the variance that L averages over.
         lost = (
             isinstance(old.likelihood, HeteroscedasticLikelihood)
@@ -109,7 +102,7 @@ class Member:
             old.network == new.network or not isinstance(new.network, MLP)
         )
         fits = same_kind and (same or linear)
-        if not fits or lost:
+        if not (facts.finished and facts.stationary and fits) or lost:
             return None
         prior, likelihood = new.prior, new.likelihood
         if options.prior:
