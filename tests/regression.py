@@ -21,6 +21,13 @@ KNOWN = {
     "tol": 0.0,  # to the very MAP
     "random_state": 0,
 }
+SMALL = {
+    "hidden_layer_sizes": (4,),
+    "n_estimators": 1,
+    "prior_precision": 1.0,
+    "noise_std": 0.3,
+    "random_state": 0,
+}
 RAW = {**KNOWN, "normalize_X": False, "normalize_y": False}
 LINEAR = {**RAW, "hidden_layer_sizes": ()}
 QUERIES = np.random.default_rng(1).uniform(-2, 2, (7, 2))

@@ -14,14 +14,9 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from sklearn_hfl import HFLClassifier, HFLRegressor, HFLWarning
+from tests import regression
 
-SMALL = {
-    "hidden_layer_sizes": (3,),
-    "n_estimators": 1,
-    "prior_precision": 1.0,
-    "noise_std": 0.5,
-    "random_state": 0,
-}
+SMALL = {**regression.SMALL, "hidden_layer_sizes": (3,), "noise_std": 0.5}
 X = np.random.default_rng(0).uniform(-1, 1, (20, 2))
 Y = X[:, 0] - X[:, 1]
 ONES = np.ones(20)

@@ -19,14 +19,8 @@ from torch import nn
 
 import sklearn_hfl
 from sklearn_hfl import HFLClassifier, HFLRegressor
+from tests.regression import SMALL
 
-SMALL = {
-    "hidden_layer_sizes": (4,),
-    "n_estimators": 1,
-    "prior_precision": 1.0,
-    "noise_std": 0.3,
-    "random_state": 0,
-}
 RNG = np.random.default_rng(0)
 X = RNG.uniform(-1, 1, (40, 2))
 Y = np.sin(3 * X[:, 0]) + X[:, 1] + 0.1 * RNG.standard_normal(40)

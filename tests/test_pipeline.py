@@ -30,14 +30,8 @@ from sklearn.utils import estimator_html_repr
 from sklearn_hfl import HFLClassifier, HFLRegressor
 from sklearn_hfl.calibration import conformalize
 from sklearn_hfl.metrics import coverage_scorer, crps_scorer, interval_scorer, nlpd_scorer
+from tests.regression import SMALL
 
-SMALL = {
-    "hidden_layer_sizes": (4,),
-    "n_estimators": 1,
-    "prior_precision": 1.0,
-    "noise_std": 0.3,
-    "random_state": 0,
-}
 RNG = np.random.default_rng(0)
 X = RNG.uniform(-1, 1, (60, 2))
 Y = np.sin(3 * X[:, 0]) + X[:, 1] + 0.3 * RNG.standard_normal(60)

@@ -11,6 +11,7 @@ from sklearn.base import clone
 from torch import nn
 
 from sklearn_hfl import HFLRegressor
+from tests import regression
 
 NAMES = (
     "hidden_layer_sizes", "activation", "module", "likelihood", "prior_precision", "noise_std",
@@ -19,13 +20,7 @@ NAMES = (
     "validation_fraction", "n_iter_no_change", "warm_start", "n_estimators", "random_state",
     "verbose", "n_jobs", "device", "dtype",
 )  # fmt: skip
-SMALL = {
-    "hidden_layer_sizes": (3,),
-    "n_estimators": 1,
-    "prior_precision": 1.0,
-    "noise_std": 0.5,
-    "random_state": 0,
-}
+SMALL = {**regression.SMALL, "hidden_layer_sizes": (3,), "noise_std": 0.5}
 X = np.random.default_rng(0).uniform(-1, 1, (20, 2))
 Y = X[:, 0] - X[:, 1]
 
