@@ -64,7 +64,7 @@ def scores(problem: Problem, way: str) -> list[float]:
     """Log density of the first 1, 2, ... members; of three: coverage; seconds; evidence gained."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    members, seconds = [], []
+    alone, members, seconds = None, [], []
     if way == "own search":
         for member in range(N_MEMBERS):
             began = time.process_time()
@@ -81,12 +81,13 @@ def scores(problem: Problem, way: str) -> list[float]:
             with patch.object(annealing, "SHARES", shares), patch.object(fit, "MAX_LOSS", loss):
                 model = problem.model(n_estimators=n).fit(problem.X, problem.y)
             seconds.append(time.process_time() - began)
-        members = list(model.members_)
+            # The first of several is left out where it is a bad mode.
+            alone, members = alone or model.members_, list(model.members_)
         first, each = seconds[0], (seconds[1] - seconds[0]) / (N_MEMBERS - 1)
     evidence = [member.diagnostics.log_evidence for member in members]
     density, coverage = [], np.nan
     for n in SHOWN:
-        model.members_ = tuple(members[:n])
+        model.members_ = alone if alone and n == 1 else tuple(members[:n])
         if problem.classes:
             p = model.predict_proba(problem.X_test)
             density.append(-log_loss(problem.y_test, p, labels=model.classes_))

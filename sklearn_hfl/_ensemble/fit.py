@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from sklearn_hfl._ensemble.member import Member
 from sklearn_hfl._ensemble.route import Route
+from sklearn_hfl._ensemble.threads import few_threads
 from sklearn_hfl.optim.krylov import determined_subspace
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.training import Callback, Trainer
@@ -36,7 +38,7 @@ LOGIT_RTOL = 0.01
 # What a progress bar shows of what a fit reports.
 SHOWN = {"loss": "loss", "distance": "SDs from the MAP", "evidence": "log evidence"}
 
-# Nats a row, left out of the training, by which a member may predict worse than the first: other
+# Nats a row, left out of the training, by which a member may predict worse than another: other
 # modes scatter by less, bad ones lose more (docs/design/members.md).
 MAX_LOSS = 0.1
 
@@ -69,9 +71,9 @@ def fit_members(
 ) -> tuple[Member, ...]:
     """Train a MAP from each start, or go on from what is ``resumed``.
 
-    Where precisions are learned, the first member learns them. The others are the MAPs that
-    their own weights are annealed to under the same precisions, but for bad modes, which are left
-    out (docs/design/members.md). A linear model has one MAP, and so one member.
+    Where precisions are learned, the first member learns them, and the others are the MAPs that
+    their own weights are annealed to under the same precisions. Bad modes are then left out,
+    the first among them (docs/design/members.md). A linear model has one MAP, and so one member.
     """
     settings = _Settings(trainer, options, route, verbose)
     jobs = list(zip(starts, resumed, strict=True))
@@ -90,6 +92,9 @@ def fit_members(
         for start, fit in jobs
     )
     members += [member for member in others if member is not None]
+    if settings.learns:
+        best = max(_left_out(member) for member in members)
+        members = [member for member in members if best - _left_out(member) < MAX_LOSS]
     if not route.needs_data:
         return tuple(member.without_data(route.rtol) for member in members)
     # Members share the data, also when other processes trained them.
@@ -104,8 +109,7 @@ def _fit_member(start: Start, resumed: Fit | None, settings: _Settings) -> Membe
     if resumed is not None:
         log_posterior, weights = resumed.log_posterior, resumed.weights
     loss = _starting_loss(log_posterior, weights)
-    # Without a total: no fit goes on until max_iter.
-    with tqdm(desc="fit", unit=" steps", disable=not settings.verbose) as bar:
+    with _threads(log_posterior), _bar(settings) as bar:
         alternation = Alternation(trainer, options, generator, _progress(bar))
         if resumed is None and settings.learns:
             fit, steps, finished = maximize_evidence(
@@ -118,7 +122,7 @@ def _fit_member(start: Start, resumed: Fit | None, settings: _Settings) -> Membe
             alternation.callback(phase="to the MAP")
             trajectory = alternation.train(log_posterior, weights, trainer.max_iter)
             fit = Fit(log_posterior, trajectory.weights, status=trajectory.status)
-    return _member(fit, (loss, *alternation.losses), generator, settings)
+        return _member(fit, (loss, *alternation.losses), generator, settings)
 
 
 def _other_member(
@@ -131,15 +135,19 @@ def _other_member(
     """
     known = first.estimate.log_posterior
     loss = _starting_loss(known, weights)
-    with tqdm(desc="fit", unit=" steps", disable=not settings.verbose) as bar:
+    with _threads(known), _bar(settings) as bar:
         for begin in settings.options.starts:
             alternation = Alternation(settings.trainer, settings.options, generator, _progress(bar))
             fit = annealed_map(known, weights, begin, alternation)
             member = _member(fit, (loss, *alternation.losses), generator, settings)
-            lost = first.diagnostics.log_density_left_out - member.diagnostics.log_density_left_out
-            if lost < MAX_LOSS:
+            if _left_out(first) - _left_out(member) < MAX_LOSS:
                 return member
     return None
+
+
+def _left_out(member: Member) -> float:
+    """Nats a row, each left out of the training."""
+    return member.diagnostics.log_density_left_out
 
 
 def _starting_loss(log_posterior: LogPosterior, weights: Tensor) -> float:
@@ -183,6 +191,15 @@ def _beyond(route: Route, classes: bool) -> float:
     if classes and route.mode == "linearized":
         return 4 * max(route.rtol, LOGIT_RTOL)
     return np.inf
+
+
+def _threads(log_posterior: LogPosterior) -> AbstractContextManager[None]:
+    return few_threads(log_posterior.n_residuals, log_posterior.n_weights)
+
+
+def _bar(settings: _Settings) -> Any:
+    # Without a total: no fit goes on until max_iter.
+    return tqdm(desc="fit", unit=" steps", disable=not settings.verbose)
 
 
 def _progress(bar: Any) -> Callback:

@@ -13,6 +13,7 @@ from sklearn.datasets import make_moons
 from sklearn_hfl import HFLClassifier, HFLRegressor
 from sklearn_hfl._ensemble import fit
 from sklearn_hfl.uncertainty.alternation import Fit
+from sklearn_hfl.uncertainty.search import maximize_evidence
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(-2, 2, (40, 2))
@@ -96,6 +97,19 @@ def test_no_bad_mode_is_averaged():
     with patch.object(fit, "annealed_map", bad):
         model = HFLRegressor(**SMALL).fit(X, Y)
     assert len(model.members_) == 1
+
+
+def test_nor_is_the_first_where_it_is_the_bad_one(models):
+    def bad(*arguments):
+        found, curve, finished = maximize_evidence(*arguments)
+        return replace(found, weights=0 * found.weights, subspace=None), curve, finished
+
+    with patch.object(fit, "maximize_evidence", bad):
+        model = HFLRegressor(**SMALL).fit(X, Y)
+    _, *expected = models["regression"].members_
+    assert len(model.members_) == 2
+    for member, same in zip(model.members_, expected, strict=True):
+        assert_array_equal(member.estimate.weights, same.estimate.weights)
 
 
 def test_members_start_warm_with_their_precisions(models):
