@@ -44,7 +44,7 @@ unexport PYTHONPATH
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart examples docs test test-oldest reliability mutation model-files wheel dist coverage lint types check-docs check-peers benchmarks benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-cluster benchmark-conformal benchmark-evidence benchmark-fit benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-leave-one-out benchmark-members benchmark-paper benchmark-products benchmark-profile benchmark-reliable-fits benchmark-small-data benchmark-speed benchmark-tables benchmark-uci clean distclean
+.PHONY: help quickstart examples docs test test-oldest reliability mutation model-files wheel dist coverage lint types check-docs check-peers benchmarks benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-cluster benchmark-conformal benchmark-evidence benchmark-fit benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-leave-one-out benchmark-members benchmark-paper benchmark-products benchmark-profile benchmark-reliable-fits benchmark-small-data benchmark-speed benchmark-tables benchmark-threads benchmark-uci clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,7 +81,7 @@ model-files: $(VENV_OLDEST)/.installed  ## Once for each release: fitted models 
 	$(VENV_OLDEST)/bin/python tools/write_model_files.py
 
 wheel: $(VENV)/.created  ## Build the wheel, and try the documents' code with it alone in a fresh environment
-	$(VENV)/bin/python tools/check_wheel.py
+	$(TEST_ENV) $(VENV)/bin/python tools/check_wheel.py
 
 dist: $(VENV)/.installed-release  ## Build what a release uploads in dist/, and check its metadata
 	rm -rf dist
@@ -109,7 +109,7 @@ check-peers: $(VENV_LAPLACE)/.installed $(VENV_NGBOOST)/.installed  ## Run each 
 	$(VENV_LAPLACE)/bin/python tools/run_peer_blocks.py laplace-torch
 	$(VENV_NGBOOST)/bin/python tools/run_peer_blocks.py ngboost
 
-BENCHMARKS = equality ablation authors classifier cluster conformal evidence fit functional grid-search heteroscedastic leave-one-out members paper products profile reliable-fits small-data speed tables uci
+BENCHMARKS = equality ablation authors classifier cluster conformal evidence fit functional grid-search heteroscedastic leave-one-out members paper products profile reliable-fits small-data speed tables threads uci
 
 benchmarks: $(BENCHMARKS:%=build/benchmarks/%)  ## Repeat all benchmarks (a day); goes on where it stopped, `make clean` begins anew
 
@@ -219,6 +219,10 @@ benchmark-grid-search: $(VENV)/.installed-plot  ## Choose hyperparameters by log
 
 benchmark-members: $(VENV)/.installed-plot  ## What members gain, and three ways to find them
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/members.py > benchmarks/results/members.txt
+	$(VENV)/bin/python tools/fill_tables.py
+
+benchmark-threads: $(VENV)/.installed-plot  ## Time fits with one thread and with all, alone and side by side
+	$(VENV)/bin/python benchmarks/threads.py > benchmarks/results/threads.txt
 	$(VENV)/bin/python tools/fill_tables.py
 
 benchmark-products: $(VENV)/.installed-plot  ## Time the products that training and queries are made of

@@ -43,6 +43,7 @@ PRINTED = [
     ("docs/cost.md", "fits", "fit.txt", "Fits"),
     ("docs/cost.md", "speed-small", "speed-small.txt", "Speed"),
     ("docs/cost.md", "speed-large", "speed-large.txt", "Speed"),
+    ("docs/cost.md", "threads", "threads.txt", "Threads"),
     ("docs/cost.md", "cluster", "cluster.txt", "Cluster"),
     ("docs/cost.md", "scale-rows", "scale-rows.txt", "Scale"),
     ("docs/cost.md", "scale-memory", "scale-memory-mapped.txt", "Scale"),

@@ -26,6 +26,7 @@ from sklearn_hfl._ensemble.draws import member_draws
 from sklearn_hfl._ensemble.logits import chunk_of_pairs, logit_posterior, with_pairs
 from sklearn_hfl._ensemble.member import Member
 from sklearn_hfl._ensemble.route import Route
+from sklearn_hfl._ensemble.threads import few_threads
 from sklearn_hfl.optim.linear_response import with_directions_of
 from sklearn_hfl.posterior.functional import Functional, Prediction
 from sklearn_hfl.posterior.likelihood import CategoricalLikelihood, GaussianLikelihood
@@ -291,9 +292,15 @@ class Ensemble:
         if len(chunks) > MAX_CHUNKS_WITHOUT_PILOT and self.route.needs_data and gradients:
             pilot = X[torch.linspace(0, len(X) - 1, len(chunks[0])).long()]
             members = tuple(_after_pilot(member, pilot, self.route.rtol) for member in members)
+
+        def answered(member: Member, chunk: Tensor) -> _Answer:
+            lp = member.estimate.log_posterior
+            with few_threads(max(lp.n_residuals, len(chunk)), lp.n_weights):
+                return answer(member, chunk)
+
         tasks = [(member, chunk) for member in members for chunk in chunks]
         progress = tqdm(tasks, desc="standard deviations", disable=not self.verbose)
-        parts = Parallel(n_jobs=self.n_jobs)(delayed(answer)(*task) for task in progress)
+        parts = Parallel(n_jobs=self.n_jobs)(delayed(answered)(*task) for task in progress)
         n = len(chunks)
         return [list(parts[i : i + n]) for i in range(0, len(parts), n)]
 

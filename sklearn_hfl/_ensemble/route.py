@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+from sklearn_hfl._ensemble.threads import few_threads
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.perturbed_optima import PerturbedOptima, perturbed_optima
 from sklearn_hfl.posterior.functional import Functional
@@ -36,13 +38,17 @@ class Route:
 
     def optima(self, estimate: MapEstimate, functional: Functional) -> PerturbedOptima:
         """Perturbed optima of functionals, found this way."""
-        return perturbed_optima(
-            estimate,
-            functional,
-            self.mode,
-            rtol=self.rtol,
-            perturbation_scale=self.perturbation_scale,
-        )
+        lp = estimate.log_posterior
+        # The network's optima take hundreds of passes over the training data.
+        refits = self.mode == "network"
+        with few_threads(lp.n_residuals, lp.n_weights) if refits else nullcontext():
+            return perturbed_optima(
+                estimate,
+                functional,
+                self.mode,
+                rtol=self.rtol,
+                perturbation_scale=self.perturbation_scale,
+            )
 
     def check(self, estimate: MapEstimate) -> None:
         """Raise a ValueError where the fit has not kept what this route needs."""

@@ -25,6 +25,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
 from sklearn_hfl import HFLClassifier, HFLRegressor, HFLWarning
+from sklearn_hfl._ensemble import threads
 
 from .contract import battery, fitted
 
@@ -286,17 +287,19 @@ def test_a_module_that_gives_nan_is_refused(estimator, variance):
 
 @pytest.mark.parametrize("variance", ROUTES)
 @pytest.mark.parametrize("estimator", [HFLRegressor, HFLClassifier])
-def test_thread_pools_of_any_size_give_one_answer(estimator, variance):
+def test_thread_pools_of_any_size_give_one_answer(monkeypatch, estimator, variance):
+    monkeypatch.setattr(threads, "MIN_ENTRIES", 0)  # as where there are many rows
+    monkeypatch.setattr(threads, "cpu_count", lambda: 8)
     y = Y if estimator is HFLRegressor else Y > 0
     answers, before = [], torch.get_num_threads()
     try:
-        for threads in (1, 8):
-            torch.set_num_threads(threads)
+        for n_threads in (1, 8):
+            torch.set_num_threads(n_threads)
             model = estimator(**SMALL, prior_precision=1.0, variance=variance)
             fitted(model, X, y)
             ask = model.predict if estimator is HFLRegressor else model.predict_proba
             answers.append(quietly(ask, Q, return_std=True))
-            assert torch.get_num_threads() == threads
+            assert torch.get_num_threads() == n_threads
     finally:
         torch.set_num_threads(before)
     # Refits promise std_rtol, 0.01 here; the rest is rounding.

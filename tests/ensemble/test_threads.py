@@ -1,0 +1,59 @@
+"""Threads: one for little work, never more than there are cores, and the caller's afterwards."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sklearn_hfl import HFLRegressor
+from sklearn_hfl._ensemble import threads
+from sklearn_hfl._ensemble.threads import few_threads
+from sklearn_hfl.posterior.log_posterior import LogPosterior
+
+RNG = np.random.default_rng(0)
+X = RNG.uniform(-2, 2, (40, 2))
+Y = np.sin(2 * X[:, 0]) + 0.1 * RNG.standard_normal(40)
+
+
+@pytest.fixture(autouse=True)
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "cores", "expected"), [(100, 8, 1), (10**6, 8, 3), (10**6, 2, 2)]
+)
+def test_threads_are_those_that_pay_and_that_there_are(monkeypatch, n_rows, cores, expected):
+    monkeypatch.setattr(threads, "cpu_count", lambda: cores)
+    with few_threads(n_rows, 100):
+        assert torch.get_num_threads() == expected
+    assert torch.get_num_threads() == 3
+
+
+def test_they_are_given_back_after_an_error():
+    with pytest.raises(ValueError, match="stopped"), few_threads(100, 100):
+        raise ValueError("stopped")
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize("variance", ["linearized", "network"])
+def test_passes_over_little_data_take_one(monkeypatch, variance):
+    seen = set()
+    passed = LogPosterior.value_and_gradient
+
+    def watched(*arguments):
+        seen.add(torch.get_num_threads())
+        return passed(*arguments)
+
+    monkeypatch.setattr(LogPosterior, "value_and_gradient", watched)
+    small = {"hidden_layer_sizes": (3,), "prior_precision": 1.0, "noise_std": 0.1}
+    model = HFLRegressor(**small, variance=variance, n_estimators=1).fit(X, Y)
+    assert seen == {1}
+    seen.clear()
+    model.predict(X[:3], return_cov=True)
+    assert seen == ({1} if variance == "network" else set())
+    assert torch.get_num_threads() == 3
