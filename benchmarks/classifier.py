@@ -32,6 +32,7 @@ from peers.asking import laplace_torch
 from reporting import heading, machine
 from sklearn import datasets
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import VotingClassifier
 from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.gaussian_process.kernels import RBF
@@ -240,12 +241,14 @@ def estimators() -> dict[str, object]:
     }
     five = [(f"mlp{i}", clone(mlp).set_params(random_state=i)) for i in range(5)]
     return {
-        "HFLClassifier": HFLClassifier(n_estimators=1),
+        "HFLClassifier": HFLClassifier(),
+        "one member": HFLClassifier(n_estimators=1),
         "LogisticRegression": make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)),
         "MLP, tuned": GridSearchCV(
             make_pipeline(StandardScaler(), mlp), grid, scoring="neg_log_loss", cv=3
         ),
         "five MLPs": make_pipeline(StandardScaler(), VotingClassifier(five, voting="soft")),
+        "MLP, calibrated": make_pipeline(StandardScaler(), CalibratedClassifierCV(mlp, cv=5)),
         "GPC": make_pipeline(StandardScaler(), GaussianProcessClassifier(1.0 * RBF())),
     }
 
@@ -259,7 +262,7 @@ def fold(name: str, X: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.nd
         model = estimator.set_params(**seeds).fit(X[train], y[train])
         seconds = time.perf_counter() - began
         probabilities = {"": model.predict_proba(X[test])}
-        if name == "HFLClassifier":
+        if hasattr(model, "link_approx"):
             for link in ("probit", "none"):
                 model.set_params(link_approx=link)
                 probabilities[f", {link}"] = model.predict_proba(X[test])
@@ -325,11 +328,7 @@ def held_out(pair: tuple[int, int]) -> list[float]:
     queries = np.concatenate([X_test, X[new]])
     is_new = np.repeat([False, True], [len(X_test), new.sum()])
     with threads(1):
-        result = (
-            HFLClassifier(n_estimators=1, random_state=0)
-            .fit(X_train, y_train)
-            .predict_uncertainty(queries)
-        )
+        result = HFLClassifier(random_state=0).fit(X_train, y_train).predict_uncertainty(queries)
         mlp = make_pipeline(StandardScaler(), MLPClassifier((50,), max_iter=1000, random_state=0))
         proba = mlp.fit(X_train, y_train).predict_proba(queries)
     scores = (result.mutual_information, result.entropy, -result.proba.max(1), -proba.max(1))

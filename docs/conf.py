@@ -39,7 +39,14 @@ autosummary_generate = True
 autodoc_typehints = "none"  # numpydoc's sections have them
 toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
-autodoc_default_options = {"members": True, "inherited-members": "BaseEstimator"}
+autodoc_default_options = {
+    "members": True,
+    "inherited-members": "BaseEstimator",
+    # Of scikit-learn and Python, with texts that refer to their own pages and versions.
+    "exclude-members": "get_metadata_routing, set_fit_request, set_predict_request, "
+    "set_predict_proba_request, set_score_request, add_note, with_traceback",
+}
+smartquotes = False  # defaults of strings are code
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
