@@ -44,7 +44,7 @@ unexport PYTHONPATH
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart examples docs test test-oldest reliability mutation model-files wheel dist coverage lint types check-docs check-peers benchmarks benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-cluster benchmark-conformal benchmark-evidence benchmark-fit benchmark-functional benchmark-grid-search benchmark-heteroscedastic benchmark-leave-one-out benchmark-members benchmark-paper benchmark-products benchmark-profile benchmark-reliable-fits benchmark-small-data benchmark-speed benchmark-tables benchmark-threads benchmark-uci clean distclean
+.PHONY: help quickstart examples docs test test-oldest reliability mutation model-files wheel dist coverage lint types check-docs check-peers benchmarks benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-cluster benchmark-conformal benchmark-evidence benchmark-fit benchmark-functional benchmark-gpu benchmark-grid-search benchmark-heteroscedastic benchmark-leave-one-out benchmark-members benchmark-paper benchmark-products benchmark-profile benchmark-reliable-fits benchmark-small-data benchmark-speed benchmark-tables benchmark-threads benchmark-uci clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -220,6 +220,9 @@ benchmark-grid-search: $(VENV)/.installed-plot  ## Choose hyperparameters by log
 benchmark-members: $(VENV)/.installed-plot  ## What members gain, and three ways to find them
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/members.py > benchmarks/results/members.txt
 	$(VENV)/bin/python tools/fill_tables.py
+
+benchmark-gpu: $(VENV)/.installed-plot  ## Time fits and queries on a GPU; stops where torch finds none
+	$(VENV)/bin/python benchmarks/gpu.py
 
 benchmark-threads: $(VENV)/.installed-plot  ## Time fits with one thread and with all, alone and side by side
 	$(VENV)/bin/python benchmarks/threads.py > benchmarks/results/threads.txt
