@@ -292,16 +292,11 @@ class Ensemble:
         if len(chunks) > MAX_CHUNKS_WITHOUT_PILOT and self.route.needs_data and gradients:
             pilot = X[torch.linspace(0, len(X) - 1, len(chunks[0])).long()]
             members = tuple(_after_pilot(member, pilot, self.route.rtol) for member in members)
-
-        def answered(member: Member, chunk: Tensor) -> _Answer:
-            lp = member.estimate.log_posterior
-            with few_threads(max(lp.n_residuals, len(chunk)), lp.n_weights):
-                return answer(member, chunk)
-
         tasks = [(member, chunk) for member in members for chunk in chunks]
         progress = tqdm(tasks, desc="standard deviations", disable=not self.verbose)
-        parts = Parallel(n_jobs=self.n_jobs)(delayed(answered)(*task) for task in progress)
-        n = len(chunks)
+        lp, n = members[0].estimate.log_posterior, len(chunks)
+        with few_threads(max(lp.n_residuals, len(chunks[0])), lp.n_weights):
+            parts = Parallel(n_jobs=self.n_jobs)(delayed(answer)(*task) for task in progress)
         return [list(parts[i : i + n]) for i in range(0, len(parts), n)]
 
     def _check_route(self) -> None:
