@@ -32,6 +32,7 @@ def given() -> dict[str, object]:
     return {
         "model": model, "X": X, "y": y, "X_train": X_train, "y_train": y_train,
         "X_calibration": X_test[:20], "y_calibration": y_test[:20], "X_test": X_test,
+        "y_test": y_test,
         "X_fit": X_train, "y_fit": y_train, "X_new": X_test,
         "fitted_mlp": mlp,
         "trained_module": nn.Sequential(nn.Linear(10, 3), nn.Tanh(), nn.Linear(3, 1)),
