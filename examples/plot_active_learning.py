@@ -7,8 +7,9 @@ Query the label where the epistemic std is largest.
 Two networks start from the same four labelled points of a sine. One then queries twelve times
 the candidate with the largest epistemic std, the other a random candidate; most candidates lie
 on the left, as in data collected without a design. Left and middle: the final fit of each and
-the points it queried. Right: the error over the whole range against the number of points, for
-several starts.
+the points it queried. Where the random one has none, on the right, the truth leaves its band: of so
+few points the evidence has chosen too simple a curve. Right: the error over the whole range against
+the number of points, for several starts.
 """
 
 import warnings

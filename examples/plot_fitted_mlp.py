@@ -55,5 +55,5 @@ for axis, (mlp, fitted, title) in zip(
     PredictionIntervalDisplay.from_estimator(fitted, X, y, ax=axis)
     axis.plot(grid, mlp.predict(grid), "k:", label="MLPRegressor")
     axis.set(title=title, xlabel="x", ylim=(-3.5, 3.5))
-axes[0].legend(fontsize=8, loc="upper right")
+    axis.legend(fontsize=8, loc="upper right")
 plt.show()

@@ -6,7 +6,8 @@ Trace an outlying prediction to the rows behind it.
 
 A sensor drifts with temperature, and one of the few readings between 0 and 12 °C is wrong. Left:
 the fit. Middle: the leave-one-out residual of each training row against its leverage; a row's own
-prediction moves by the product of both, and the rows where this is largest are named. Right: the
+prediction moves by the product of both, of 0.5, 1 or 2 stds on the dotted lines, and the row where
+it is largest is named. Right: the
 training rows that move the prediction at 5 °C most, and by how much each would change it if it
 were left out. All of this comes from one fit, without any refit.
 """
@@ -38,7 +39,7 @@ PredictionIntervalDisplay.from_estimator(model, X, drift, ax=fit)
 fit.plot(query[0], mean, "kD", label="prediction at 5 °C")
 fit.set(title="the fit", xlabel="temperature, °C", ylabel="drift", ylim=(-3.2, 1.5))
 fit.legend(fontsize="small", loc="lower left")
-LeaveOneOutDisplay.from_estimator(model, drift, names=names, n_named=2, ax=left)
+LeaveOneOutDisplay.from_estimator(model, drift, names=names, n_named=1, ax=left)
 left.set_title("rows that move the fit")
 InfluenceDisplay.from_estimator(model, query, names=names, n_rows=6, ax=right)
 right.set(title="rows behind the prediction at 5 °C", ylabel="")

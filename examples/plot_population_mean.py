@@ -8,7 +8,8 @@ A survey measured a few of many people, the younger ones more often. What is the
 over all of them, and of the difference between two regions? Left: the fitted curve of each
 region, and the measured people. Right: the std of both numbers, as a functional of the network,
 and as if the errors of any two people were independent, which they are not, since one network
-predicts all of them.
+predicts all of them. In this sample the difference is 2.3 stds from the truth; by the other std it
+would be 22.
 """
 
 import matplotlib.pyplot as plt
