@@ -94,7 +94,8 @@ def fit_members(
     members += [member for member in others if member is not None]
     if settings.learns:
         best = max(_left_out(member) for member in members)
-        members = [member for member in members if best - _left_out(member) < MAX_LOSS]
+        # Where the best is not finite there is nothing to compare, and all stay.
+        members = [member for member in members if not best - _left_out(member) >= MAX_LOSS]
     if not route.needs_data:
         return tuple(member.without_data(route.rtol) for member in members)
     # Members share the data, also when other processes trained them.

@@ -112,6 +112,13 @@ def test_nor_is_the_first_where_it_is_the_bad_one(models):
         assert_array_equal(member.estimate.weights, same.estimate.weights)
 
 
+@pytest.mark.parametrize("density", [np.nan, -np.inf])
+def test_one_member_stays_where_no_density_is_finite(density):
+    with patch.object(fit, "_left_out", lambda member: density):
+        model = HFLRegressor(**SMALL).fit(X, Y)
+    assert len(model.members_) == 1
+
+
 def test_members_start_warm_with_their_precisions(models):
     model = HFLRegressor(**SMALL, warm_start=True).fit(X, Y)
     before = [precisions(member) for member in model.members_]
