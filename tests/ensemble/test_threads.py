@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
 import numpy as np
 import pytest
 import torch
@@ -38,6 +41,31 @@ def test_they_are_given_back_after_an_error():
     with pytest.raises(ValueError, match="stopped"), few_threads(100, 100):
         raise ValueError("stopped")
     assert torch.get_num_threads() == 3
+
+
+def test_threads_of_the_process_keep_theirs():
+    """Those that start within a block too, and those that come after blocks that overlap."""
+    inside, first_is_done, found = Event(), Event(), []
+
+    def first():
+        with few_threads(100, 100):
+            inside.set()
+            first_is_done.wait(10)
+
+    def second():
+        inside.wait(10)
+        found.append(torch.get_num_threads())
+        with few_threads(100, 100):
+            found.append(torch.get_num_threads())
+            first_is_done.set()
+        found.append(torch.get_num_threads())
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(first), pool.submit(second)]:
+            done.result()
+    with ThreadPoolExecutor(1) as later:
+        found.append(later.submit(torch.get_num_threads).result())
+    assert found == [3, 1, 3, 3]
 
 
 @pytest.mark.parametrize("variance", ["linearized", "network"])
