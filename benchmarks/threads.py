@@ -1,6 +1,8 @@
 """Threads: fits alone and side by side, with one thread and with torch's.
 
-python benchmarks/threads.py --data ../shared/data/uci
+Run where the repository lies:
+
+    python benchmarks/threads.py --data ../shared/data/uci
 """
 
 from __future__ import annotations
@@ -31,9 +33,9 @@ def main() -> None:
     heading("Threads: seconds of a fit, one member, medians of the second of two fits")
     print(f"{'':32s}{'torch threads':>14s}{'alone':>8s}{'two side by side':>18s}")
     for problem in inner(arguments.data, 1):
-        if problem.name.split()[0] not in SETS or not problem.name.endswith("standard"):
+        name, family = problem.name.split()
+        if name not in SETS or family != "standard":
             continue
-        name = problem.name.split()[0]
         for n_threads in (1, torch.get_num_threads()):
             line = f"{f'{name}, {len(problem.y)} rows':32s}{n_threads:14d}"
             line += f"{seconds(problem, n_threads, 1):8.1f}"

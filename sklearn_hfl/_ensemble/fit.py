@@ -109,8 +109,8 @@ def _fit_member(start: Start, resumed: Fit | None, settings: _Settings) -> Membe
     trainer, options = settings.trainer, settings.options
     if resumed is not None:
         log_posterior, weights = resumed.log_posterior, resumed.weights
-    loss = _starting_loss(log_posterior, weights)
     with _threads(log_posterior), _bar(settings) as bar:
+        loss = _starting_loss(log_posterior, weights)
         alternation = Alternation(trainer, options, generator, _progress(bar))
         if resumed is None and settings.learns:
             fit, steps, finished = maximize_evidence(
@@ -135,8 +135,8 @@ def _other_member(
     second opinion but a bad mode: the next start is tried. None where all lead to such modes.
     """
     known = first.estimate.log_posterior
-    loss = _starting_loss(known, weights)
     with _threads(known), _bar(settings) as bar:
+        loss = _starting_loss(known, weights)
         for begin in settings.options.starts:
             alternation = Alternation(settings.trainer, settings.options, generator, _progress(bar))
             fit = annealed_map(known, weights, begin, alternation)
