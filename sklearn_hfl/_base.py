@@ -189,7 +189,7 @@ class HFLBase(BaseEstimator):
         weight = self._fit_tensor(sample_weight)
         held = slice(None if chunks is None else 0)
         data = inputs[held], y[held], weight[held]
-        jobs, warm = [], self._warm_members() if trained is None else ()
+        jobs, warm = [], self._warm_members() if trained is None else {}
         resumed: list[Fit | None] = [None] * self.n_estimators
         n_outputs = likelihood.n_outputs(y.shape[1])
         start = partial(self._start, n_noise=n_outputs - y.shape[1], units=units)
@@ -207,7 +207,7 @@ class HFLBase(BaseEstimator):
             prior = GaussianPrior(precision.to(inputs), groups.to(inputs.device))
             limit = float(self.memory_limit)
             log_posterior = LogPosterior(network, likelihood, prior, *data, limit, chunks=chunks)
-            if i < len(warm):
+            if i in warm:
                 weights = warm[i].starts(log_posterior, weights)
                 if options.prior or options.noise:
                     resumed[i] = warm[i].resumed(log_posterior, options)
@@ -269,8 +269,8 @@ class HFLBase(BaseEstimator):
             validation_rows=held_out,
         )
 
-    def _warm_members(self) -> tuple[Member, ...]:
-        return getattr(self, "members_", ()) if self.warm_start else ()
+    def _warm_members(self) -> dict[int, Member]:
+        return {m.place: m for m in getattr(self, "members_", ())} if self.warm_start else {}
 
     def _record(
         self, members: tuple[Member, ...], units: tuple[Affine | None, Affine | None]

@@ -27,7 +27,7 @@ from sklearn_hfl.uncertainty.annealing import annealed_map
 from sklearn_hfl.uncertainty.diagnostics import diagnose
 from sklearn_hfl.uncertainty.posterior_mean import posterior_mean_shift
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
-from sklearn_hfl.uncertainty.search import maximize_evidence
+from sklearn_hfl.uncertainty.search import gone_on, maximize_evidence
 
 __all__ = ["fit_members"]
 
@@ -76,22 +76,30 @@ def fit_members(
     the first among them (docs/design/members.md). A linear model has one MAP, and so one member.
     """
     settings = _Settings(trainer, options, route, verbose)
-    jobs = list(zip(starts, resumed, strict=True))
+    jobs = list(zip(range(len(starts)), starts, resumed, strict=True))
+    # The first that goes on knows the precisions of all.
+    jobs.sort(key=lambda job: job[2] is None)
     if is_linear(starts[0][0].network):
         jobs = jobs[:1]
     members: list[Member] = []
+    learned_anew = False
     if settings.learns:
-        members = [_fit_member(*jobs.pop(0), settings)]
+        (place, start, fit), *jobs = jobs
+        members = [replace(_fit_member(start, fit, settings), place=place)]
         jobs = [] if is_linear(members[0].network) else jobs
-    # Where the first learns other precisions, those of earlier fits are no longer shared.
-    learned_anew = settings.learns and resumed[0] is None
+        # Where the first learns other precisions, those of earlier fits are no longer shared.
+        learned_anew = fit is None or not fit.ended
     others = Parallel(n_jobs=n_jobs)(
         delayed(_other_member)(members[0], *start[1:], settings)
         if members and (fit is None or learned_anew)
-        else delayed(_fit_member)(start, fit, settings)
-        for start, fit in jobs
+        else delayed(_fit_member)(start, replace(fit, ended=True) if fit else None, settings)
+        for _, start, fit in jobs
     )
-    members += [member for member in others if member is not None]
+    members += [
+        replace(member, place=place)
+        for (place, *_), member in zip(jobs, others, strict=True)
+        if member is not None
+    ]
     if settings.learns:
         best = max(_left_out(member) for member in members)
         # Where the best is not finite there is nothing to compare, and all stay.
@@ -118,7 +126,7 @@ def _fit_member(start: Start, resumed: Fit | None, settings: _Settings) -> Membe
             )
             return _member(fit, (loss, *steps), generator, settings, finished)
         if resumed is not None:
-            fit = alternation.to_map(resumed)
+            fit = gone_on(resumed, alternation)
         else:
             alternation.callback(phase="to the MAP")
             trajectory = alternation.train(log_posterior, weights, trainer.max_iter)

@@ -42,6 +42,8 @@ class Member:
         Why training ended.
     solver : str
         Which solver trained it, and how it took the curvature.
+    place : int
+        Which of the fit's seeds it started from. Members left out leave gaps.
     """
 
     estimate: MapEstimate
@@ -50,6 +52,7 @@ class Member:
     shift: Tensor | None = None
     status: Status = Status.MAX_ITER
     solver: str = ""
+    place: int = 0
 
     @property
     def network(self) -> Network:
@@ -86,9 +89,10 @@ class Member:
     def resumed(self, log_posterior: LogPosterior, options: EvidenceOptions) -> Fit | None:
         """Model, learned precisions and weights found here, on the rows of ``log_posterior``.
 
-        None where they do not fit it, or where this is no MAP.
+        None where they do not fit it, or where the steps ended before the network was tried. The
+        fit has ended unless steps were missing: at a kink more of them bring nothing.
         """
-        old, new, facts = self.estimate.log_posterior, log_posterior, self.diagnostics
+        old, new = self.estimate.log_posterior, log_posterior
         # Without its data a fit of varying noise lacks the variance that L averages over.
         lost = (
             isinstance(old.likelihood, HeteroscedasticLikelihood)
@@ -102,7 +106,7 @@ class Member:
             old.network == new.network or not isinstance(new.network, MLP)
         )
         fits = same_kind and (same or linear)
-        if not (facts.finished and facts.stationary and fits) or lost:
+        if not (self.diagnostics.finished and fits) or lost:
             return None
         prior, likelihood = new.prior, new.likelihood
         if options.prior:
@@ -119,7 +123,8 @@ class Member:
             likelihood=likelihood,
             variance_of_mean=old.variance_on(new),
         )
-        return Fit(resumed, self.estimate.weights.to(new.X))
+        ended = self.diagnostics.stationary or self.status is not Status.MAX_ITER
+        return Fit(resumed, self.estimate.weights.to(new.X), ended=ended)
 
     def without_data(self, rtol: float) -> Member:
         """Keep what answers queries to ``rtol``, and no training rows."""

@@ -19,7 +19,7 @@ from sklearn_hfl.uncertainty.annealing import started
 from sklearn_hfl.uncertainty.noise import with_varying_noise
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 
-__all__ = ["maximize_evidence"]
+__all__ = ["gone_on", "maximize_evidence"]
 
 # Rounds of one search: an upper limit on its time. Most converge, or lose evidence, before it.
 MAX_ROUNDS = 40
@@ -101,6 +101,29 @@ def maximize_evidence(
     curve = losses[:first] + losses[after:] + losses[first:after]
     finished = of_network.left > 0 or best.log_posterior.network is log_posterior.network
     return best, tuple(curve), finished
+
+
+def gone_on(fit: Fit, alternation: Alternation) -> Fit:
+    """Go on with an earlier fit: to the MAP, and where it has not ended, with its precisions.
+
+    Parameters
+    ----------
+    fit : Fit
+        Model, precisions and weights.
+    alternation : Alternation
+        Trains the weights, and says what is learned.
+
+    Returns
+    -------
+    Fit
+        With the evidence at the MAP.
+    """
+    if fit.ended:
+        return alternation.to_map(fit)
+    likelihood, options = fit.log_posterior.likelihood, alternation.options
+    if isinstance(likelihood, HeteroscedasticLikelihood) and not likelihood.constant:
+        alternation = replace(alternation, options=replace(options, noise=False))
+    return alternation.at_map(alternation.rounds(fit, MAX_ROUNDS))
 
 
 def _predicts_better(richer: Fit, simpler: Fit) -> bool:

@@ -8,10 +8,13 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from scipy.spatial.distance import pdist
 from sklearn.datasets import make_moons
 
 from sklearn_hfl import HFLClassifier, HFLRegressor
 from sklearn_hfl._ensemble import fit
+from sklearn_hfl.exceptions import HFLConvergenceWarning
+from sklearn_hfl.optim.solution import Status
 from sklearn_hfl.uncertainty.alternation import Fit
 from sklearn_hfl.uncertainty.search import maximize_evidence
 
@@ -42,6 +45,13 @@ def precisions(member):
     lp = member.estimate.log_posterior
     noise = getattr(lp.likelihood, "noise_precision", lp.prior.group_precision)
     return lp.prior.group_precision.tolist(), noise.tolist()
+
+
+def unfinished(member):
+    """What a fit leaves whose steps did not suffice."""
+    facts = replace(member.diagnostics, decrement=1e3)
+    assert not facts.stationary
+    return replace(member, diagnostics=facts, status=Status.MAX_ITER)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -131,8 +141,51 @@ def test_members_of_an_unfinished_fit_share_what_the_next_one_learns():
     """One that had reached its MAP does not keep the precisions that the first has left."""
     model = HFLRegressor(**SMALL, warm_start=True).fit(X, Y)
     first, *others = model.members_
-    facts = replace(first.diagnostics, decrement=1e3)
-    assert not facts.stationary
-    model.members_ = (replace(first, diagnostics=facts), *others)
+    model.members_ = (unfinished(first), *others)
     expected, *rest = map(precisions, model.fit(X, Y[::-1]).members_)
     assert all(shared == expected for shared in rest)
+
+
+@pytest.mark.parametrize("left_out", [0, 1, 2])
+def test_a_member_that_was_left_out_starts_again_from_its_own_seed(left_out):
+    """Not from that of a member that is kept, which would then count twice."""
+    model = HFLRegressor(**SMALL, warm_start=True).fit(X, Y)
+    shared = precisions(model.members_[0])
+    kept = [member for member in model.members_ if member.place != left_out]
+    model.members_ = tuple(kept)
+    model.fit(X, Y)
+    assert sorted(member.place for member in model.members_) == [0, 1, 2]
+    assert [member.place for member in model.members_[:2]] == [member.place for member in kept]
+    weights = np.array([member.estimate.weights.tolist() for member in model.members_])
+    assert pdist(weights).min() > 0.1
+    assert all(precisions(member) == shared for member in model.members_)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "heteroscedastic"])
+def test_a_fit_without_enough_steps_goes_on_where_it_stopped(likelihood):
+    params = {**SMALL, "likelihood": likelihood, "n_estimators": 1}
+    model = HFLRegressor(**params, warm_start=True).fit(X, Y)
+    (member,) = model.members_
+    model.members_ = (unfinished(member),)
+    with patch.object(fit, "maximize_evidence") as search:
+        model.fit(X, Y)
+    search.assert_not_called()
+    assert model.converged_
+    # The rounds keep the best: no evidence is lost beyond the scatter of its stochastic trace.
+    assert model.log_marginal_likelihood_ > member.diagnostics.log_evidence - 0.5
+
+
+def test_relu_starts_warm_with_its_precisions():
+    """A minimum at a kink is not stationary, and more steps would not make it so."""
+    rng = np.random.RandomState(7)
+    inputs = rng.uniform(-2, 2, (40, 3))
+    y = np.sin(2 * inputs[:, 0]) + inputs[:, 1] * inputs[:, 2] + 0.1 * rng.normal(size=40)
+    model = HFLRegressor(activation="relu", n_estimators=1, random_state=0, warm_start=True)
+    with pytest.warns(HFLConvergenceWarning, match="kink"):
+        model.fit(inputs, y)
+    loss, (member,) = model.loss_, model.members_
+    with pytest.warns(HFLConvergenceWarning, match="kink"):
+        model.fit(inputs, y)
+    assert precisions(model.members_[0]) == precisions(member)
+    assert model.loss_ <= loss + 1e-9
+    assert model.n_iter_ <= 20
