@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 from sklearn_hfl._ensemble.threads import few_threads
@@ -39,9 +38,7 @@ class Route:
     def optima(self, estimate: MapEstimate, functional: Functional) -> PerturbedOptima:
         """Perturbed optima of functionals, found this way."""
         lp = estimate.log_posterior
-        # The network's optima take hundreds of passes over the training data.
-        refits = self.mode == "network"
-        with few_threads(lp.n_residuals, lp.n_weights) if refits else nullcontext():
+        with few_threads(lp.n_residuals, lp.n_weights):
             return perturbed_optima(
                 estimate,
                 functional,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from sklearn_hfl._ensemble.threads import few_threads
 from sklearn_hfl.optim.training import Trainer
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.module import seeded
@@ -69,4 +70,5 @@ class Trained:
         options: EvidenceOptions,
     ) -> LogPosterior:
         """Return L with the precisions that belong to the weights as they are."""
-        return with_precisions(log_posterior, weights, self.alpha, options, generator)
+        with few_threads(log_posterior.n_residuals, log_posterior.n_weights):
+            return with_precisions(log_posterior, weights, self.alpha, options, generator)

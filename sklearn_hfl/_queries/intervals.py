@@ -178,7 +178,7 @@ class PredictionIntervals(UnitsOfY):
         ensemble = self._mean_ensemble()
         if not ensemble.route.needs_data:
             raise ValueError(
-                "kind='profile' refits the network to the training data, of which "
+                "A profile interval refits the network to the training data, of which "
                 "variance='amortized' keeps none. Fit with variance='linearized' or 'network'."
             )
         means, noise = ensemble.means(X), ensemble.noise(X)
@@ -196,7 +196,7 @@ class PredictionIntervals(UnitsOfY):
             warn(
                 f"{int(missed.sum())} of {len(missed)} profile intervals have an end that was not "
                 "found, and stands at the linearized standard deviation instead: the refit of the "
-                "network did not converge. Try a larger prior_precision, or kind='gaussian'"
+                "network did not converge. Try a larger prior_precision, or Gaussian intervals"
                 f"{'.' if self.converged_ else '; the MAP itself is not stationary, see fit.'}",
                 HFLConvergenceWarning,
             )

@@ -8,10 +8,12 @@ from threading import Event
 import numpy as np
 import pytest
 import torch
+from sklearn.neural_network import MLPRegressor
 
 from sklearn_hfl import HFLRegressor
-from sklearn_hfl._ensemble import threads
+from sklearn_hfl._ensemble import route, threads, trained
 from sklearn_hfl._ensemble.threads import few_threads
+from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 RNG = np.random.default_rng(0)
@@ -68,20 +70,42 @@ def test_threads_of_the_process_keep_theirs():
     assert found == [3, 1, 3, 3]
 
 
+@pytest.fixture
+def seen(monkeypatch):
+    """Numbers of threads under which L, a Gauss-Newton product or an optimum was computed."""
+    numbers = set()
+
+    def counted(call):
+        def counting(*arguments, **keywords):
+            numbers.add(torch.get_num_threads())
+            return call(*arguments, **keywords)
+
+        return counting
+
+    for owner, name in [
+        (LogPosterior, "value_and_gradient"),
+        (GaussNewton, "product"),
+        (route, "perturbed_optima"),
+        (trained, "with_precisions"),
+    ]:
+        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
+    return numbers
+
+
 @pytest.mark.parametrize("variance", ["linearized", "network"])
-def test_passes_over_little_data_take_one(monkeypatch, variance):
-    seen = set()
-    passed = LogPosterior.value_and_gradient
-
-    def watched(*arguments):
-        seen.add(torch.get_num_threads())
-        return passed(*arguments)
-
-    monkeypatch.setattr(LogPosterior, "value_and_gradient", watched)
+def test_passes_over_little_data_take_one(seen, variance):
     small = {"hidden_layer_sizes": (3,), "prior_precision": 1.0, "noise_std": 0.1}
     model = HFLRegressor(**small, variance=variance, n_estimators=1).fit(X, Y)
     assert seen == {1}
     seen.clear()
     model.predict(X[:3], return_cov=True)
-    assert seen == ({1} if variance == "network" else set())
+    assert seen == {1}
+    assert torch.get_num_threads() == 3
+
+
+def test_adoption_takes_one(seen):
+    mlp = MLPRegressor(hidden_layer_sizes=(3,), solver="lbfgs", max_iter=5000, random_state=0)
+    mlp.fit(X, Y)
+    HFLRegressor.from_mlp(mlp, X, Y, prior_precision="evidence", polish=True)
+    assert seen == {1}
     assert torch.get_num_threads() == 3
