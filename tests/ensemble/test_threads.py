@@ -103,9 +103,10 @@ def test_passes_over_little_data_take_one(seen, variance):
     assert torch.get_num_threads() == 3
 
 
+@pytest.mark.filterwarnings("ignore::sklearn_hfl.HFLConvergenceWarning")
 def test_adoption_takes_one(seen):
     mlp = MLPRegressor(hidden_layer_sizes=(3,), solver="lbfgs", max_iter=5000, random_state=0)
     mlp.fit(X, Y)
-    HFLRegressor.from_mlp(mlp, X, Y, prior_precision="evidence", polish=True)
+    HFLRegressor.from_mlp(mlp, X, Y, prior_precision="evidence")
     assert seen == {1}
     assert torch.get_num_threads() == 3
