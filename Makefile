@@ -44,7 +44,7 @@ unexport PYTHONPATH
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart examples docs test test-oldest reliability mutation model-files wheel dist coverage lint types check-docs check-peers benchmarks benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-cluster benchmark-conformal benchmark-evidence benchmark-fit benchmark-functional benchmark-gpu benchmark-grid-search benchmark-heteroscedastic benchmark-leave-one-out benchmark-members benchmark-paper benchmark-products benchmark-profile benchmark-reliable-fits benchmark-small-data benchmark-speed benchmark-tables benchmark-threads benchmark-uci clean distclean
+.PHONY: help quickstart examples docs test test-oldest reliability mutation model-files wheel dist coverage lint types check-docs check-peers benchmarks benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-cluster benchmark-conformal benchmark-evidence benchmark-fit benchmark-functional benchmark-gpu benchmark-grid-search benchmark-heteroscedastic benchmark-leave-one-out benchmark-members benchmark-paper benchmark-products benchmark-profile benchmark-reliable-fits benchmark-small-data benchmark-speed benchmark-tables benchmark-tails benchmark-threads benchmark-uci clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -109,7 +109,7 @@ check-peers: $(VENV_LAPLACE)/.installed $(VENV_NGBOOST)/.installed  ## Run each 
 	$(VENV_LAPLACE)/bin/python tools/run_peer_blocks.py laplace-torch
 	$(VENV_NGBOOST)/bin/python tools/run_peer_blocks.py ngboost
 
-BENCHMARKS = equality ablation authors classifier cluster conformal evidence fit functional grid-search heteroscedastic leave-one-out members paper products profile reliable-fits small-data speed tables threads uci
+BENCHMARKS = equality ablation authors classifier cluster conformal evidence fit functional grid-search heteroscedastic leave-one-out members paper products profile reliable-fits small-data speed tables tails threads uci
 
 benchmarks: $(BENCHMARKS:%=build/benchmarks/%)  ## Repeat all benchmarks (a day); goes on where it stopped, `make clean` begins anew
 
@@ -223,6 +223,10 @@ benchmark-members: $(VENV)/.installed-plot  ## What members gain, and three ways
 
 benchmark-gpu: $(VENV)/.installed-plot  ## Time fits and queries on a GPU; stops where torch finds none
 	$(VENV)/bin/python benchmarks/gpu.py
+
+benchmark-tails: $(VENV)/.installed-plot $(VENV)/.installed-test build/tables/.installed  ## Residuals left out, where noise is normal and where it is not
+	OMP_NUM_THREADS=1 PYTHONPATH=build/tables $(VENV)/bin/python benchmarks/tails.py > benchmarks/results/tails.txt
+	$(VENV)/bin/python tools/fill_tables.py
 
 benchmark-threads: $(VENV)/.installed-plot  ## Time fits with one thread and with all, alone and side by side
 	$(VENV)/bin/python benchmarks/threads.py > benchmarks/results/threads.txt

@@ -25,20 +25,22 @@ class Forecast:
 
     The mean (n,), the ends of 90 % intervals (n, 2), the distributions, whose ``logpdf`` and
     ``ppf`` are scipy's, and the 99 centiles (n, 99) where there are quantiles without a density,
-    or a distribution that is no mixture of normal ones.
+    or a distribution that is no mixture of normal ones. Whether the fit reported heavy tails.
     """
 
     mean: Array
     interval: Array | None = None
     distribution: Any = None
     quantiles: Array | None = None
+    heavy_tailed: bool | None = None
 
     def exponential(self) -> Forecast:
         """Forecast of y, from this one of log y: quantiles are equivariant, means are not."""
         of_y = None if self.distribution is None else OfLog(self.distribution)
         centiles = self.quantiles if of_y is None else self.distribution.ppf(CENTILES[:, None]).T
         mean = np.exp(centiles).mean(1) if of_y is None else of_y.mean()
-        return Forecast(mean, np.exp(self.interval), of_y, np.exp(centiles))
+        ends = np.exp(self.interval)
+        return Forecast(mean, ends, of_y, np.exp(centiles), self.heavy_tailed)
 
 
 @dataclass(frozen=True)

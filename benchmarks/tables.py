@@ -38,7 +38,7 @@ from tables_report import print_half
 RESULTS = Path("benchmarks/results/tables.csv")
 HALVES = {"development": DEVELOPMENT, "reporting": REPORTING}
 KEYS = ["method", "table", "fold"]
-COLUMNS = [*KEYS, "rows", "features", *FIGURES, "fit_s", "predict_s", "reason"]
+COLUMNS = [*KEYS, "rows", "features", *FIGURES, "fit_s", "predict_s", "reason", "heavy_tailed"]
 
 Key = tuple[str, str, int]
 
@@ -116,7 +116,10 @@ def evaluate(method: str, name: str, fold: int, limit: int) -> dict[str, object]
     except Exception as error:  # of any of a dozen packages: the other methods go on
         text = " ".join(f"{type(error).__name__}: {error}".split())
         return row | {"reason": text[:300]}
-    return row | {field: f"{value:.6g}" for field, value in figures.items()}
+    row |= {field: f"{value:.6g}" for field, value in figures.items()}
+    return (
+        row if forecast.heavy_tailed is None else row | {"heavy_tailed": int(forecast.heavy_tailed)}
+    )
 
 
 def cpu_seconds() -> float:

@@ -147,9 +147,14 @@ def _print_seconds(rows: pd.DataFrame, method: str) -> None:
 def _print_coverage(rows: pd.DataFrame) -> None:
     low, high = COVERAGE
     means = rows.groupby("table")["coverage"].mean().dropna()
+    heavy = rows.groupby("table")["heavy_tailed"].mean() >= 0.5  # most folds' fits reported it
     outside = means[~means.between(low, high)]
-    cells = ", ".join(f"{name} {value:.3f}" for name, value in outside.items())
+    cells = ", ".join(
+        f"{name} {value:.3f}{' (heavy tails)' if heavy[name] else ''}"
+        for name, value in outside.items()
+    )
     print(
         f"  coverage of 90 % intervals: {means.min():.3f} to {means.max():.3f}; outside {low} to "
-        f"{high} on {len(outside)} of {len(means)}{': ' if cells else ''}{cells}"
+        f"{high} on {len(outside)} of {len(means)}{': ' if cells else ''}{cells}; heavy tails on "
+        f"{int(heavy.sum())}"
     )

@@ -53,6 +53,7 @@ PRINTED = [
     ("docs/paper.md", "paper-coverage", "paper-coverage.txt", "Coverage"),
     ("docs/design/reliable_fits.md", "tables", "reliable-tables.txt", "Real tables"),
     ("docs/design/reliable_fits.md", "inner", "reliable-inner.txt", "Training rows"),
+    ("docs/design/reliable_fits.md", "tails", "tails.txt", "Tails"),
     ("docs/user_guide.md", "grid-search", "grid-search.txt", "Grid search"),
 ]
 

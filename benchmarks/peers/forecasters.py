@@ -44,7 +44,9 @@ def hfl(**params: object) -> Fit:
 
         def predict(Q: np.ndarray) -> Forecast:
             mean, interval = model.predict(Q, return_interval=LEVEL)
-            return Forecast(mean, interval, model.predict_distribution(Q))
+            distribution, members = model.predict_distribution(Q), model.members_
+            heavy = any(member.diagnostics.heavy_tailed for member in members)
+            return Forecast(mean, interval, distribution, heavy_tailed=heavy)
 
         return predict
 

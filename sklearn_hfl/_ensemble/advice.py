@@ -16,6 +16,9 @@ from sklearn_hfl.uncertainty.diagnostics import Diagnostics
 
 __all__ = ["of_fit", "of_left_out_rows", "of_missed_rows"]
 
+# Skewness of the residuals above which the logarithm of y is worth a try. Not tuned.
+MIN_SKEWNESS = 0.5
+
 
 def _one_of(*advice: str) -> str:
     """Join pieces of advice, without those that do not apply, which are empty."""
@@ -52,6 +55,8 @@ def of_fit(
     learned = isinstance(getattr(model, "noise_std", "evidence"), str)
     if facts.over_fitted and facts.stationary and learned:
         yield _of_over_fitting(facts), HFLDataWarning
+    elif facts.heavy_tailed and facts.stationary and learned:
+        yield _of_tails(model, facts), HFLDataWarning
     if not all(m.diagnostics.finished for m in members):
         message = (
             f"The search for a network ended after max_iter={model.max_iter} steps, and the linear "
@@ -160,6 +165,35 @@ def _of_over_fitting(facts: Diagnostics) -> str:
         f"their fitted one is {facts.log_density:.3g}. Do not trust predictions for new rows. Try "
         "prior_precision='evidence' or a larger number, fewer features or hidden units, or "
         "hidden_layer_sizes=()."
+    )
+
+
+def _of_tails(model: Any, facts: Diagnostics) -> str:
+    """What heavy tails of the residuals mean.
+
+    Parameters
+    ----------
+    model : estimator
+        Its parameters.
+    facts : Diagnostics
+        Of the member.
+
+    Returns
+    -------
+    str
+        A few sentences.
+    """
+    skewness = facts.skewness or 0.0
+    return (
+        "Heavy tails: the leave-one-out residuals of the training rows have an excess kurtosis of "
+        f"{facts.excess_kurtosis:.3g} and a skewness of {skewness:.2g}, both 0 for normal noise. "
+        "Normal distributions then are too wide in their middle and too narrow in their tails. Try "
+        + _one_of(
+            "likelihood='heteroscedastic'" if model.likelihood == "gaussian" else "",
+            "the logarithm of y (TransformedTargetRegressor)" if skewness > MIN_SKEWNESS else "",
+            "interval_kind='conformal'",
+        )
+        + "."
     )
 
 

@@ -50,9 +50,20 @@ class Deletion:
         """Log density (n,) of targets y: of a Gaussian with the variance of f added."""
         if not isinstance(likelihood, GaussianLikelihood):
             return log_density_of_labels(likelihood, self.moved, y)
-        noise = likelihood.noise_variance(self.moved)
-        variance = self.covariance.diagonal(dim1=1, dim2=2)[:, : y.shape[1]].clamp(min=0.0)
-        return normal_log_density(y, likelihood.mean_link.value(self.moved), noise + variance)
+        return normal_log_density(y, *self._moments(likelihood))
+
+    def standardized(self, likelihood: Likelihood, y: Tensor) -> Tensor:
+        """Residuals (n, K) in standard deviations of such Gaussians; (n, 0) for classes."""
+        if not isinstance(likelihood, GaussianLikelihood):
+            return y[:, :0]
+        mean, variance = self._moments(likelihood)
+        return (y - mean) / variance.sqrt()
+
+    def _moments(self, likelihood: GaussianLikelihood) -> tuple[Tensor, Tensor]:
+        """Mean and variance (n, K) of the targets of new rows like these."""
+        mean = likelihood.mean_link.value(self.moved)
+        of_mean = self.covariance.diagonal(dim1=1, dim2=2)[:, : mean.shape[1]].clamp(min=0.0)
+        return mean, likelihood.noise_variance(self.moved) + of_mean
 
 
 def deletion(

@@ -49,6 +49,11 @@ class Diagnostics:
         The part of ``log_evidence`` that counts the modes which are the same function.
     finished : bool
         False where the linear model is kept because ``max_iter`` ended the network's search.
+    skewness, excess_kurtosis : float or None
+        Of the residuals of rows left out, in their standard deviations: 0 for normal noise. Of
+        several outputs, those of the one with the heaviest tails; None for classes.
+    heavy_tailed : bool
+        Whether large residuals are plainly more frequent than those of normal noise.
     """
 
     loss: float
@@ -63,6 +68,9 @@ class Diagnostics:
     over_fitted: bool
     log_multiplicity: float
     finished: bool = True
+    skewness: float | None = None
+    excess_kurtosis: float | None = None
+    heavy_tailed: bool = False
 
     @property
     def stationary(self) -> bool:  # numpydoc ignore=RT01
@@ -87,6 +95,7 @@ def diagnose(estimate: MapEstimate) -> Diagnostics:
     # The decrement is compared with a threshold: two digits of it are not needed.
     response = linear_response(estimate, whitened[:, None], rtol=0.1)
     rows = leave_one_out(estimate)
+    tails = rows.tails
     gamma = estimate.subspace.effective_parameters()
     multiplicity = log_multiplicity(estimate.log_posterior.network, gamma)
     mode = log_evidence(estimate.log_posterior, estimate.weights, estimate.subspace)
@@ -102,4 +111,7 @@ def diagnose(estimate: MapEstimate) -> Diagnostics:
         log_density_left_out=rows.log_density_left_out,
         over_fitted=rows.over_fitted,
         log_multiplicity=multiplicity,
+        skewness=tails.skewness if tails else None,
+        excess_kurtosis=tails.excess_kurtosis if tails else None,
+        heavy_tailed=tails is not None and tails.heavy,
     )

@@ -19,6 +19,7 @@ from sklearn_hfl.uncertainty.deletion import (
     log_density_of_labels,
     normal_log_density,
 )
+from sklearn_hfl.uncertainty.tails import Tails, power_sums, tails
 
 __all__ = ["LeaveOneOut", "leave_one_out"]
 
@@ -51,6 +52,10 @@ class LeaveOneOut(Protocol):
     def over_fitted(self) -> bool:  # numpydoc ignore=RT01
         """Whether rows have less density than guessed when left out, and more when fitted."""
 
+    @property
+    def tails(self) -> Tails | None:  # numpydoc ignore=RT01
+        """Of the residuals left out, in their standard deviations; None for classes."""
+
 
 @dataclass(frozen=True)
 class RowDensities:
@@ -67,12 +72,15 @@ class RowDensities:
     guessed : Tensor of shape (N,)
         Without the features: by class frequencies, or mean and standard deviation of y, of the
         other rows.
+    residuals : Tensor of shape (N, K)
+        At the MAP of the other rows, in standard deviations; (N, 0) for classes.
     """
 
     weight: Tensor
     fitted: Tensor
     left_out: Tensor
     guessed: Tensor
+    residuals: Tensor
 
     @property
     def n_rows(self) -> float:  # numpydoc ignore=RT01
@@ -108,6 +116,11 @@ class RowDensities:
         """Whether rows have less density than guessed when left out, and more when fitted."""
         return _over_fitted(*self.gain(self.guessed), self.mean(self.fitted - self.guessed))
 
+    @property
+    def tails(self) -> Tails | None:  # numpydoc ignore=RT01
+        """Of the residuals left out."""
+        return tails(power_sums(self.residuals, self.weight))
+
 
 @dataclass(frozen=True)
 class ChunkDensities:
@@ -123,7 +136,7 @@ class ChunkDensities:
 
     @cached_property
     def _sums(self) -> Tensor:
-        """Of 1, fitted, left out, left out − guessed and its square, and fitted − guessed."""
+        """Of 1, fitted, left out, left out − guessed and its square, fitted − guessed; powers."""
         lp, weights = self.estimate.log_posterior, self.estimate.weights
         return lp.over_chunks(_sums, weights, self.estimate.subspace.root(), target_sums(lp))
 
@@ -157,6 +170,11 @@ class ChunkDensities:
         """Whether rows have less density than guessed when left out, and more when fitted."""
         return _over_fitted(*_mean_and_error(*self._sums[[0, 3, 4]]), self._mean(5))
 
+    @property
+    def tails(self) -> Tails | None:  # numpydoc ignore=RT01
+        """Of the residuals left out."""
+        return tails(self._sums[6:].view(5, -1))
+
 
 def _over_fitted(gain: float, error: float, of_fitted: float) -> bool:
     """Gain over a guess when left out, with its standard error, and gain when fitted."""
@@ -171,12 +189,13 @@ def _mean_and_error(weight: Tensor, total: Tensor, squares: Tensor) -> tuple[flo
 
 
 def _sums(lp: LogPosterior, weights: Tensor, root: Tensor, targets: TargetSums) -> Tensor:
-    fitted, left_out = _densities(lp, weights, root)
+    fitted, left_out, residuals = _densities(lp, weights, root)
     guessed = _guessed(lp, targets)
     gain = left_out - guessed
     ones = torch.ones_like(gain)
     values = [ones, fitted, left_out, gain, gain.square(), fitted - guessed]
-    return torch.stack(values) @ lp.sample_weight
+    powers = power_sums(residuals, lp.sample_weight)
+    return torch.cat([torch.stack(values) @ lp.sample_weight, powers.flatten()])
 
 
 def _gain_sums(
@@ -211,24 +230,27 @@ def leave_one_out(estimate: MapEstimate) -> LeaveOneOut:
     lp = estimate.log_posterior
     if lp.chunks is not None:
         return ChunkDensities(estimate)
-    fitted, left_out = _densities(lp, estimate.weights, estimate.subspace.root())
-    return RowDensities(lp.sample_weight, fitted, left_out, _guessed(lp, target_sums(lp)))
+    fitted, left_out, residuals = _densities(lp, estimate.weights, estimate.subspace.root())
+    guessed = _guessed(lp, target_sums(lp))
+    return RowDensities(lp.sample_weight, fitted, left_out, guessed, residuals)
 
 
-def _densities(lp: LogPosterior, weights: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
-    """Log densities (N,), fitted and left out, for a ``root`` (P, m) of A⁻¹."""
+def _densities(lp: LogPosterior, weights: Tensor, root: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log densities (N,), fitted and left out, and residuals (N, K), for a ``root`` of A⁻¹."""
     blocks = GaussNewton(lp, weights).output_posteriors(root)
-    fitted, left_out = map(torch.cat, zip(*(_block(lp, *block) for block in blocks), strict=True))
-    return fitted, left_out
+    parts = zip(*(_block(lp, *block) for block in blocks), strict=True)
+    fitted, left_out, residuals = map(torch.cat, parts)
+    return fitted, left_out, residuals
 
 
 def _block(
     lp: LogPosterior, rows: slice, outputs: Tensor, covariance: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Log densities (n,) of some rows, fitted and left out."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log densities (n,) of some rows, fitted and left out, and residuals (n, K) left out."""
     y, likelihood = lp.y[rows], lp.likelihood
     left = deletion(likelihood, outputs, covariance, lp.targets(rows), left_out_weight(lp)[rows])
-    return _fitted_log_density(likelihood, outputs, y), left.log_density(likelihood, y)
+    fitted = _fitted_log_density(likelihood, outputs, y)
+    return fitted, left.log_density(likelihood, y), left.standardized(likelihood, y)
 
 
 def _fitted_log_density(likelihood: Likelihood, outputs: Tensor, y: Tensor) -> Tensor:

@@ -83,7 +83,8 @@ def test_residuals_and_rows_left_out(case):
         )
         gains = rows.gain_over(others)
         facts = rows.n_rows, rows.log_density, rows.log_density_left_out, *gains
-        found.append((*facts, float(rows.over_fitted)))
+        shape = vars(rows.tails).values() if rows.tails else ()
+        found.append((*facts, float(rows.over_fitted), *shape))
     assert found[0] == pytest.approx(found[1], rel=1e-9)
 
 
