@@ -35,8 +35,8 @@ __all__ = ["EVIDENCE_TOL", "Alternation", "Fit"]
 STEPS_PER_ROUND = 10
 # A round need not reach its MAP: the precisions change after it. At a saddle (all units at zero
 # under a strong prior) a decrement below this would leave only rounding to decide in which
-# direction the next round escapes (docs/design/evidence.md). A larger one ends rounds before they
-# escape: with 0.1 two of five fits of the rows of benchmarks/scale.py, 333 × 14, lost 86 nats.
+# direction the next round escapes (docs/design/evidence.md); far above it, rounds end before they
+# escape, and remain linear.
 ROUND_DECREMENT_TOL = 1e-3
 # The updates increase the evidence of a linear network, but may decrease that of others, whose
 # curvature grows with their weights: noise shrinks, weights grow, and the data are over-fitted.
