@@ -189,9 +189,13 @@ def _of_tails(model: Any, facts: Diagnostics) -> str:
         f"{facts.excess_kurtosis:.3g} and a skewness of {skewness:.2g}, both 0 for normal noise. "
         "Normal distributions then are too wide in their middle and too narrow in their tails. Try "
         + _one_of(
-            "likelihood='heteroscedastic'" if model.likelihood == "gaussian" else "",
-            "the logarithm of y (TransformedTargetRegressor)" if skewness > MIN_SKEWNESS else "",
-            "interval_kind='conformal'",
+            "likelihood='heteroscedastic'"
+            if model.likelihood == "gaussian" and model.module is None
+            else "",
+            "the logarithm of y, where it is positive (TransformedTargetRegressor)"
+            if skewness > MIN_SKEWNESS
+            else "",
+            "conformalize, then interval_kind='conformal'",
         )
         + "."
     )
