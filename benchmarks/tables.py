@@ -117,9 +117,9 @@ def evaluate(method: str, name: str, fold: int, limit: int) -> dict[str, object]
         text = " ".join(f"{type(error).__name__}: {error}".split())
         return row | {"reason": text[:300]}
     row |= {field: f"{value:.6g}" for field, value in figures.items()}
-    return (
-        row if forecast.heavy_tailed is None else row | {"heavy_tailed": int(forecast.heavy_tailed)}
-    )
+    if forecast.heavy_tailed is not None:
+        row["heavy_tailed"] = int(forecast.heavy_tailed)
+    return row
 
 
 def cpu_seconds() -> float:

@@ -43,12 +43,13 @@ def main() -> None:
     for name, X, y in [*made_up(), *uci(arguments.data), *tables()]:
         show(name, X, y)
     for n in NORMAL_ROWS:
-        flagged = sum(fit(*normal(n, seed)).heavy_tailed for seed in range(N_NORMAL))
+        draws = (fit(*normal(n, seed)) for seed in range(N_NORMAL))
+        flagged = sum(model.members_[0].diagnostics.heavy_tailed for model in draws)
         print(f"normal noise, {n} rows: heavy in {flagged} of {N_NORMAL} draws")
 
 
 def show(name: str, X: np.ndarray, y: np.ndarray) -> None:
-    model = HFLRegressor(n_estimators=1, random_state=0).fit(X, y)
+    model = fit(X, y)
     facts, rows = model.members_[0].diagnostics, model.loo_predict()
     z = (y - rows["mean"]) / rows["std"]
     level = "".join(f"{np.mean(np.abs(z) < norm.ppf((1 + p) / 2)):11.3f}" for p in LEVELS)
@@ -60,8 +61,8 @@ def show(name: str, X: np.ndarray, y: np.ndarray) -> None:
     )
 
 
-def fit(X: np.ndarray, y: np.ndarray) -> object:
-    return HFLRegressor(n_estimators=1, random_state=0).fit(X, y).members_[0].diagnostics
+def fit(X: np.ndarray, y: np.ndarray) -> HFLRegressor:
+    return HFLRegressor(n_estimators=1, random_state=0).fit(X, y)
 
 
 def gain_of_student(z: np.ndarray) -> float:

@@ -15,10 +15,8 @@ from sklearn_hfl.uncertainty.tails import Tails, power_sums, tails
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(-2, 2, (200, 1))
-MEAN = np.sin(2 * X[:, 0])
 NORMAL = RNG.standard_normal(200)
 T = RNG.standard_t(2, 200)
-# A linear model with a given prior takes no search.
 LINEAR = {"hidden_layer_sizes": (), "random_state": 0}
 
 
