@@ -38,7 +38,7 @@ from sklearn_hfl._data.validation import Array, check_features, check_finite, to
 from sklearn_hfl._ensemble.advice import of_fit, of_missed_rows
 from sklearn_hfl._ensemble.ensemble import Ensemble
 from sklearn_hfl._ensemble.fit import fit_members
-from sklearn_hfl._ensemble.member import Member
+from sklearn_hfl._ensemble.member import Asked, Member, asked_for
 from sklearn_hfl._ensemble.route import Route
 from sklearn_hfl._ensemble.trained import Trained
 from sklearn_hfl.calibration.fingerprints import Fingerprints
@@ -190,6 +190,7 @@ class HFLBase(BaseEstimator):
         held = slice(None if chunks is None else 0)
         data = inputs[held], y[held], weight[held]
         jobs, warm = [], self._warm_members() if trained is None else {}
+        asked: Asked = ()
         resumed: list[Fit | None] = [None] * self.n_estimators
         n_outputs = likelihood.n_outputs(y.shape[1])
         start = partial(self._start, n_noise=n_outputs - y.shape[1], units=units)
@@ -207,10 +208,13 @@ class HFLBase(BaseEstimator):
             prior = GaussianPrior(precision.to(inputs), groups.to(inputs.device))
             limit = float(self.memory_limit)
             log_posterior = LogPosterior(network, likelihood, prior, *data, limit, chunks=chunks)
+            asked = asked_for(
+                network, units, self.prior_precision, getattr(self, "noise_std", None)
+            )
             if i in warm:
-                weights = warm[i].starts(log_posterior, weights)
+                weights = warm[i].starts(log_posterior, weights, asked)
                 if options.prior or options.noise:
-                    resumed[i] = warm[i].resumed(log_posterior, options)
+                    resumed[i] = warm[i].resumed(log_posterior, options, asked)
             jobs.append((log_posterior, weights, generator))
         trainer = self._trainer(jobs[0][2], inputs)
         if trained is not None:
@@ -226,7 +230,9 @@ class HFLBase(BaseEstimator):
             self._trained_rows = fingerprints(data[0][kept], data[1][kept])
         # Passes over chunks start from this process.
         n_jobs = self.n_jobs if chunks is None else 1
-        return fit_members(jobs, resumed, trainer, options, route, n_jobs, bool(self.verbose))
+        return fit_members(
+            jobs, resumed, trainer, options, route, n_jobs, bool(self.verbose), asked
+        )
 
     @property
     def _learns_prior(self) -> bool:
@@ -270,7 +276,10 @@ class HFLBase(BaseEstimator):
         )
 
     def _warm_members(self) -> dict[int, Member]:
-        return {m.place: m for m in getattr(self, "members_", ())} if self.warm_start else {}
+        members = getattr(self, "members_", ()) if self.warm_start else ()
+        if any(member.place >= self.n_estimators for member in members):
+            return dict(enumerate(members))  # fewer are asked for now
+        return {member.place: member for member in members}
 
     def _record(
         self, members: tuple[Member, ...], units: tuple[Affine | None, Affine | None]

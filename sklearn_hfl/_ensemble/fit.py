@@ -12,7 +12,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from sklearn_hfl._ensemble.member import Member
+from sklearn_hfl._ensemble.member import Asked, Member
 from sklearn_hfl._ensemble.route import Route
 from sklearn_hfl._ensemble.threads import few_threads
 from sklearn_hfl.optim.krylov import determined_subspace
@@ -54,6 +54,7 @@ class _Settings:
     options: EvidenceOptions
     route: Route
     verbose: bool
+    asked: Asked
 
     @property
     def learns(self) -> bool:
@@ -68,6 +69,7 @@ def fit_members(
     route: Route,
     n_jobs: int | None,
     verbose: bool,
+    asked: Asked = (),
 ) -> tuple[Member, ...]:
     """Train a MAP from each start, or go on from what is ``resumed``.
 
@@ -75,7 +77,7 @@ def fit_members(
     their own weights are annealed to under the same precisions. Bad modes are then left out,
     the first among them (docs/design/members.md). A linear model has one MAP, and so one member.
     """
-    settings = _Settings(trainer, options, route, verbose)
+    settings = _Settings(trainer, options, route, verbose, asked)
     jobs = list(zip(range(len(starts)), starts, resumed, strict=True))
     # The first that goes on knows the precisions of all.
     jobs.sort(key=lambda job: job[2] is None)
@@ -186,7 +188,10 @@ def _member(
     shift = posterior_mean_shift(estimate, generator) if classes else None
     facts = replace(diagnose(estimate), finished=finished)
     solver = settings.trainer.described(log_posterior)
-    return Member(estimate, facts, curve, shift, fit.status, solver)
+    n_rows = float(log_posterior.total_weight)
+    return Member(
+        estimate, facts, curve, shift, fit.status, solver, asked=settings.asked, n_rows=n_rows
+    )
 
 
 def _beyond(route: Route, classes: bool) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,13 +16,19 @@ from sklearn_hfl.posterior.likelihood import (
 )
 from sklearn_hfl.posterior.linearization import Linearization
 from sklearn_hfl.posterior.log_posterior import LogPosterior
-from sklearn_hfl.posterior.network import MLP, Network
+from sklearn_hfl.posterior.network import ModuleNetwork, Network
 from sklearn_hfl.posterior.prior import GaussianPrior
 from sklearn_hfl.uncertainty.alternation import Fit
 from sklearn_hfl.uncertainty.diagnostics import Diagnostics
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 
-__all__ = ["Member"]
+__all__ = ["Asked", "Member", "asked_for"]
+
+# What a fit was asked for: the model, its units, and what is given. Precisions that were learned
+# for something else are searched for again.
+Asked = tuple[str | bool, ...]
+# So are those of a sample that is not representative: of fewer or more rows by this factor.
+MAX_GROWTH = 1.5
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,10 @@ class Member:
         Which solver trained it, and how it took the curvature.
     place : int
         Which of the fit's seeds it started from. Members left out leave gaps.
+    asked : tuple
+        What the fit was asked for.
+    n_rows : float
+        Rows of the fit, each counted by its weight.
     """
 
     estimate: MapEstimate
@@ -53,6 +64,8 @@ class Member:
     status: Status = Status.MAX_ITER
     solver: str = ""
     place: int = 0
+    asked: Asked = ()
+    n_rows: float = 0.0
 
     @property
     def network(self) -> Network:
@@ -81,16 +94,19 @@ class Member:
         same = memory_limit == self.estimate.log_posterior.memory_limit
         return self if same else self._with(memory_limit=memory_limit)
 
-    def starts(self, log_posterior: LogPosterior, weights: Tensor) -> Tensor:
+    def starts(self, log_posterior: LogPosterior, weights: Tensor, asked: Asked) -> Tensor:
         """Weights (P,) to start a fit of ``log_posterior`` from: these if they fit, else those."""
-        fits = self.estimate.weights.shape == weights.shape and self._has_groups_of(log_posterior)
+        fits = asked == self.asked and self._has_groups_of(log_posterior)
         return self.estimate.weights.to(weights) if fits else weights
 
-    def resumed(self, log_posterior: LogPosterior, options: EvidenceOptions) -> Fit | None:
+    def resumed(
+        self, log_posterior: LogPosterior, options: EvidenceOptions, asked: Asked
+    ) -> Fit | None:
         """Model, learned precisions and weights found here, on the rows of ``log_posterior``.
 
-        None where they do not fit it, or where the steps ended before the network was tried. The
-        fit has ended unless steps were missing: at a kink more of them bring nothing.
+        None where something else was asked for, of far fewer or more rows, or where the steps
+        ended before the network was tried. The fit has ended unless steps were missing: at a
+        kink more of them bring nothing.
         """
         old, new = self.estimate.log_posterior, log_posterior
         # Without its data a fit of varying noise lacks the variance that L averages over.
@@ -99,15 +115,12 @@ class Member:
             and not old.likelihood.constant
             and old.variance_of_mean is None
         )
-        same_kind = type(old.likelihood) is type(new.likelihood)
-        linear = options.prior and self._is_linear_model_of(new)
-        # Another activation is another model.
-        same = self._has_groups_of(new) and (
-            old.network == new.network or not isinstance(new.network, MLP)
-        )
-        fits = same_kind and (same or linear)
-        if not (self.diagnostics.finished and fits) or lost:
+        growth = float(new.total_weight) / self.n_rows if self.n_rows else math.inf
+        alike = asked == self.asked and 1 / MAX_GROWTH <= growth <= MAX_GROWTH
+        if not (alike and self.diagnostics.finished) or lost:
             return None
+        # A fit may have kept the network's linear model.
+        same = self._has_groups_of(new)
         prior, likelihood = new.prior, new.likelihood
         if options.prior:
             prior = GaussianPrior(
@@ -136,15 +149,26 @@ class Member:
             groups.labels.shape == log_posterior.prior.groups.labels.shape
         )
 
-    def _is_linear_model_of(self, log_posterior: LogPosterior) -> bool:
-        """Whether a fit of this perceptron kept its linear model."""
-        own, other = self.network, log_posterior.network
-        return (
-            isinstance(own, MLP)
-            and isinstance(other, MLP)
-            and own.layer_sizes == (other.layer_sizes[0], other.layer_sizes[-1])
-        )
-
     def _with(self, **changes: Any) -> Member:
         log_posterior = replace(self.estimate.log_posterior, **changes)
         return replace(self, estimate=replace(self.estimate, log_posterior=log_posterior))
+
+
+def asked_for(network: Network, units: tuple[object, object], *given: object) -> Asked:
+    """What a warm start has to agree with.
+
+    Parameters
+    ----------
+    network : Network
+        Before a search may replace it by its linear model.
+    units : tuple of (Affine or None, Affine or None)
+        Of inputs and targets, None where these are standardised.
+    *given : object
+        Parameters that are numbers, or say that these are learned.
+
+    Returns
+    -------
+    tuple of str and bool
+    """
+    model = network.module if isinstance(network, ModuleNetwork) else network
+    return (repr(model), *(unit is None for unit in units), *map(repr, given))

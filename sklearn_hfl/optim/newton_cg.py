@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Generator, Tensor
 
 from sklearn_hfl.optim.conjugate_gradients import conjugate_gradients
 from sklearn_hfl.optim.damping import Damping
 from sklearn_hfl.optim.preconditioner import Preconditioner
+from sklearn_hfl.optim.projection import can_project, projected
 from sklearn_hfl.optim.solution import Status
 from sklearn_hfl.optim.subspace import Subspace, stationary_radius
 from sklearn_hfl.optim.training import (
@@ -27,14 +27,13 @@ from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["NewtonCG"]
 
-# Below a Newton decrement of ten posterior standard deviations the true Hessian replaces
-# Gauss-Newton, which converges linearly, and slowly in the flat valley around a MAP
-# (docs/design/training.md).
-NEWTON_REGION = 10.0
-# With so many rows that the preconditioner is the matrix of a sample, products with the Hessian
-# cost the most, and the loss is nearer to quadratic: it is then used below a decrement of one, or
-# where Gauss-Newton steps lower the loss by less than SLOW sqrt(γ) nats.
-NARROW_REGION = 1.0
+# Newton decrement, in posterior standard deviations, below which the output layer is set to its
+# optimum after each step. Farther away it would be fitted to hidden units that are not, and the
+# modes are worse (docs/design/training.md).
+VALLEY = 10.0
+# Below this decrement, or in the valley where Gauss-Newton steps lower the loss by less than
+# SLOW sqrt(γ) nats, the true Hessian replaces Gauss-Newton, which converges linearly.
+NEWTON_REGION = 1.0
 SLOW = 0.01
 # Solves are truncated: the forcing term min(0.1, sqrt(decrement)) gives superlinear convergence
 # (Nocedal & Wright, Numerical Optimization, section 7.1, with 0.5 for 0.1). More accurate solves
@@ -57,7 +56,8 @@ class NewtonCG(Trainer):
 
     Each step solves (B + μI) d = −∇L by conjugate gradients, preconditioned by the curvature of
     this or an earlier step; B is the Gauss-Newton matrix or, near the optimum, the
-    Hessian of a network that has one.
+    Hessian of a network that has one. In the valley around the optimum the output layer is
+    then set to its own optimum, where L is quadratic in it.
 
     Training has converged when the Newton decrement, sqrt(∇Lᵀ A⁻¹ ∇L), is at most
     ``decrement_tol``. It stalls when L fell by at most ``tol`` sqrt(γ) nats per step, once the
@@ -82,23 +82,33 @@ class NewtonCG(Trainer):
         """Lower L: see ``Trainer.train``."""
         scale = log_posterior.prior.scale
         twice_differentiable = log_posterior.network.twice_differentiable
+        projects = can_project(log_posterior)
         loss = float(log_posterior.value(weights[None])[0])
         curvature = GaussNewton(log_posterior, weights)
         gradient = curvature.gradient()
         known = Preconditioner.build(curvature, generator, preconditioner)
-        damping, newton = Damping(), False
-        decrement = float(torch.linalg.vector_norm(gradient))
+        damping, newton, indefinite = Damping(), False, False
         curve = [loss]
-        while (status := self._status(curve, decrement, known)) is None:
+        while True:
+            precondition = known.inverse.preconditioner(damping.value)
+            decrement = _decrement(gradient, precondition, damping.value)
+            if len(curve) > 1:
+                callback(loss=loss, distance=decrement)
+            if (status := self._status(curve, decrement, known)) is not None:
+                return Trajectory(weights, tuple(curve), status)
+            near = decrement < VALLEY and (newton or self._needs_hessian(curve, decrement, known))
+            newton = twice_differentiable and near and not indefinite
             product = _hessian(log_posterior, weights) if newton else curvature.product
             direction, n_products, indefinite = conjugate_gradients(
                 _shifted(product, damping.value),
                 -gradient,
-                known.inverse.preconditioner(damping.value),
+                precondition,
                 rtol=min(MAX_FORCING, decrement**0.5),
                 max_iter=MAX_CG_ITER,
             )
             trial = weights + scale * direction
+            if projects and decrement < VALLEY:
+                trial = projected(log_posterior, trial)
             trial_loss = float(log_posterior.value(trial[None])[0])
             predicted = -float(gradient @ direction + 0.5 * direction @ product(direction))
             ratio = _gain_ratio(loss, trial_loss, predicted)
@@ -114,12 +124,7 @@ class NewtonCG(Trainer):
             else:
                 damping = damping.raised()
             known = known.after(n_products, curvature, generator, moved=moved)
-            decrement = known.decrement(gradient)
             curve.append(loss)
-            near = decrement < NEWTON_REGION and (newton or self._is_worth(curve, decrement, known))
-            newton = twice_differentiable and near and not indefinite
-            callback(loss=loss, distance=decrement)
-        return Trajectory(weights, tuple(curve), status)
 
     def _status(
         self, curve: Sequence[float], decrement: float, known: Preconditioner
@@ -140,12 +145,25 @@ class NewtonCG(Trainer):
         near = decrement <= 0.5 * stationary_radius(known.n_effective)
         return near or _slower(decrease, STANDSTILL * per_root, known)
 
-    def _is_worth(self, curve: Sequence[float], decrement: float, known: Preconditioner) -> bool:
-        """Whether the Hessian is worth its products."""
-        if decrement < NARROW_REGION or not known.of_sample:
+    def _needs_hessian(
+        self, curve: Sequence[float], decrement: float, known: Preconditioner
+    ) -> bool:
+        """Whether Gauss-Newton steps would be slow from here."""
+        if decrement < NEWTON_REGION:
             return True
         decrease = recent_decrease(curve, self.n_iter_no_change)
         return _slower(decrease, SLOW * self.n_iter_no_change, known)
+
+
+def _decrement(gradient: Tensor, inverse: Callable[[Tensor], Tensor], damping: float) -> float:
+    """Upper bound of the Newton decrement sqrt(∇Lᵀ A⁻¹ ∇L), by the inverse of A + μI.
+
+    A ⪰ I, so that A⁻¹ ⪯ (1 + μ) (A + μI)⁻¹. Without damping the bound is the decrement, and with
+    it no other factor of A is needed.
+    """
+    squared = (1 + damping) * float(gradient @ inverse(gradient))
+    # Where rounding makes it negative, the norm of the gradient bounds it from above.
+    return (squared if squared > 0 else float(gradient @ gradient)) ** 0.5
 
 
 def _slower(decrease: float, per_root: float, known: Preconditioner) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from sklearn_hfl.optim.dual import Dual, inverse_curvature
 from sklearn_hfl.optim.krylov import BLOCK_SIZE, forms_matrix, rough_subspace
@@ -22,11 +22,12 @@ MAX_PRODUCTS = 20
 PRODUCTS_PER_RANK = 0.25
 # Multiplications, N K P² or (N K)³ of the dual, up to which the inverse is computed from all rows
 # at every step. With more the matrix is that of a sample of so many residuals for each weight, and
-# it is computed again after products that cost as much: the last number times its multiplications,
-# divided by the N K P of a product (docs/design/training.md).
+# it is computed again where the products since then, and those that an outdated one was seen to
+# take, cost as much: the last number times its multiplications, divided by the N K P of a product
+# (docs/design/training.md).
 MAX_EXACT_WORK = 1e8
 RESIDUALS_PER_WEIGHT = 4
-PRODUCTS_PER_WORK = 1 / 120
+PRODUCTS_PER_WORK = 1 / 12
 # Below this largest eigenvalue, solves that are preconditioned by a factor in single precision take
 # two or three products more, and the matrix and its factor half the time (docs/design/training.md).
 # With up to MAX_EXACT_WORK there is little to gain, and in double precision equal data in another
@@ -48,11 +49,17 @@ class Preconditioner:
         into 1e-3 within 50 steps when the network interpolates.
     n_products : int
         Products since it was computed.
+    outdated : bool
+        Whether the weights have moved since.
+    slowest : int
+        Most products that a solve took with an outdated one.
     """
 
     inverse: Subspace | Dual
     exact: bool
     n_products: int = 0
+    outdated: bool = False
+    slowest: int = 0
 
     @classmethod
     def build(
@@ -86,21 +93,18 @@ class Preconditioner:
         ``moved`` is whether the weights have changed since.
         """
         total = self.n_products + n_products
+        slowest = max(self.slowest, n_products) if self.outdated else self.slowest
         if self.exact:
             due = moved
         elif isinstance(self.inverse, Dual) or self.inverse.is_complete:
-            due = moved and total > _cost(curvature.log_posterior)
+            due = moved and total + slowest > _cost(curvature.log_posterior)
         else:
             due = n_products > MAX_PRODUCTS and total > PRODUCTS_PER_RANK * self.inverse.rank
         if due:
-            return replace(self, inverse=_built(curvature, generator), n_products=0)
-        return replace(self, n_products=total)
-
-    @property
-    def of_sample(self) -> bool:
-        """Whether it is the matrix of a sample of many rows."""
-        inverse = self.inverse
-        return isinstance(inverse, Subspace) and inverse.is_complete and not self.exact
+            inverse = _built(curvature, generator)
+            return Preconditioner(inverse, self.exact, slowest=slowest)
+        outdated = self.outdated or moved
+        return replace(self, n_products=total, outdated=outdated, slowest=slowest)
 
     @property
     def n_weights(self) -> int:
@@ -111,12 +115,6 @@ class Preconditioner:
     def n_effective(self) -> float:
         """γ, at least 1."""
         return max(self.inverse.n_effective, 1.0)
-
-    def decrement(self, gradient: Tensor) -> float:
-        """Newton decrement sqrt(∇Lᵀ A⁻¹ ∇L) of a whitened gradient (P,)."""
-        squared = float(gradient @ self.inverse.preconditioner()(gradient))
-        # Where rounding makes it negative, the norm of the gradient bounds it from above.
-        return (squared if squared > 0 else float(gradient @ gradient)) ** 0.5
 
 
 def _built(curvature: GaussNewton, generator: Generator) -> Subspace | Dual:

@@ -97,32 +97,36 @@ class Subspace:
         A V.
     gram : Tensor of shape (m, m)
         T = VᵀAV.
-    factor : Tensor of shape (m, m)
-        Lower Cholesky factor of T.
     excess : Tensor of shape (P,)
         Diagonal of A − I.
     norm_bound : float
         Upper bound of the eigenvalues of A − I beyond the basis, if one is known.
+    grown : Tensor of shape (m, m) or None
+        The factor of T, where it was grown from that of a smaller basis.
     """
 
     basis: Tensor
     image: Tensor
     gram: Tensor
-    factor: Tensor
     excess: Tensor
     norm_bound: float = math.inf
+    grown: Tensor | None = None
 
     @classmethod
     def empty(cls, excess: Tensor) -> Subspace:
         """Return the subspace without directions, for A − I of the diagonal ``excess`` (P,)."""
         none, small = excess.new_zeros(excess.shape[0], 0), excess.new_zeros(0, 0)
-        return cls(none, none, small, small, excess)
+        return cls(none, none, small, excess)
 
     @classmethod
     def complete(cls, matrix: Tensor) -> Subspace:
         """Return all directions, for A itself (P, P): the identity is their basis."""
-        factor = positive_factor(matrix, float(matrix.diagonal().max()))
-        return cls(torch.eye(len(matrix)).to(matrix), matrix, matrix, factor, matrix.diagonal() - 1)
+        return cls(torch.eye(len(matrix)).to(matrix), matrix, matrix, matrix.diagonal() - 1)
+
+    @cached_property
+    def factor(self) -> Tensor:
+        """Lower Cholesky factor (m, m) of T, made when it is needed."""
+        return positive_factor(self.gram, self.largest) if self.grown is None else self.grown
 
     @property
     def n_weights(self) -> int:
@@ -274,7 +278,7 @@ class Subspace:
         )
         images = torch.cat([self.image, image], dim=1)
         # Beyond a larger basis no eigenvalue is larger, so that the bound still holds.
-        return Subspace(basis, images, gram, factor, self.excess, self.norm_bound)
+        return Subspace(basis, images, gram, self.excess, self.norm_bound, factor)
 
     def of_another(self, product: Callable[[Tensor], Tensor], excess: Tensor) -> Subspace:
         """Return the same basis for another A, with one product by it."""
@@ -283,8 +287,7 @@ class Subspace:
         image = product(self.basis)
         gram = self.basis.mT @ image
         gram = 0.5 * (gram + gram.mT)
-        factor = positive_factor(gram, float(gram.abs().max()))
-        return Subspace(self.basis, image, gram, factor, excess)
+        return Subspace(self.basis, image, gram, excess)
 
     def orthonormalized(self, directions: Tensor) -> Tensor:
         """Orthonormal directions (P, k) that extend the basis to hold ``directions`` (P, b)."""

@@ -148,14 +148,16 @@ class MLP:
         tensors = self.packing.unpack(weights)
         return list(zip(tensors[::2], tensors[1::2], strict=True))
 
-    def forward(self, weights: Tensor, X: Tensor) -> Tensor:
-        layers = self._layers(weights)
+    def hidden(self, weights: Tensor, X: Tensor) -> Tensor:
+        """Activations of the last hidden layer, which the outputs are linear in."""
         a = X
-        for layer, (W, b) in enumerate(layers):
-            if layer:
-                a = self._activation(a)
-            a = torch.matmul(a, W.mT) + b[..., None, :]
+        for W, b in self._layers(weights)[:-1]:
+            a = self._activation(torch.matmul(a, W.mT) + b[..., None, :])
         return a
+
+    def forward(self, weights: Tensor, X: Tensor) -> Tensor:
+        W, b = self._layers(weights)[-1]
+        return torch.matmul(self.hidden(weights, X), W.mT) + b[..., None, :]
 
     def linearize(self, weights: Tensor, X: Tensor) -> PerceptronLinearization:
         layers = self._layers(weights)

@@ -173,7 +173,7 @@ class ChunkDensities:
     @property
     def tails(self) -> Tails | None:  # numpydoc ignore=RT01
         """Of the residuals left out."""
-        return tails(self._sums[6:].view(5, -1))
+        return tails(self._sums[6:].view(6, -1))
 
 
 def _over_fitted(gain: float, error: float, of_fitted: float) -> bool:

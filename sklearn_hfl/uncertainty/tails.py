@@ -31,7 +31,8 @@ class Tails:
     excess_kurtosis : float
         0 for normal noise.
     n_rows : float
-        Rows, each counted by its weight.
+        Effective number of rows, (Σ w)² / Σ w² (L. Kish, Survey Sampling, 1965): a few rows of
+        large weight are few rows.
     """
 
     skewness: float
@@ -57,10 +58,11 @@ def power_sums(values: Tensor, weight: Tensor) -> Tensor:
 
     Returns
     -------
-    Tensor of shape (5, K)
-        Σ w z^k for k = 0 to 4.
+    Tensor of shape (6, K)
+        Σ w z^k for k = 0 to 4, and Σ w².
     """
-    return torch.stack([weight @ values**k for k in range(5)])
+    squares = weight.square() @ torch.ones_like(values)
+    return torch.stack([*(weight @ values**k for k in range(5)), squares])
 
 
 def tails(sums: Tensor) -> Tails | None:
@@ -68,7 +70,7 @@ def tails(sums: Tensor) -> Tails | None:
 
     Parameters
     ----------
-    sums : Tensor of shape (5, K)
+    sums : Tensor of shape (6, K)
         Of all rows: see ``power_sums``.
 
     Returns
@@ -77,15 +79,16 @@ def tails(sums: Tensor) -> Tails | None:
         None where there are no residuals, as for classes, where they are rounding alone, or have
         no finite moments.
     """
-    n, *raw = sums.double()
+    n, *raw, squares = sums.double()
     m1, m2, m3, m4 = (total / n for total in raw)
     variance = m2 - m1**2
     third = m3 - 3 * m1 * m2 + 2 * m1**3
     fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
     skewness, excess = third / variance**1.5, fourth / variance**2 - 3
+    columns = variance, skewness, excess, n**2 / squares
     found = [
         Tails(*shape)
-        for size, *shape in zip(*map(Tensor.tolist, (variance, skewness, excess, n)), strict=True)
+        for size, *shape in zip(*map(Tensor.tolist, columns), strict=True)
         if size > MIN_VARIANCE and all(map(math.isfinite, shape))
     ]
     return max(found, key=lambda each: each.excess_kurtosis, default=None)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sklearn_hfl.optim import krylov, preconditioner
+from sklearn_hfl.optim import krylov, newton_cg, preconditioner
 from sklearn_hfl.optim.newton_cg import NewtonCG
 from sklearn_hfl.optim.preconditioner import Preconditioner
 from sklearn_hfl.optim.solution import Status
@@ -173,13 +173,22 @@ def test_the_gradient_vanishes_with_the_matrix_of_a_sample(monkeypatch, name):
     assert decrement(lp, trajectory.weights) < 2e-10
 
 
-@pytest.mark.parametrize(("of_sample", "decrement", "worth"), [
-    (False, 5.0, True), (True, 5.0, False), (True, 0.9, True),
-])  # fmt: skip
-def test_the_hessian_is_worth_its_products(of_sample, decrement, worth):
+@pytest.mark.parametrize(("decrement", "needed"), [(5.0, False), (0.9, True)])
+def test_the_hessian_is_used_near_the_map_or_where_gauss_newton_is_slow(decrement, needed):
     case = problem("two layers")
     curvature = GaussNewton(case.log_posterior, case.weights())
-    known = Preconditioner(Subspace.complete(curvature.matrix()), exact=not of_sample)
+    known = Preconditioner(Subspace.complete(curvature.matrix()), exact=True)
     trainer, falling = NewtonCG(10, tol=0.0, n_iter_no_change=10), [100.0 - n for n in range(20)]
-    assert trainer._is_worth(falling, decrement, known) == worth
-    assert trainer._is_worth([1.0] * 20, decrement, known)
+    assert trainer._needs_hessian(falling, decrement, known) == needed
+    assert trainer._needs_hessian([1.0] * 20, decrement, known)
+
+
+@pytest.mark.parametrize("damping", [0.0, 1e-3, 1.0, 100.0])
+def test_the_decrement_is_bounded_with_any_damping(damping):
+    case = problem("two layers")
+    weights = case.weights()
+    curvature = GaussNewton(case.log_posterior, weights)
+    inverse = Subspace.complete(curvature.matrix()).preconditioner(damping)
+    bound = newton_cg._decrement(curvature.gradient(), inverse, damping)
+    exact = decrement(case.log_posterior, weights)
+    assert exact * (1 - 1e-9) <= bound <= exact * (1 + damping) ** 0.5 * (1 + 1e-9)

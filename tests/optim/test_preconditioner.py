@@ -118,6 +118,12 @@ def test_the_matrix_is_computed_again_where_the_weights_have_moved(monkeypatch):
     due = int(preconditioner._cost(curvature.log_posterior)) + 1
     assert kept.after(0, elsewhere, generator(0), moved=True).inverse is kept.inverse
     assert kept.after(due, elsewhere, generator(0), moved=True).inverse is not kept.inverse
+    # And at once where an outdated one is known to be slow.
+    outdated = kept.after(0, elsewhere, generator(0), moved=True)
+    assert outdated.outdated
+    slow = outdated.after(due, elsewhere, generator(0), moved=True)
+    assert not slow.outdated
+    assert slow.after(0, curvature, generator(0), moved=True).inverse is not slow.inverse
 
 
 def test_few_residuals_determine_few_directions(monkeypatch):
