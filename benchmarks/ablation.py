@@ -4,8 +4,8 @@ Prints, on inner validation rows taken from the *training* part of standard spli
 (no test row is read) and on diabetes:
 
 1. evidence: the initial precisions;
-2. training: Gauss-Newton alone against the switch to the Hessian near the MAP, from
-   random weights and from those of an MLPRegressor;
+2. training: Gauss-Newton alone against the switch to the Hessian near the MAP, and the output
+   layer set to its optimum, from random weights and from those of an MLPRegressor;
 3. fits: what each choice of the trainer costs and changes;
 4. gap: coverage between two clusters by the steps of a round.
 
@@ -31,6 +31,11 @@ from sklearn_hfl import HFLRegressor
 from sklearn_hfl.optim import dual, krylov, newton_cg, preconditioner
 from sklearn_hfl.uncertainty import alternation, precisions
 
+
+def never(log_posterior: object) -> bool:
+    return False
+
+
 # Constants of the trainer that are changed, one line of the third table each.
 CHOICES: dict[str, tuple[tuple[object, str, object], ...]] = {
     "default": (),
@@ -42,7 +47,10 @@ CHOICES: dict[str, tuple[tuple[object, str, object], ...]] = {
     "A in double precision": ((preconditioner, "MAX_SINGLE_EIGENVALUE", 0.0),),
     "A of all rows at every step": ((preconditioner, "MAX_EXACT_WORK", np.inf),),
     "solves to a hundredth": ((newton_cg, "MAX_FORCING", 0.01),),
-    "Hessian below 1": ((newton_cg, "NEWTON_REGION", 1.0),),
+    "Hessian below 10": ((newton_cg, "NEWTON_REGION", 10.0),),
+    "output layer by the steps": ((newton_cg, "can_project", never),),
+    "output layer at its optimum": ((newton_cg, "PROJECTION_REGION", np.inf),),
+    "A kept ten times as long": ((preconditioner, "PRODUCTS_PER_WORK", 1 / 1.2),),
     "5 steps a round": ((alternation, "STEPS_PER_ROUND", 5),),
 }
 
@@ -69,15 +77,20 @@ def main() -> None:
                 flush=True,
             )
 
-    print("\nTraining: decrement below which the Hessian takes over, 500 steps at most, tol 0")
+    print("\nTraining: decrements below which the Hessian takes over and the output layer is set")
+    print("to its optimum, 500 steps at most, tol 0")
+    regions = [(0.0, 10.0), (1.0, 10.0), (10.0, 10.0), (1.0, 0.0), (1.0, np.inf)]
     for name in ("yacht", "concrete", "adam"):
-        for region in (0.0, 1.0, 10.0, np.inf):
-            with patch.object(newton_cg, "NEWTON_REGION", region):
+        for hessian, projection in regions:
+            with (
+                patch.object(newton_cg, "NEWTON_REGION", hessian),
+                patch.object(newton_cg, "PROJECTION_REGION", projection),
+            ):
                 model = adam_polished() if name == "adam" else trained(folder, name)
             decrement = model.diagnostics_["members"][0]["decrement"]
             print(
-                f"{name:10s} below {region:4g}  loss {model.loss_:9.3f}  decrement "
-                f"{decrement:.1e}  steps {model.n_iter_}",
+                f"{name:10s} Hessian {hessian:4g}  optimum {projection:4g}  loss "
+                f"{model.loss_:9.3f}  decrement {decrement:.1e}  steps {model.n_iter_}",
                 flush=True,
             )
 

@@ -27,13 +27,15 @@ from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["NewtonCG"]
 
-# Newton decrement, in posterior standard deviations, below which the output layer is set to its
-# optimum after each step. Farther away it would be fitted to hidden units that are not, and the
-# modes are worse (docs/design/training.md).
-VALLEY = 10.0
-# Below this decrement, or in the valley where Gauss-Newton steps lower the loss by less than
-# SLOW sqrt(γ) nats, the true Hessian replaces Gauss-Newton, which converges linearly.
+# Newton decrements are in posterior standard deviations. Below this one the output layer is set to
+# its optimum after each step. Farther from the MAP it would be fitted to hidden units that are not,
+# and the modes are worse (docs/design/training.md).
+PROJECTION_REGION = 10.0
+# Below the first, and below the second where Gauss-Newton steps lower the loss by less than
+# SLOW sqrt(γ) nats, the true Hessian replaces Gauss-Newton, which converges linearly, and slowly
+# in the flat valley around a MAP (docs/design/training.md).
 NEWTON_REGION = 1.0
+SLOW_REGION = 10.0
 SLOW = 0.01
 # Solves are truncated: the forcing term min(0.1, sqrt(decrement)) gives superlinear convergence
 # (Nocedal & Wright, Numerical Optimization, section 7.1, with 0.5 for 0.1). More accurate solves
@@ -96,7 +98,8 @@ class NewtonCG(Trainer):
                 callback(loss=loss, distance=decrement)
             if (status := self._status(curve, decrement, known)) is not None:
                 return Trajectory(weights, tuple(curve), status)
-            near = decrement < VALLEY and (newton or self._needs_hessian(curve, decrement, known))
+            near = newton or self._needs_hessian(curve, decrement, known)
+            near = near and decrement < SLOW_REGION
             newton = twice_differentiable and near and not indefinite
             product = _hessian(log_posterior, weights) if newton else curvature.product
             direction, n_products, indefinite = conjugate_gradients(
@@ -107,7 +110,7 @@ class NewtonCG(Trainer):
                 max_iter=MAX_CG_ITER,
             )
             trial = weights + scale * direction
-            if projects and decrement < VALLEY:
+            if projects and decrement < PROJECTION_REGION:
                 trial = projected(log_posterior, trial)
             trial_loss = float(log_posterior.value(trial[None])[0])
             predicted = -float(gradient @ direction + 0.5 * direction @ product(direction))
