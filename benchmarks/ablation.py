@@ -27,7 +27,7 @@ from sklearn.datasets import load_diabetes, make_friedman1
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 
-from sklearn_hfl import HFLRegressor
+from sklearn_hfl import HFLDataWarning, HFLRegressor
 from sklearn_hfl.optim import dual, krylov, newton_cg, preconditioner
 from sklearn_hfl.uncertainty import alternation, precisions
 
@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/uci"))
     folder = parser.parse_args().data
     warnings.simplefilter("ignore", ConvergenceWarning)
+    warnings.simplefilter("ignore", HFLDataWarning)
 
     print("Evidence: first prior (multiple of the fan-in) and first noise (SDs of y)")
     print("(log evidence and validation figures: higher log score, lower RMSE are better)")

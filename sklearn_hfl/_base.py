@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
+from itertools import count, islice
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -185,17 +186,21 @@ class HFLBase(BaseEstimator):
         and targets, or come from a network that was ``trained`` elsewhere. Rows in ``chunks``
         take the place of those given, which then stand for them.
         """
-        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=self.n_estimators)
         weight = self._fit_tensor(sample_weight)
         held = slice(None if chunks is None else 0)
         data = inputs[held], y[held], weight[held]
         jobs, warm = [], self._warm_members() if trained is None else {}
-        asked: Asked = ()
+        # Members that were left out leave gaps, and all keep the places of their seeds.
+        known = sorted(warm)[: self.n_estimators]
+        free = (place for place in count() if place not in warm)
+        places = sorted([*known, *islice(free, self.n_estimators - len(known))])
+        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=places[-1] + 1)
+        asked: Asked | None = None
         resumed: list[Fit | None] = [None] * self.n_estimators
         n_outputs = likelihood.n_outputs(y.shape[1])
         start = partial(self._start, n_noise=n_outputs - y.shape[1], units=units)
-        for i, seed in enumerate(seeds):
-            generator = torch.Generator().manual_seed(int(seed))
+        for i, place in enumerate(places):
+            generator = torch.Generator().manual_seed(int(seeds[place]))
             begin = start if trained is None else trained.begin
             network, weights = begin(inputs, n_outputs, generator)
             groups = network.weight_groups()
@@ -208,21 +213,19 @@ class HFLBase(BaseEstimator):
             prior = GaussianPrior(precision.to(inputs), groups.to(inputs.device))
             limit = float(self.memory_limit)
             log_posterior = LogPosterior(network, likelihood, prior, *data, limit, chunks=chunks)
-            asked = asked_for(
-                network, units, self.prior_precision, getattr(self, "noise_std", None)
-            )
-            if i in warm:
-                weights = warm[i].starts(log_posterior, weights, asked)
+            given = self.prior_precision, getattr(self, "noise_std", None)
+            asked = asked_for(network, self.module, units, likelihood, *given)
+            if place in warm:
+                weights = warm[place].starts(log_posterior, weights, asked)
                 if options.prior or options.noise:
-                    resumed[i] = warm[i].resumed(log_posterior, options, asked)
+                    resumed[i] = warm[place].resumed(log_posterior, options, asked)
             jobs.append((log_posterior, weights, generator))
         trainer = self._trainer(jobs[0][2], inputs)
         if trained is not None:
             jobs = [(trained.with_precisions(*job, options), *job[1:]) for job in jobs]
             trainer, options = trained.trainer(trainer), EvidenceOptions(False, False)
         route = self._route()
-        # A model that keeps no data keeps no hashes of its rows either.
-        kept = slice(None if route.needs_data else 0)
+        kept = slice(None if route.needs_data else 0)  # without data no hashes of them either
         self._row_numbers = self._row_numbers if route.needs_data else None
         if chunks is not None and route.needs_data:
             self._trained_rows = chunks.fingerprints()
@@ -231,7 +234,7 @@ class HFLBase(BaseEstimator):
         # Passes over chunks start from this process.
         n_jobs = self.n_jobs if chunks is None else 1
         return fit_members(
-            jobs, resumed, trainer, options, route, n_jobs, bool(self.verbose), asked
+            jobs, resumed, trainer, options, route, n_jobs, bool(self.verbose), asked, places
         )
 
     @property
@@ -276,10 +279,7 @@ class HFLBase(BaseEstimator):
         )
 
     def _warm_members(self) -> dict[int, Member]:
-        members = getattr(self, "members_", ()) if self.warm_start else ()
-        if any(member.place >= self.n_estimators for member in members):
-            return dict(enumerate(members))  # fewer are asked for now
-        return {member.place: member for member in members}
+        return {m.place: m for m in getattr(self, "members_", ())} if self.warm_start else {}
 
     def _record(
         self, members: tuple[Member, ...], units: tuple[Affine | None, Affine | None]

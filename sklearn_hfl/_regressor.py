@@ -65,9 +65,8 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
         units. "evidence" learns one for each input feature of the first layer,
         and one for the other weights and for the biases of each layer.
     noise_std : "evidence", float or sequence of float, default="evidence"
-        Standard deviation of the noise in units of y, one for all outputs or one
-        each. "evidence" learns it; it is then at least a thousandth of y's. Only
-        "evidence" if heteroscedastic.
+        Standard deviation of the noise in units of y, one for all outputs or one each. "evidence"
+        learns it, at least a thousandth of y's. Only "evidence" if heteroscedastic.
     normalize_X, normalize_y : bool, default=True
         Whether X and y are standardised inside: the units of ``module_``, ``coefs_``, a given
         ``prior_precision`` and a ``module``'s X. Results are in units of y either way, and do
@@ -109,7 +108,8 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
     n_iter_no_change : int, default=10
         See ``tol``.
     warm_start : bool, default=False
-        Go on from the last fit: its weights and, where it tried the network, learned precisions.
+        Go on from the weights and learned precisions of the last fit, where model, units and
+        given precisions are the same and it had about as many rows (by a factor of 1.5).
     n_estimators : int, default=3
         MAPs from random starts, at most, mixed equally. The first learns all precisions.
     random_state : int, RandomState instance or None, default=None

@@ -14,7 +14,7 @@ from sklearn_hfl._version import __version__
 __all__ = ["StoredTensor", "packed", "restored", "stored", "unpacked"]
 
 # One more whenever fitted state changes so that older files no longer load.
-FORMAT = 3
+FORMAT = 2
 
 
 @dataclass(frozen=True)

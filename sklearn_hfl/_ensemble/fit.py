@@ -54,7 +54,7 @@ class _Settings:
     options: EvidenceOptions
     route: Route
     verbose: bool
-    asked: Asked
+    asked: Asked | None
 
     @property
     def learns(self) -> bool:
@@ -69,7 +69,8 @@ def fit_members(
     route: Route,
     n_jobs: int | None,
     verbose: bool,
-    asked: Asked = (),
+    asked: Asked | None = None,
+    places: Sequence[int] | None = None,
 ) -> tuple[Member, ...]:
     """Train a MAP from each start, or go on from what is ``resumed``.
 
@@ -78,7 +79,7 @@ def fit_members(
     the first among them (docs/design/members.md). A linear model has one MAP, and so one member.
     """
     settings = _Settings(trainer, options, route, verbose, asked)
-    jobs = list(zip(range(len(starts)), starts, resumed, strict=True))
+    jobs = list(zip(places or range(len(starts)), starts, resumed, strict=True))
     # The first that goes on knows the precisions of all.
     jobs.sort(key=lambda job: job[2] is None)
     if is_linear(starts[0][0].network):
@@ -150,6 +151,7 @@ def _other_member(
         for begin in settings.options.starts:
             alternation = Alternation(settings.trainer, settings.options, generator, _progress(bar))
             fit = annealed_map(known, weights, begin, alternation)
+            fit = replace(fit, learned_from=first.n_rows)
             member = _member(fit, (loss, *alternation.losses), generator, settings)
             if _left_out(first) - _left_out(member) < MAX_LOSS:
                 return member
@@ -188,7 +190,7 @@ def _member(
     shift = posterior_mean_shift(estimate, generator) if classes else None
     facts = replace(diagnose(estimate), finished=finished)
     solver = settings.trainer.described(log_posterior)
-    n_rows = float(log_posterior.total_weight)
+    n_rows = fit.learned_from or float(log_posterior.total_weight)
     return Member(
         estimate, facts, curve, shift, fit.status, solver, asked=settings.asked, n_rows=n_rows
     )

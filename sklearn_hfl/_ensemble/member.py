@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from sklearn_hfl.optim.solution import Status
 from sklearn_hfl.posterior.likelihood import (
     GaussianLikelihood,
     HeteroscedasticLikelihood,
+    Likelihood,
 )
 from sklearn_hfl.posterior.linearization import Linearization
 from sklearn_hfl.posterior.log_posterior import LogPosterior
@@ -24,11 +25,23 @@ from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 
 __all__ = ["Asked", "Member", "asked_for"]
 
-# What a fit was asked for: the model, its units, and what is given. Precisions that were learned
-# for something else are searched for again.
-Asked = tuple[str | bool, ...]
-# So are those of a sample that is not representative: of fewer or more rows by this factor.
+# Precisions that were learned from fewer or more rows, by this factor, are searched for again.
 MAX_GROWTH = 1.5
+
+
+class Asked(NamedTuple):
+    """What a fit was asked for.
+
+    Attributes
+    ----------
+    model : tuple
+        Network and units, in which weights have a meaning.
+    given : tuple
+        What else precisions depend on that are learned: likelihood, and those that are given.
+    """
+
+    model: tuple[object, ...]
+    given: tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -51,10 +64,10 @@ class Member:
         Which solver trained it, and how it took the curvature.
     place : int
         Which of the fit's seeds it started from. Members left out leave gaps.
-    asked : tuple
+    asked : Asked or None
         What the fit was asked for.
     n_rows : float
-        Rows of the fit, each counted by its weight.
+        Rows that its precisions were learned from, each counted by its weight.
     """
 
     estimate: MapEstimate
@@ -64,7 +77,7 @@ class Member:
     status: Status = Status.MAX_ITER
     solver: str = ""
     place: int = 0
-    asked: Asked = ()
+    asked: Asked | None = None
     n_rows: float = 0.0
 
     @property
@@ -96,7 +109,8 @@ class Member:
 
     def starts(self, log_posterior: LogPosterior, weights: Tensor, asked: Asked) -> Tensor:
         """Weights (P,) to start a fit of ``log_posterior`` from: these if they fit, else those."""
-        fits = asked == self.asked and self._has_groups_of(log_posterior)
+        same = self.asked is not None and asked.model == self.asked.model
+        fits = same and self._has_groups_of(log_posterior)
         return self.estimate.weights.to(weights) if fits else weights
 
     def resumed(
@@ -127,8 +141,7 @@ class Member:
                 old.prior.group_precision.to(new.X), old.prior.groups.to(new.X.device)
             )
         if isinstance(old.likelihood, GaussianLikelihood) and options.noise:
-            beta = old.likelihood.noise_precision.to(new.X)
-            likelihood = replace(old.likelihood, noise_precision=beta)
+            likelihood = old.likelihood.to(new.X)
         resumed = replace(
             new,
             network=new.network if same else old.network,
@@ -137,7 +150,8 @@ class Member:
             variance_of_mean=old.variance_on(new),
         )
         ended = self.diagnostics.stationary or self.status is not Status.MAX_ITER
-        return Fit(resumed, self.estimate.weights.to(new.X), ended=ended)
+        weights = self.estimate.weights.to(new.X)
+        return Fit(resumed, weights, ended=ended, learned_from=self.n_rows)
 
     def without_data(self, rtol: float) -> Member:
         """Keep what answers queries to ``rtol``, and no training rows."""
@@ -154,21 +168,32 @@ class Member:
         return replace(self, estimate=replace(self.estimate, log_posterior=log_posterior))
 
 
-def asked_for(network: Network, units: tuple[object, object], *given: object) -> Asked:
+def asked_for(
+    network: Network,
+    module: object,
+    units: tuple[object, object],
+    likelihood: Likelihood,
+    *given: object,
+) -> Asked:
     """What a warm start has to agree with.
 
     Parameters
     ----------
     network : Network
         Before a search may replace it by its linear model.
+    module : callable or None
+        What made it.
     units : tuple of (Affine or None, Affine or None)
         Of inputs and targets, None where these are standardised.
+    likelihood : Likelihood
+        Its kind counts.
     *given : object
         Parameters that are numbers, or say that these are learned.
 
     Returns
     -------
-    tuple of str and bool
+    Asked
     """
-    model = network.module if isinstance(network, ModuleNetwork) else network
-    return (repr(model), *(unit is None for unit in units), *map(repr, given))
+    named = network.module if isinstance(network, ModuleNetwork) else network
+    model = (repr(named), module, *(unit is None for unit in units))
+    return Asked(model, (type(likelihood).__name__, network.n_outputs, *map(repr, given)))

@@ -63,36 +63,40 @@ def projected(log_posterior: LogPosterior, weights: Tensor) -> Tensor:
     n_targets = len(equations)
     *hidden, W, b = lp.network.packing.unpack(weights)
     *_, scale_W, scale_b = lp.network.packing.unpack(lp.prior.scale)
-    scale = torch.cat([scale_W, scale_b[:, None]], 1)[:n_targets]
+    scale = torch.cat([scale_W, scale_b[:, None]], 1)[:n_targets].double()
     gram = scale[:, :, None] * equations[..., :-1] * scale[:, None, :]
     gram.diagonal(dim1=1, dim2=2).add_(1)
     solved = [
         s * torch.cholesky_solve((s * right)[:, None], positive_factor(A, float(A.max())))[:, 0]
         for s, A, right in zip(scale, gram, equations[..., -1], strict=True)
     ]
-    optimum = torch.stack(solved)
+    optimum = torch.stack(solved).to(weights)
     W, b = W.clone(), b.clone()
     W[:n_targets], b[:n_targets] = optimum[:, :-1], optimum[:, -1]
     return lp.network.packing.pack([*hidden, W, b])
 
 
 def _normal_equations(log_posterior: LogPosterior, weights: Tensor) -> Tensor:
-    """Φᵀ Λ_k (Φ, y_k) of each target k, (K, H + 1, H + 2), for activations and a one, Φ."""
+    """Φᵀ Λ_k (Φ, y_k) of each target k, (K, H + 1, H + 2), for activations and a one, Φ.
+
+    In double precision: where the noise is small, their condition number is that of A, and a
+    solution in single precision can be worse than the weights that it replaces.
+    """
     lp, network, likelihood = log_posterior, log_posterior.network, log_posterior.likelihood
     assert isinstance(network, MLP)
     assert isinstance(likelihood, GaussianLikelihood)
     n_targets = len(likelihood.noise_precision)
     *_, W, b = network.packing.unpack(weights)
     size = W.shape[1] + 1
-    total = weights.new_zeros(n_targets, size, size + 1)
+    total = weights.new_zeros(n_targets, size, size + 1, dtype=torch.float64)
     for rows in lp.blocks(network.width + (n_targets + 2) * (size + 1)):
         a = network.hidden(weights, lp.X[rows])
         outputs = a @ W.mT + b
         # Λ is diagonal, the inverse variance of the noise of each target.
         ones = torch.ones_like(outputs)[:, None]
         weight = likelihood.curvature(outputs, lp.sample_weight[rows], ones)[:, 0, :n_targets]
-        features = torch.cat([a, torch.ones_like(a[:, :1])], 1)
+        features = torch.cat([a, torch.ones_like(a[:, :1])], 1).double()
         for k in range(n_targets):
-            both = torch.cat([features, lp.y[rows, k, None]], 1)
+            both = torch.cat([features, lp.y[rows, k, None].double()], 1)
             total[k] += (features * weight[:, k, None]).mT @ both
     return total

@@ -110,6 +110,13 @@ class GaussianLikelihood:
         """Return the same likelihood at another noise precision."""
         return replace(self, noise_precision=noise_precision)
 
+    def to(self, like: Tensor) -> Self:
+        """Return the same likelihood in the precision and on the device of ``like``."""
+        parts = {
+            name: value.to(like) for name, value in vars(self).items() if torch.is_tensor(value)
+        }
+        return replace(self, **parts)
+
 
 @dataclass(frozen=True)
 class HeteroscedasticLikelihood(GaussianLikelihood):

@@ -29,9 +29,8 @@ from sklearn_hfl.uncertainty.precisions import (
 
 __all__ = ["EVIDENCE_TOL", "Alternation", "Fit"]
 
-# Steps of a round. Five cost about as much; in the gap of examples/plot_in_between.py the bands of
-# 20 draws then hold 85 % of the function instead of 97 %, and where many features interact they
-# predict worse (docs/design/training.md).
+# Steps of a round. Five and twenty cost about as much, and are better on some data and worse on
+# others (docs/design/training.md).
 STEPS_PER_ROUND = 10
 # A round need not reach its MAP: the precisions change after it. At a saddle (all units at zero
 # under a strong prior) a decrement below this would leave only rounding to decide in which
@@ -83,6 +82,8 @@ class Fit:
     trained : tuple of (int, int)
         First step of the training to the MAP among all that were taken, and the one after the
         last.
+    learned_from : float or None
+        Rows that the precisions were learned from, where these are other rows.
     """
 
     log_posterior: LogPosterior
@@ -95,6 +96,7 @@ class Fit:
     status: Status = Status.MAX_ITER
     subspace: Subspace | None = None
     trained: tuple[int, int] = (0, 0)
+    learned_from: float | None = None
 
     def on_rows(self, rows: LogPosterior) -> Fit:
         """Keep precisions and weights, as a start on other rows."""

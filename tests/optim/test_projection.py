@@ -9,7 +9,7 @@ from sklearn_hfl.optim.projection import can_project, projected
 from sklearn_hfl.posterior.likelihood import HeteroscedasticLikelihood
 from sklearn_hfl.posterior.network import MLP
 from sklearn_hfl.posterior.prior import GaussianPrior
-from tests.cases import F64, PROBLEMS, generator, problem, randn
+from tests.cases import F64, PROBLEMS, generator, in_precision, problem, randn
 
 
 def gradients(log_posterior, weights):
@@ -87,3 +87,15 @@ def test_equal_data_in_another_form_give_equal_weights():
     lp, weights = case.log_posterior, case.weights()
     rows = torch.randperm(len(lp.X), generator=generator(0))
     assert_close(projected(lp.select(rows), weights), projected(lp, weights))
+
+
+def test_single_precision_loses_nothing_where_the_noise_is_small():
+    case = problem("two layers")
+    lp, weights = case.log_posterior, case.weights()
+    lp = replace(lp, likelihood=lp.likelihood.with_precision(1e7 * torch.ones(1, dtype=F64)))
+    single = in_precision(lp, torch.float32)
+    optimum = projected(single, weights.float())
+    assert optimum.dtype == torch.float32
+    exact = projected(lp, weights)
+    assert_close(lp.value(optimum.double()[None]), lp.value(exact[None]), rtol=1e-4, atol=1.0)
+    assert float(single.value(optimum[None])) <= float(single.value(weights.float()[None]))

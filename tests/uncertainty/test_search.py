@@ -132,7 +132,8 @@ def test_rounds_on_many_rows_begin_on_a_sample(monkeypatch):
         on_sample = f"search on {rows} rows" in phases
         assert on_sample == (rows < len(many.X))
     on_all, on_some = found.values()
-    assert on_some.log_evidence == pytest.approx(on_all.log_evidence, rel=0.02)
+    # In nats a row: the two may end in different modes.
+    assert abs(on_some.log_evidence - on_all.log_evidence) < 0.05 * len(many.X)
     ratio = (
         on_some.log_posterior.likelihood.noise_precision
         / on_all.log_posterior.likelihood.noise_precision
@@ -195,7 +196,7 @@ def test_a_map_with_too_little_evidence_gives_way_to_earlier_rounds():
         return Alternation(TRAINER, options, generator(0), no_callback)
 
     fit = alternation().rounds(Fit(lp, start), 8)
-    rounds = [*reversed(fit.path[:5])]
+    rounds = [fit.path[number] for number in (0, 1, 4, 3, 2)]
     first, *others = (alternation().at_map(replace(r, path=())).log_evidence for r in rounds)
     climbed = first
     for evidence in others:
@@ -203,8 +204,8 @@ def test_a_map_with_too_little_evidence_gives_way_to_earlier_rounds():
             break
         climbed = evidence
     # Every round claims more evidence than any MAP has: the MAPs alone decide where to stop.
-    certain = tuple(replace(r, log_evidence=1e9) for r in fit.path[:4])
+    certain = tuple(replace(r, log_evidence=1e9) for r in reversed(rounds[1:]))
     lost = replace(rounds[0], log_evidence=3e9, path=certain)
     back = alternation().at_map(lost, known=-1e9)
     assert back.log_evidence == pytest.approx(climbed, abs=0.5)
-    assert climbed > first
+    assert first < climbed > others[-1]
