@@ -22,8 +22,8 @@ class Callback(Protocol):
     def __call__(self, **facts: float | str) -> None:
         """Take the ``loss`` after each step, in nats, or a fact that is new.
 
-        These are ``distance``, in posterior standard deviations from the MAP, ``phase`` and
-        ``evidence``, in nats.
+        These are ``distance``, at most so many posterior standard deviations from the MAP,
+        ``phase`` and ``evidence``, in nats.
         """
 
 
