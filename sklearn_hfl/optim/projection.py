@@ -12,7 +12,7 @@ from sklearn_hfl.posterior.network import MLP, is_linear
 
 __all__ = ["can_project", "projected"]
 
-# Units of the last hidden layer up to which a projection costs less than the step that it follows.
+# Units of the last hidden layer at most: a projection takes N H² multiplications. Not tuned.
 MAX_UNITS = 1000
 
 
