@@ -69,8 +69,8 @@ def fit_members(
     route: Route,
     n_jobs: int | None,
     verbose: bool,
-    asked: Asked | None = None,
-    places: Sequence[int] | None = None,
+    asked: Asked | None,
+    places: Sequence[int],
 ) -> tuple[Member, ...]:
     """Train a MAP from each start, or go on from what is ``resumed``.
 
@@ -79,7 +79,7 @@ def fit_members(
     the first among them (docs/design/members.md). A linear model has one MAP, and so one member.
     """
     settings = _Settings(trainer, options, route, verbose, asked)
-    jobs = list(zip(places or range(len(starts)), starts, resumed, strict=True))
+    jobs = list(zip(places, starts, resumed, strict=True))
     # The first that goes on knows the precisions of all.
     jobs.sort(key=lambda job: job[2] is None)
     if is_linear(starts[0][0].network):

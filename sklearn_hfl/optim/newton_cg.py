@@ -28,8 +28,8 @@ from sklearn_hfl.posterior.log_posterior import LogPosterior
 __all__ = ["NewtonCG"]
 
 # Newton decrements are in posterior standard deviations. Below this one the output layer is set to
-# its optimum after each step. Farther from the MAP it would be fitted to hidden units that are not,
-# and the modes are worse (docs/design/training.md).
+# its optimum after each step. Farther from the MAP it would be fitted to hidden units that are not
+# (docs/design/training.md).
 PROJECTION_REGION = 10.0
 # Below the first, and below the second where Gauss-Newton steps lower the loss by less than
 # SLOW sqrt(γ) nats, the true Hessian replaces Gauss-Newton, which converges linearly, and slowly
@@ -98,8 +98,9 @@ class NewtonCG(Trainer):
                 callback(loss=loss, distance=decrement)
             if (status := self._status(curve, decrement, known)) is not None:
                 return Trajectory(weights, tuple(curve), status)
-            near = newton or self._needs_hessian(curve, decrement, known)
-            near = near and decrement < SLOW_REGION
+            near = decrement < SLOW_REGION and (
+                newton or self._needs_hessian(curve, decrement, known)
+            )
             newton = twice_differentiable and near and not indefinite
             product = _hessian(log_posterior, weights) if newton else curvature.product
             direction, n_products, indefinite = conjugate_gradients(

@@ -55,11 +55,7 @@ def projected(log_posterior: LogPosterior, weights: Tensor) -> Tensor:
         Of no larger L.
     """
     lp = log_posterior
-    assert isinstance(lp.likelihood, GaussianLikelihood)
-    if lp.chunks is None:
-        equations = _normal_equations(lp, weights)
-    else:
-        equations = lp.over_chunks(_normal_equations, weights)
+    equations = lp.over_rows(_normal_equations, weights)
     n_targets = len(equations)
     *hidden, W, b = lp.network.packing.unpack(weights)
     *_, scale_W, scale_b = lp.network.packing.unpack(lp.prior.scale)

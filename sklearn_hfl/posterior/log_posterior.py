@@ -130,6 +130,12 @@ class LogPosterior:
         assert self.chunks is not None
         return self.chunks.total(_of_chunk, self.without_data(), function, *arguments)
 
+    def over_rows(self, function: Callable[..., Tensors], *arguments: Any) -> Tensors:
+        """``function(L, *arguments)``, a sum over the rows, wherever these are."""
+        if self.chunks is None:
+            return function(self, *arguments)
+        return self.over_chunks(function, *arguments)
+
     def fits(self, numbers: int) -> bool:
         """Whether so many numbers fit into ``MEMORY_SHARE`` of ``memory_limit``."""
         return numbers * self.X.element_size() <= MEMORY_SHARE * self.memory_limit

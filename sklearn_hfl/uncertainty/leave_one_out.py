@@ -292,11 +292,8 @@ def target_sums(lp: LogPosterior) -> TargetSums:
     -------
     TargetSums
     """
-    weight, chunks = lp.total_weight, lp.chunks is not None
-    total = lp.over_chunks(_total) if chunks else _total(lp)
-    mean = total / weight
-    squares = lp.over_chunks(_squares, mean) if chunks else _squares(lp, mean)
-    return TargetSums(weight, total, squares)
+    weight, total = lp.total_weight, lp.over_rows(_total)
+    return TargetSums(weight, total, lp.over_rows(_squares, total / weight))
 
 
 def _total(lp: LogPosterior) -> Tensor:
