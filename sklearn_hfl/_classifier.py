@@ -37,10 +37,10 @@ __all__ = ["HFLClassifier"]
 # weights follow. A hundredth of the fan-in allows logits of some tens
 # (benchmarks/classifier.py, docs/design/classifier.md).
 MIN_PRIOR = 0.01
-# Initial prior precisions, in multiples of the fan-in. From the wide one, classes that no linear
-# boundary separates are learned (moons, circles); from the stronger ones, noisy labels reach more
-# evidence. The evidence at the MAPs decides (docs/design/reliable_fits.md).
-STARTS = ((0.1, 1.0), (1.0, 1.0), (10.0, 1.0))
+# Initial prior precision, in multiples of the fan-in: from a wide prior, classes that no linear
+# boundary separates are learned (moons, circles). More starts take longer and end no better
+# (benchmarks/classifier.py, docs/design/classifier.md).
+STARTS = ((0.03, 1.0),)
 
 
 @named_as_public

@@ -183,12 +183,15 @@ def _member(
 ) -> Member:
     log_posterior, weights = fit.log_posterior, fit.weights
     classes = isinstance(log_posterior.likelihood, CategoricalLikelihood)
-    curvature = GaussNewton(log_posterior, weights)
-    beyond = _beyond(settings.route, classes)
-    subspace = determined_subspace(curvature, generator, beyond=beyond)
+    subspace = fit.subspace
+    rows = fit.rows if subspace else None
+    if subspace is None:
+        curvature = GaussNewton(log_posterior, weights)
+        beyond = _beyond(settings.route, classes)
+        subspace = determined_subspace(curvature, generator, beyond=beyond)
     estimate = MapEstimate(log_posterior, weights, subspace)
     shift = posterior_mean_shift(estimate, generator) if classes else None
-    facts = replace(diagnose(estimate), finished=finished)
+    facts = replace(diagnose(estimate, rows), finished=finished)
     solver = settings.trainer.described(log_posterior)
     n_rows = fit.learned_from or float(log_posterior.total_weight)
     return Member(

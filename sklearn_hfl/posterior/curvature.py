@@ -236,7 +236,10 @@ class GaussNewton:
         total = torch.zeros_like(self.weights)
         for linear, rows in self._blocks(columns.shape[1]):
             U = linear.forward(columns)
-            slope = curvature_slope(lp.likelihood, linear.outputs, lp.sample_weight[rows], U)
+            covariance = U.mT @ U
+            slope = curvature_slope(
+                lp.likelihood, linear.outputs, lp.sample_weight[rows], covariance
+            )
             total += linear.backward(slope[:, None, :])[:, 0]
         return total
 

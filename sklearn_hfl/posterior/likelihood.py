@@ -40,8 +40,10 @@ class Likelihood(Protocol):
         """Λ U (N, m, K), with the loss's second derivative Λ with respect to outputs (N, K)."""
 
 
-def curvature_slope(likelihood: Likelihood, outputs: Tensor, w: Tensor, U: Tensor) -> Tensor:
-    """Derivative of ½ Σ uᵀΛu with respect to the outputs, over the rows u of U.
+def curvature_slope(
+    likelihood: Likelihood, outputs: Tensor, w: Tensor, covariance: Tensor
+) -> Tensor:
+    """Derivative of ½ tr(Λ S) with respect to the outputs, for each row.
 
     Parameters
     ----------
@@ -51,8 +53,8 @@ def curvature_slope(likelihood: Likelihood, outputs: Tensor, w: Tensor, U: Tenso
         Where.
     w : Tensor of shape (N,)
         Weights.
-    U : Tensor of shape (N, m, K)
-        Held fixed.
+    covariance : Tensor of shape (N, K, K)
+        S, held fixed.
 
     Returns
     -------
@@ -60,7 +62,8 @@ def curvature_slope(likelihood: Likelihood, outputs: Tensor, w: Tensor, U: Tenso
     """
     with torch.enable_grad():
         f = outputs.detach().requires_grad_()
-        energy = 0.5 * (U * likelihood.curvature(f, w, U)).sum()
+        curved = likelihood.curvature(f, w, covariance)
+        energy = 0.5 * curved.diagonal(dim1=1, dim2=2).sum()
         if not energy.requires_grad:  # Λ is constant
             return torch.zeros_like(outputs)
         (slope,) = torch.autograd.grad(energy, f)

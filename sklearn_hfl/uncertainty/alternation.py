@@ -43,6 +43,8 @@ ROUND_DECREMENT_TOL = 1e-3
 # EVIDENCE_TOL nats, about the error of the subspace's trace (docs/design/evidence.md).
 MAX_WORSE_ROUNDS = 3
 EVIDENCE_TOL = 0.1
+# They also end where so many gained less than this in nats a row (docs/design/evidence.md).
+MIN_GAIN = 1e-3
 # Share of the step, in log precision, from the best round's noise to that of the residuals at
 # the MAP: without it intervals near the data are too wide, with all of it those in gaps too
 # narrow (table in docs/design/evidence.md).
@@ -179,6 +181,7 @@ class _Rounds:
         self.best = replace(start, score=-torch.inf)
         self.path = start.path
         self.evidences: list[float] = []
+        self.best_scores: list[float] = []
         self.n_worse = 0
         self.converged = self.ended = False
 
@@ -191,9 +194,17 @@ class _Rounds:
             self.best = replace(fit, score=max(fit.score, self.best.score), path=self.path)
         self.path += (fit,)
         self.evidences.append(fit.log_evidence)
+        self.best_scores.append(self.best.score)
         self.converged = change < self.options.rtol
         given_up = self.n_worse == MAX_WORSE_ROUNDS or self._stays_behind()
-        self.ended = self.converged or given_up
+        self.ended = self.converged or given_up or self._levels_off()
+
+    def _levels_off(self) -> bool:
+        """Whether the last rounds, none of them worse, gained too little to go on."""
+        if len(self.best_scores) <= MAX_WORSE_ROUNDS or self.n_worse or not self.options.prior:
+            return False
+        gain = self.best_scores[-1] - self.best_scores[-1 - MAX_WORSE_ROUNDS]
+        return gain < MIN_GAIN * float(self.best.log_posterior.total_weight)
 
     def _stays_behind(self) -> bool:
         """Whether the pace of the last rounds, kept up, would not reach the known evidence."""

@@ -120,7 +120,7 @@ def deletion(
     if shift is not None:
         # (I − S Λ)⁻¹ (shift + S ∇½tr) = shift + S' (Λ shift + ∇½tr).
         slope = likelihood.curvature(outputs, one, shift[:, None])[:, 0]
-        slope += curvature_slope(likelihood, outputs, one, root.mT)
+        slope += curvature_slope(likelihood, outputs, one, root @ root.mT)
         mean = moved + shift + (without @ slope[..., None])[..., 0]
     curved = likelihood.curvature(outputs, one, root.mT).mT
     leverage = (root * curved).sum(2)

@@ -10,7 +10,7 @@ from sklearn_hfl.optim.linear_response import linear_response
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.subspace import stationary_radius
 from sklearn_hfl.uncertainty.evidence import log_evidence, log_multiplicity
-from sklearn_hfl.uncertainty.leave_one_out import leave_one_out
+from sklearn_hfl.uncertainty.leave_one_out import LeaveOneOut, leave_one_out
 
 __all__ = ["Diagnostics", "diagnose"]
 
@@ -78,13 +78,15 @@ class Diagnostics:
         return self.decrement <= stationary_radius(self.n_effective_parameters)
 
 
-def diagnose(estimate: MapEstimate) -> Diagnostics:
+def diagnose(estimate: MapEstimate, rows: LeaveOneOut | None = None) -> Diagnostics:
     """Measure a MAP estimate, with a few passes over the data.
 
     Parameters
     ----------
     estimate : MapEstimate
         Fitted weights.
+    rows : LeaveOneOut, default=None
+        Its training rows left out one at a time, where they are known.
 
     Returns
     -------
@@ -94,7 +96,7 @@ def diagnose(estimate: MapEstimate) -> Diagnostics:
     whitened = estimate.scale * gradient[0]
     # The decrement is compared with a threshold: two digits of it are not needed.
     response = linear_response(estimate, whitened[:, None], rtol=0.1)
-    rows = leave_one_out(estimate)
+    rows = rows or leave_one_out(estimate)
     tails = rows.tails
     gamma = estimate.subspace.effective_parameters()
     multiplicity = log_multiplicity(estimate.log_posterior.network, gamma)

@@ -38,7 +38,7 @@ def posterior_mean_shift(estimate: MapEstimate, generator: Generator) -> Tensor:
         In weights, not whitened.
     """
     subspace = estimate.subspace
-    root = torch.linalg.solve_triangular(subspace.factor, subspace.basis.mT, upper=False).mT
+    root = subspace.root()
     signs = torch.randint(0, 2, (len(estimate.weights), N_PROBES), generator=generator)
     probes = subspace.complement((2.0 * signs - 1.0).to(root)) / N_PROBES**0.5
     slope = estimate.curvature().skew(torch.cat([root, probes], dim=1))
