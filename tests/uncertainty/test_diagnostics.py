@@ -7,6 +7,7 @@ from sklearn_hfl.optim.subspace import STATIONARY_SHARE
 from sklearn_hfl.uncertainty.diagnostics import diagnose
 from sklearn_hfl.uncertainty.evidence import log_evidence
 from sklearn_hfl.uncertainty.exact import dense_ggn, exact_covariance
+from sklearn_hfl.uncertainty.leave_one_out import leave_one_out
 from tests import reference
 from tests.cases import PROBLEMS, TASKS, estimate_at, map_estimate, problem, without_subspace
 
@@ -67,3 +68,8 @@ def test_facts_do_not_change():
     estimate = map_estimate("two layers")
     assert diagnose(estimate) == diagnose(estimate)
     assert torch.isfinite(estimate.weights).all()
+
+
+def test_rows_left_out_may_be_known():
+    estimate = map_estimate("two layers")
+    assert diagnose(estimate, leave_one_out(estimate)) == diagnose(estimate)

@@ -15,7 +15,7 @@ from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP
 from sklearn_hfl.posterior.prior import GaussianPrior
 from sklearn_hfl.uncertainty import search
-from sklearn_hfl.uncertainty.alternation import Alternation, Fit
+from sklearn_hfl.uncertainty.alternation import Alternation, Fit, _Rounds
 from sklearn_hfl.uncertainty.evidence import log_multiplicity
 from sklearn_hfl.uncertainty.exact import dense_ggn
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
@@ -105,6 +105,30 @@ def test_rounds_that_fall_behind_end():
         return len(alternation.losses)
 
     assert spent(1e6) < spent(-torch.inf)
+
+
+@pytest.mark.parametrize(
+    ("gains", "prior", "ended"),
+    [
+        ([10, 5, 0.03, 0.02, 0.02], True, True),  # by 0.07 nats in three rounds, of 80 rows
+        ([10, 5, 0.03, 0.03, 0.03], True, False),  # by 0.09
+        ([10, 5, 0.03, 0], True, False),  # two rounds
+        ([10, 5, 0.03, 0, -1], True, False),  # worse, which ends rounds by a rule of its own
+        ([10, 5, 0.03, 0, 0, 0], False, False),  # where noise alone is learned
+    ],
+)
+def test_rounds_that_level_off_end(gains, prior, ended):
+    likelihood, y, *_ = LINEAR["gaussian"]
+    lp = log_posterior(likelihood, y, MLP((6, 15, 1)))
+    start = Fit(lp, initial_weights(lp.network, generator(0)))
+    rounds = _Rounds(start, EvidenceOptions(prior, True, rtol=0.0), -torch.inf)
+    score = -100.0
+    for gain in gains:
+        assert not rounds.ended
+        score += gain
+        rounds.add(replace(start, score=score, log_evidence=score), change=1.0)
+    assert rounds.ended is ended
+    assert not rounds.converged
 
 
 def test_rounds_on_many_rows_begin_on_a_sample(monkeypatch):
