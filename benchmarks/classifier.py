@@ -46,7 +46,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_hfl import HFLClassifier, _classifier
 from sklearn_hfl.posterior.functional import Prediction
-from sklearn_hfl.posterior.link import IDENTITY, SOFTMAX, Link
+from sklearn_hfl.posterior.link import CENTRED, IDENTITY, SOFTMAX, Link
 from sklearn_hfl.uncertainty.exact import dense_ggn
 
 SETS = {
@@ -109,7 +109,10 @@ def agreement(names: list[str]) -> None:
         first_order = model.predict_proba(X[test], return_std="delta")[1]
         error = np.abs(first_order / np.maximum(probabilities, 1e-300) - 1)
         error[probabilities < 1e-12] = 0.0
-        of_rows = np.abs(np.sqrt(variance).reshape(logits.shape) / logits - 1)
+        # The bound is that of the logits less their mean, which alone decide the probabilities.
+        centred = dense_std(model, X[test], CENTRED, matrix)
+        _, _, (own,) = model._moderated(model._queries(X[test]))
+        of_rows = np.abs(own.value.sqrt().numpy().reshape(centred.shape) / centred - 1)
         holds = (of_rows.max(1) <= result.rel_error + 1e-7).mean()
         print(
             f"{name:14s} P {len(estimate.weights):5d}  queries {len(test)}  worst of logits "

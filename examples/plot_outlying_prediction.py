@@ -4,12 +4,12 @@ Which rows made this prediction?
 
 Trace an outlying prediction to the rows behind it.
 
-A sensor drifts with temperature, and one of the few readings between 0 and 12 °C is wrong. Left:
-the fit. Middle: the leave-one-out residual of each training row against its leverage; a row's own
-prediction moves by the product of both, of 0.5, 1 or 2 stds on the dotted lines, and the row where
-it is largest is named. Right: the
-training rows that move the prediction at 5 °C most, and by how much each would change it if it
-were left out. All of this comes from one fit, without any refit.
+A sensor drifts with temperature, and one of the few readings between 0 and 12 °C is wrong, which
+makes the fit warn of heavy tails. Left: the fit. Middle: the leave-one-out residual of each
+training row against its leverage; a row's own prediction moves by the product of both, of 0.5, 1 or
+2 stds on the dotted lines, and the row where it is largest is named. Right: the training rows that
+move the prediction at 5 °C most, and by how much each would change it if it were left out. All of
+this comes from one fit, without any refit.
 """
 
 import matplotlib.pyplot as plt

@@ -6,11 +6,11 @@ Fit the logarithm, and transform the quantiles back.
 
 The noise of prices, durations and concentrations is often a *factor*: large where the values are
 large, and skewed upwards. Left: a network fitted to such a y. Its normal distribution has nearly
-the same width everywhere, so intervals are too wide where y is small, where they reach below
-zero, and too narrow where y is large. Right: the same network fitted to log y. Quantiles are
-equivariant under increasing functions, so the exponentials of the quantiles of log y are the
-quantiles of y. Both bands are of level 0.9. Here the noise really is lognormal: on your own data,
-compare the two on held-out rows.
+the same width everywhere, so intervals are too wide where y is small, where they reach below zero,
+and too narrow where y is large; it warns of heavy tails, and names the logarithm. Right: the same
+network fitted to log y. Quantiles are equivariant under increasing functions, so the exponentials
+of the quantiles of log y are the quantiles of y. Both bands are of level 0.9. Here the noise really
+is lognormal: on your own data, compare the two on held-out rows.
 
 Means and standard deviations are not equivariant: the exponential of the mean of log y is the
 median of y, and the exponential of a std is no std of y. This is why scikit-learn's
