@@ -37,10 +37,12 @@ __all__ = ["HFLClassifier"]
 # weights follow. A hundredth of the fan-in allows logits of some tens
 # (benchmarks/classifier.py, docs/design/classifier.md).
 MIN_PRIOR = 0.01
-# Initial prior precision, in multiples of the fan-in: from a wide prior, classes that no linear
-# boundary separates are learned (moons, circles). More starts take longer and end no better
+# Initial prior precisions, in multiples of the fan-in. Of networks from a wide prior: classes that
+# no linear boundary separates are learned (moons, circles), and more starts take longer and end no
+# better. Of linear models, which are cheap, from a strong and a wide one
 # (benchmarks/classifier.py, docs/design/classifier.md).
 STARTS = ((0.03, 1.0),)
+LINEAR_STARTS = ((10.0, 1.0), (0.03, 1.0))
 
 
 @named_as_public
@@ -351,7 +353,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
             self._fit_tensor(one_hot(classes, index)),
             weight,
             CategoricalLikelihood(),
-            EvidenceOptions(self._learns_prior, noise=False, min_prior=MIN_PRIOR, starts=STARTS),
+            EvidenceOptions(self._learns_prior, False, MIN_PRIOR, STARTS, LINEAR_STARTS),
             trained,
             (start_X, None),
             None if rows is None else rows.chunks(x_scaler, encode, self.dtype, self.device),

@@ -73,8 +73,10 @@ class EvidenceOptions:
     min_prior : float
         Lower limit of each group's precision, in multiples of ``scaled_precision``.
     starts : tuple of (float, float)
-        Where the search starts: prior precision in multiples of ``scaled_precision``,
-        noise in SDs of y.
+        Where the search of a network starts: prior precision in multiples of
+        ``scaled_precision``, noise in SDs of y.
+    linear_starts : tuple of (float, float)
+        The same of a linear model.
     rtol : float
         Rounds end when no log precision changes by more than this.
     noise_unit : float or Tensor of shape (K,)
@@ -88,6 +90,7 @@ class EvidenceOptions:
     noise: bool
     min_prior: float = 0.0
     starts: tuple[tuple[float, float], ...] = field(default_factory=lambda: STARTS)
+    linear_starts: tuple[tuple[float, float], ...] = field(default_factory=lambda: STARTS)
     rtol: float = 0.02
     noise_unit: float | Tensor = 1.0
     prior_unit: float | Tensor = 1.0

@@ -202,11 +202,8 @@ def _of_sample(start: Fit, alternation: Alternation) -> list[Fit]:
 def _screened(start: Fit, alternation: Alternation, known: float) -> list[Fit]:
     """What the first rounds from each start lead to."""
     options, network = alternation.options, start.log_posterior.network
-    # A linear model has one MAP at given precisions, and only noise makes the end depend on the
-    # start.
-    layered = not is_linear(network)
     screened: list[Fit] = []
-    for multiples in options.starts if layered or options.noise else options.starts[-1:]:
+    for multiples in options.linear_starts if is_linear(network) else options.starts:
         to_reach = max([known, *(fit.log_evidence for fit in screened if fit.converged)])
         if alternation.left > 0:
             begun = replace(start, log_posterior=started(start.log_posterior, multiples, options))
