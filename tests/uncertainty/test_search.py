@@ -92,6 +92,25 @@ def test_what_is_not_linear_keeps_its_network(likelihood, y):
     assert network > linear + 5
 
 
+@pytest.mark.parametrize(("seed", "better"), [(9, "strong"), (11, "wide")])
+def test_a_linear_model_of_classes_has_the_better_of_two_starts(seed, better):
+    X, noise = randn(60, 30, seed=seed), randn(60, 4, seed=seed + 100)
+    y = one_hot(0.7 * X @ randn(30, 4, seed=seed + 50) + 4 * noise)
+    lp = replace(log_posterior(CategoricalLikelihood(), y, MLP((30, 4))), X=X)
+    lp = replace(lp, sample_weight=torch.ones(60, dtype=F64))
+    zeros = torch.zeros(lp.n_weights, dtype=F64)
+
+    def evidence(*starts):
+        options = EvidenceOptions(True, False, 0.01, linear_starts=starts)
+        return maximize_evidence(lp, zeros, TRAINER, options, generator(0))[0].log_evidence
+
+    strong, wide = (10.0, 1.0), (0.03, 1.0)
+    alone = {"strong": evidence(strong), "wide": evidence(wide)}
+    assert max(alone, key=alone.get) == better
+    assert max(alone.values()) > min(alone.values()) + 0.1
+    assert evidence(strong, wide) == pytest.approx(alone[better], abs=0.01)
+
+
 def test_rounds_that_fall_behind_end():
     likelihood, y, *_ = LINEAR["gaussian"]
     lp = log_posterior(likelihood, y, MLP((6, 15, 1)))
