@@ -37,9 +37,9 @@ __all__ = ["HFLClassifier"]
 # weights follow. A hundredth of the fan-in allows logits of some tens
 # (benchmarks/classifier.py, docs/design/classifier.md).
 MIN_PRIOR = 0.01
-# Initial prior precisions, in multiples of the fan-in. Of networks from a wide prior: classes that
-# no linear boundary separates are learned (moons, circles), and more starts take longer and end no
-# better. Of linear models, which are cheap, from a strong and a wide one
+# Initial prior precisions, in multiples of the fan-in. Networks start from a wide prior, from which
+# classes that no linear boundary separates are learned (moons, circles); more starts take longer
+# and end no better. Linear models, which are cheap, start from a strong and from a wide one
 # (benchmarks/classifier.py, docs/design/classifier.md).
 STARTS = ((0.03, 1.0),)
 LINEAR_STARTS = ((10.0, 1.0), (0.03, 1.0))

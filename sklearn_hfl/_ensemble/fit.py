@@ -184,7 +184,7 @@ def _member(
     log_posterior, weights = fit.log_posterior, fit.weights
     classes = isinstance(log_posterior.likelihood, CategoricalLikelihood)
     subspace = fit.subspace
-    rows = fit.rows if subspace else None
+    rows = None if subspace is None else fit.rows
     if subspace is None:
         curvature = GaussNewton(log_posterior, weights)
         beyond = _beyond(settings.route, classes)
