@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from problems import Problem, split
 from sklearn import datasets
 
-__all__ = ["Problem", "other_data"]
+__all__ = ["other_data"]
 
-# X, y, X_test, y_test.
-Problem = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 TEST_ROWS = 1000
 # Rows, features, informative ones, classes, share of wrong labels, separation.
 SHAPES = [
@@ -24,41 +24,32 @@ N_RANDOM_SHAPES = 16
 QUANTILES = (("concrete", 3), ("energy", 4), ("yacht", 3), ("wine", 2), ("power", 2))
 
 
-def other_data(folder: Path) -> dict[str, Problem]:
+def other_data(folder: Path) -> Iterator[Problem]:
     """Synthetic classes, and targets of the UCI sets in ``folder`` cut at their quantiles."""
-    problems = {}
     for seed, (n, d, informative, k, flip, separation) in enumerate(SHAPES):
-        problems[f"synthetic {seed}"] = synthetic(
-            n, d, informative, k, flip, separation, 1 if k > 2 else 2, seed
-        )
+        yield synthetic(n, d, informative, k, flip, separation, 1 if k > 2 else 2, seed)
     rng = np.random.default_rng(1)
     for seed in range(100, 100 + N_RANDOM_SHAPES):
-        problems[f"synthetic {seed}"] = of_random_shape(rng, seed)
+        yield of_random_shape(rng, seed)
     for n, noise, seed in ((200, 0.2, 0), (300, 0.1, 1), (300, 0.3, 2), (300, 0.4, 3)):
         X, y = datasets.make_moons(n + TEST_ROWS, noise=noise, random_state=seed)
-        problems[f"moons, noise {noise}"] = divided(X, y, n)
+        yield split(f"moons, noise {noise}", X, y, n)
     X, y = datasets.make_circles(200 + TEST_ROWS, noise=0.15, factor=0.5, random_state=0)
-    problems["circles"] = divided(X, y, 200)
+    yield split("circles", X, y, 200)
     X, y = datasets.make_blobs(
         150 + TEST_ROWS, centers=4, n_features=5, cluster_std=2.5, random_state=1
     )
-    problems["blobs"] = divided(X, y, 150)
+    yield split("blobs", X, y, 150)
     X = rng.normal(size=(400 + TEST_ROWS, 2))
     y = ((X[:, 0] * X[:, 1] > 0) ^ (rng.random(len(X)) < 0.15)).astype(int)
-    problems["xor, noisy"] = divided(X, y, 400)
+    yield split("xor, noisy", X, y, 400)
     X = rng.normal(size=(200 + TEST_ROWS, 5))
-    problems["no signal"] = divided(X, rng.integers(0, 3, len(X)), 200)
+    yield split("no signal", X, rng.integers(0, 3, len(X)), 200)
     y = (X[:, 0] + rng.logistic(size=len(X)) > 0).astype(int)
-    problems["logistic"] = divided(X, y, 200)
+    yield split("logistic", X, y, 200)
     for name, k in QUANTILES:
         if (folder / f"{name}.npz").exists():
-            problems[f"{name} in {k}"] = cut_at_quantiles(folder / f"{name}.npz", k)
-    return problems
-
-
-def divided(X: np.ndarray, y: np.ndarray, n: int) -> Problem:
-    """The first n rows, and the others for testing."""
-    return X[:n], y[:n], X[n:], y[n:]
+            yield cut_at_quantiles(folder / f"{name}.npz", k)
 
 
 def synthetic(
@@ -76,7 +67,7 @@ def synthetic(
         n_classes=k, flip_y=flip, class_sep=separation, n_clusters_per_class=clusters,
         random_state=seed,
     )  # fmt: skip
-    return divided(X, y, n)
+    return split(f"synthetic {seed}", X, y, n)
 
 
 def of_random_shape(rng: np.random.Generator, seed: int) -> Problem:
@@ -98,4 +89,4 @@ def cut_at_quantiles(file: Path, k: int) -> Problem:
     X, y = data["X"][rows], data["y"][rows].ravel()
     y = np.digitize(y, np.quantile(y, np.arange(1, k) / k), right=True)
     n = min(400, 2 * len(X) // 3)
-    return X[:n], y[:n], X[n : n + 1500], y[n : n + 1500]
+    return split(f"{file.stem} in {k}", X[: n + 1500], y[: n + 1500], n)

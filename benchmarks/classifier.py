@@ -30,6 +30,7 @@ import torch
 from class_problems import other_data
 from joblib import Parallel, delayed
 from peers.asking import laplace_torch
+from problems import Problem
 from reporting import heading, machine
 from sklearn import datasets
 from sklearn.base import clone
@@ -153,10 +154,10 @@ VARIANTS: dict[str, dict[str, object]] = {
 
 
 def choices(folder: Path, jobs: int) -> None:
-    problems = other_data(folder)
+    problems = list(other_data(folder))
     heading(f"Choices: mean log loss (calibration error) of {len(problems)} other data sets")
     cells = Parallel(n_jobs=jobs)(
-        delayed(variant)(name, problem) for name in VARIANTS for problem in problems.values()
+        delayed(variant)(name, problem) for name in VARIANTS for problem in problems
     )
     rows = iter(cells)
     for name in VARIANTS:
@@ -170,27 +171,24 @@ def choices(folder: Path, jobs: int) -> None:
         print(f"{name:18s}" + "  ".join(columns) + f"  fits {seconds:.0f} s", flush=True)
 
 
-def variant(
-    name: str, problem: tuple[np.ndarray, ...]
-) -> tuple[dict[str, tuple[float, float]], float]:
+def variant(name: str, problem: Problem) -> tuple[dict[str, tuple[float, float]], float]:
     """Scores by averaging, and CPU seconds of the fit."""
     warnings.simplefilter("ignore")
-    X, y, X_test, y_test = problem
     with ExitStack() as stack, threads(1):
         for constant, value in VARIANTS[name].items():
             stack.enter_context(patch.object(_classifier, constant, value))
         began = time.process_time()
-        model = HFLClassifier(n_estimators=1, random_state=0).fit(X, y)
+        model = problem.model().fit(problem.X, problem.y)
         seconds = time.process_time() - began
         scores = {}
         for link in ("mc", "probit", "none"):
-            proba = model.set_params(link_approx=link).predict_proba(X_test)
-            scores[link] = score(y_test, proba, model.classes_)
+            proba = model.set_params(link_approx=link).predict_proba(problem.X_test)
+            scores[link] = score(problem.y_test, proba, model.classes_)
         # The same without the shift to the posterior mean.
         model.members_ = tuple(replace(m, shift=None) for m in model.members_)
         for link in ("mc", "probit"):
-            proba = model.set_params(link_approx=link).predict_proba(X_test)
-            scores[f"{link} at the MAP"] = score(y_test, proba, model.classes_)
+            proba = model.set_params(link_approx=link).predict_proba(problem.X_test)
+            scores[f"{link} at the MAP"] = score(problem.y_test, proba, model.classes_)
     return scores, seconds
 
 

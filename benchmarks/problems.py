@@ -113,30 +113,31 @@ def shapes() -> Iterator[Problem]:
     for name, make in (("moons", make_moons), ("circles", make_circles)):
         noise = {"noise": 0.2} if name == "moons" else {"noise": 0.1, "factor": 0.5}
         X, y = make(200 + TEST_ROWS, random_state=0, **noise)
-        yield _split(name, X, y, 200)
+        yield split(name, X, y, 200)
     random = np.random.RandomState(0)
     X = random.uniform(-2, 2, (300 + TEST_ROWS, 2))
     radius = np.hypot(*X.T) + 0.05 * random.randn(len(X))
-    yield _split("rings", X, np.digitize(radius, [0.7, 1.3, 1.9]), 300)
+    yield split("rings", X, np.digitize(radius, [0.7, 1.3, 1.9]), 300)
     X = random.randn(200 + TEST_ROWS, 2)
     flip = random.uniform(size=len(X)) < 0.05
-    yield _split("XOR", X, ((X.prod(1) > 0) ^ flip).astype(int), 200)
+    yield split("XOR", X, ((X.prod(1) > 0) ^ flip).astype(int), 200)
     X = random.uniform(-3, 3, (60 + TEST_ROWS, 1))
-    yield _split("sine", X, np.sin(2 * X[:, 0]) + 0.1 * random.randn(len(X)), 60)
+    yield split("sine", X, np.sin(2 * X[:, 0]) + 0.1 * random.randn(len(X)), 60)
     for seed in range(4):
         random = np.random.RandomState(seed)
         X = random.randn(400 + TEST_ROWS, 20)
         y = X[:, :3] @ [1.0, -1.0, 0.5] / 1.5 + 0.7 * random.randn(len(X))
-        yield _split(f"constant noise {seed}", X, y, 400, likelihood="heteroscedastic")
+        yield split(f"constant noise {seed}", X, y, 400, likelihood="heteroscedastic")
     random = np.random.RandomState(0)
     for classes, n in ((4, 600), (2, 400)):
         X = random.randn(n + TEST_ROWS, 20)
         logits = X[:, :5] @ random.randn(5, classes) * (0.5 if classes == 4 else 0.7)
         y = (logits + random.gumbel(size=logits.shape)).argmax(1)
-        yield _split(f"noisy, {classes} classes", X, y, n)
+        yield split(f"noisy, {classes} classes", X, y, n)
 
 
-def _split(name: str, X: Array, y: Array, n: int, **params: object) -> Problem:
+def split(name: str, X: Array, y: Array, n: int, **params: object) -> Problem:
+    """The first n rows, and the others for testing."""
     return Problem(name, X[:n], y[:n], X[n:], y[n:], params)
 
 

@@ -200,18 +200,13 @@ class _Rounds:
         self.ended = self.converged or given_up or self._levels_off()
 
     def _levels_off(self) -> bool:
-        """Whether the last rounds, none of them worse, gained too little to go on."""
-        if len(self.best_scores) <= MAX_WORSE_ROUNDS or self.n_worse or not self.options.prior:
-            return False
-        gain = self.best_scores[-1] - self.best_scores[-1 - MAX_WORSE_ROUNDS]
-        return gain < MIN_GAIN * float(self.best.log_posterior.total_weight)
+        """Whether the last rounds, of which the latest is not worse, gained too little to go on."""
+        least = MIN_GAIN * float(self.best.log_posterior.total_weight)
+        return self.options.prior and not self.n_worse and _recent_gain(self.best_scores) < least
 
     def _stays_behind(self) -> bool:
         """Whether the pace of the last rounds, kept up, would not reach the known evidence."""
-        if len(self.evidences) <= MAX_WORSE_ROUNDS:
-            return False
-        gain = self.evidences[-1] - self.evidences[-1 - MAX_WORSE_ROUNDS]
-        return self.evidences[-1] + gain < self.known
+        return self.evidences[-1] + _recent_gain(self.evidences) < self.known
 
     def result(self, log_posterior: LogPosterior) -> Fit:
         """Return the best round, given L after the last updates."""
@@ -219,6 +214,12 @@ class _Rounds:
         if not self.n_worse:  # no round tries the last updates, which are nearer to a fixed point
             best = replace(best, log_posterior=log_posterior)
         return replace(best, ended=self.ended, converged=self.converged and not self.n_worse)
+
+
+def _recent_gain(values: list[float]) -> float:
+    """By how much the last ``MAX_WORSE_ROUNDS`` rounds raised a value; unknown, +inf, of fewer."""
+    before = len(values) - 1 - MAX_WORSE_ROUNDS
+    return values[-1] - values[before] if before >= 0 else torch.inf
 
 
 @dataclass(frozen=True)
