@@ -202,7 +202,7 @@ build/tables/.installed: $(VENV)/.created benchmarks/peers/tables.txt
 	@touch $@
 
 benchmark-reliable-fits: $(VENV)/.installed-plot $(VENV)/.installed-test build/tables/.installed  ## The default beside its linear model, on made-up problems and real tables
-	for part in grid tables inner; do \
+	for part in grid few tables inner; do \
 		OMP_NUM_THREADS=1 PYTHONPATH=build/tables $(VENV)/bin/python benchmarks/reliable_fits.py $$part \
 			> benchmarks/results/reliable-$$part.txt || exit 1; \
 	done

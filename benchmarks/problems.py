@@ -136,6 +136,41 @@ def shapes() -> Iterator[Problem]:
         yield split(f"noisy, {classes} classes", X, y, n)
 
 
+# Of one feature, and log odds of the first features.
+FUNCTIONS = {
+    "sine": lambda x: np.sin(1.5 * x),
+    "absolute value": lambda x: np.abs(x) - 1,
+    "quadratic": lambda x: 0.3 * x**2 - 1,
+    "step": lambda x: (x > 0).astype(float),
+    "S-shape": lambda x: np.tanh(2 * x),
+    "waves on a line": lambda x: 0.3 * x + 0.3 * np.cos(2 * x),
+    "line": lambda x: 0.5 * x,
+    "nothing": np.zeros_like,
+}
+LOG_ODDS = {
+    "product, 2 classes": lambda X: 2 * X[:, 0] * X[:, 1],
+    "absolute value, 2 classes": lambda X: 2 * np.abs(X[:, 0]) - 1.5,
+    "ellipse, 2 classes": lambda X: X[:, :2].sum(1) + X[:, 0] ** 2 - 1,
+    "line, 2 classes": lambda X: 1.5 * X[:, 0] - 1,
+}
+
+
+def few_rows(n_draws: int) -> Iterator[tuple[str, Problem]]:
+    """Functions of 15 to 80 rows, and classes of 40 to 250, with both activations."""
+    for i, (name, function) in enumerate(FUNCTIONS.items()):
+        for j in range(n_draws):
+            random, n = np.random.RandomState(1000 * i + j), (15, 25, 40, 80)[j % 4]
+            x = random.uniform(-3, 3, (n + TEST_ROWS, 1))
+            y = function(x[:, 0]) + (0.3, 1.0)[j // 4 % 2] * random.randn(len(x))
+            yield name, split(name, x, y, n, activation=("tanh", "relu")[(i + j) % 2])
+    for i, (name, log_odds) in enumerate(LOG_ODDS.items()):
+        for j in range(n_draws):
+            random, n = np.random.RandomState(9000 + 1000 * i + j), (40, 80, 150, 250)[j % 4]
+            X = random.randn(n + TEST_ROWS, (2, 4, 8)[j // 4 % 3])
+            y = (random.logistic(size=len(X)) < log_odds(X)).astype(int)
+            yield name, split(name, X, y, n, activation=("tanh", "relu")[(i + j) % 2])
+
+
 def split(name: str, X: Array, y: Array, n: int, **params: object) -> Problem:
     """The first n rows, and the others for testing."""
     return Problem(name, X[:n], y[:n], X[n:], y[n:], params)

@@ -2,11 +2,13 @@
 
     python benchmarks/reliable_fits.py grid
     python benchmarks/reliable_fits.py grid --quick
+    python benchmarks/reliable_fits.py few
     python benchmarks/reliable_fits.py tables
     python benchmarks/reliable_fits.py inner --data ../shared/data/uci
 
 "grid" has 60 problems and the shapes that no linear model learns, "--quick" only the shapes and
-the cases that once went wrong. "tables" come with the packages of benchmarks/peers/tables.txt;
+the cases that once went wrong. "few" has rules for when a network replaces its linear model, on
+functions and classes of few rows. "tables" come with the packages of benchmarks/peers/tables.txt;
 each is one-hot encoded, imputed, and scored in 5 folds. "inner" splits the training rows of the
 first UCI splits again, at random and by the middle third of a feature, and scikit-learn's
 classification data in 5 folds.
@@ -19,16 +21,20 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
-from problems import Array, Problem, classes, grid, inner, shapes
+from problems import Array, Problem, classes, few_rows, grid, inner, shapes
 from reporting import heading, machine, normal_scores, save
 from sklearn.linear_model import BayesianRidge, LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
 from table_data import Table, encoded, read
+
+from sklearn_hfl.uncertainty import search
+from sklearn_hfl.uncertainty.alternation import Fit
 
 # ---------------------------------------------------------------- figures
 
@@ -44,6 +50,7 @@ def judged(problem: Problem, **changes: object) -> dict[str, float]:
         figures = {
             "evidence": model.log_marginal_likelihood_,
             "γ": model.n_effective_parameters_,
+            "network": len(model.members_[0].network.layer_sizes) > 2,
             "seconds": seconds,
         }
         if problem.classes:
@@ -118,6 +125,46 @@ def print_grid(problems: list[Problem], jobs: int) -> None:
         f"coverage: {cover.min():.2f} to {cover.max():.2f}; within 0.85 to 0.95: {within} of "
         f"{len(cover)}; CPU s: median {seconds.median():.1f}, largest {seconds.max():.0f}"
     )
+
+
+# ---------------------------------------------------------------- few rows
+
+
+def by_rows_left_out(richer: Fit, simpler: Fit, _: float) -> bool:
+    """The rule of linear models for networks too: rows left out alone have to gain."""
+    gain, error = richer.rows.gain_over(simpler.rows)
+    return richer.rows.n_rows * (gain - error) > search.MIN_TOTAL_GAIN
+
+
+def by_evidence(richer: Fit, simpler: Fit, evidence_gain: float) -> bool:
+    return evidence_gain > 0.0
+
+
+RULES = {"default": search._is_better, "rows": by_rows_left_out, "evidence": by_evidence}
+
+
+def by_rule(name: str, problem: Problem) -> dict[str, object]:
+    """Log density by each rule and of the linear model; whether it keeps the network."""
+    row: dict[str, object] = {"name": name}
+    for label, rule in RULES.items():
+        with patch.object(search, "_is_better", rule):
+            found = judged(problem)
+        row |= {label: found["log density"], f"{label} network": found["network"]}
+    return row | {"linear": judged(problem, hidden_layer_sizes=())["log density"]}
+
+
+def print_few(n_draws: int, jobs: int) -> None:
+    heading(f"Few rows: {n_draws} draws each; means of the log density of 2000 other rows")
+    print("network or linear model, by both, by rows left out alone, by evidence alone")
+    print(f"{'':28s}{'network':>8s}" + "".join(f"{rule:>10s}" for rule in (*RULES, "linear")))
+    work = (delayed(by_rule)(*problem) for problem in few_rows(n_draws))
+    rows = pd.DataFrame(Parallel(n_jobs=jobs)(work))
+    for name, found in [*rows.groupby("name", sort=False), ("mean", rows)]:
+        means = "".join(f"{found[rule].mean():10.3f}" for rule in (*RULES, "linear"))
+        print(f"{name:28s}{found['default network'].mean():8.2f}{means}")
+    for rule in RULES:
+        worst = (rows[rule] - rows["linear"]).min()
+        print(f"{rule:8s} {worst:.3f} below the linear model at the most")
 
 
 # ---------------------------------------------------------------- real tables
@@ -228,9 +275,10 @@ def print_inner(problems: list[Problem], jobs: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=["grid", "tables", "inner"])
+    parser.add_argument("part", choices=["grid", "few", "tables", "inner"])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--draws", type=int, default=24, help="of each problem of few rows")
     parser.add_argument("--splits", type=int, default=4)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/uci"))
     parser.add_argument("--jobs", type=int, default=1)
@@ -238,6 +286,8 @@ def main() -> None:
     print(machine())
     if arguments.part == "tables":
         print_tables(arguments.folds, arguments.jobs)
+    elif arguments.part == "few":
+        print_few(arguments.draws, arguments.jobs)
     elif arguments.part == "inner":
         print_inner([*inner(arguments.data, arguments.splits), *classes()], arguments.jobs)
     else:

@@ -36,6 +36,10 @@ NEARLY_CONSTANT_PRIOR = 100.0
 # Nats, summed over the rows left out, that a richer model has to gain beyond one standard error:
 # the scatter of few rows does not say what chance is (docs/design/reliable_fits.md).
 MIN_TOTAL_GAIN = 1.0
+# Nats that a network has to gain on a linear model in the same way, its evidence counted too: of
+# few rows the standard error hides what nats of evidence show. Linear models differ in their
+# precisions alone, of which evidence says too much (docs/design/reliable_fits.md).
+MIN_NETWORK_GAIN = 2.0
 
 
 def maximize_evidence(
@@ -52,8 +56,10 @@ def maximize_evidence(
     perceptron's own linear model under a strong prior, the same with a prior that is learned,
     and the network; each with constant noise, then, if it may vary, with noise that does. A
     richer model replaces the best of the simpler ones where it has more evidence at its MAP than
-    all before it and predicts the training rows, left out one at a time, better by more than one
-    standard error and by ``MIN_TOTAL_GAIN``.
+    all before it and predicts the training rows, left out one at a time, better: by more than one
+    standard error and ``MIN_TOTAL_GAIN``, or, a network after a linear model, so that its gains
+    of evidence and of rows left out are together above one standard error and
+    ``MIN_NETWORK_GAIN``.
 
     Parameters
     ----------
@@ -93,7 +99,8 @@ def maximize_evidence(
             continue
         of_constant = max(of_constant, constant.log_evidence)
         for fit in (constant, *_with_varying_noise(constant, alternation)):
-            if best is None or (fit.log_evidence > largest and _predicts_better(fit, best)):
+            evidence_gain = fit.log_evidence - largest
+            if best is None or (evidence_gain > 0.0 and _is_better(fit, best, evidence_gain)):
                 best, losses = fit, alternation.losses
             largest = max(largest, fit.log_evidence)
     assert best is not None
@@ -126,10 +133,16 @@ def gone_on(fit: Fit, alternation: Alternation) -> Fit:
     return alternation.at_map(alternation.rounds(fit, MAX_ROUNDS))
 
 
-def _predicts_better(richer: Fit, simpler: Fit) -> bool:
-    """Whether rows left out gain more density than chance explains."""
+def _is_better(richer: Fit, simpler: Fit, evidence_gain: float) -> bool:
+    """Whether rows left out gain more than chance explains, for networks with their evidence."""
     gain, error = richer.rows.gain_over(simpler.rows)
-    return gain > error + MIN_TOTAL_GAIN / richer.rows.n_rows
+    beyond_chance = richer.rows.n_rows * (gain - error)
+    simpler_is_linear, richer_is_linear = (
+        is_linear(fit.log_posterior.network) for fit in (simpler, richer)
+    )
+    if simpler_is_linear and not richer_is_linear:
+        return gain > 0.0 and beyond_chance + evidence_gain > MIN_NETWORK_GAIN
+    return beyond_chance > MIN_TOTAL_GAIN
 
 
 def _models(start: Fit, alternation: Alternation) -> Iterator[tuple[Fit, Alternation]]:

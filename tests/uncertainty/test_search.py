@@ -19,7 +19,7 @@ from sklearn_hfl.uncertainty.alternation import Alternation, Fit, _Rounds
 from sklearn_hfl.uncertainty.evidence import log_multiplicity
 from sklearn_hfl.uncertainty.exact import dense_ggn
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
-from sklearn_hfl.uncertainty.search import _predicts_better, maximize_evidence
+from sklearn_hfl.uncertainty.search import _is_better, maximize_evidence
 from tests import reference
 from tests.cases import F64, generator, randn
 
@@ -203,14 +203,22 @@ def test_a_richer_model_has_to_predict_rows_left_out_better():
     options = EvidenceOptions(True, True)
     alternation = Alternation(TRAINER, options, generator(0), no_callback)
     simple = alternation.at_map(Fit(lp, torch.zeros(lp.n_weights, dtype=F64)))
-    assert not _predicts_better(simple, simple)
-    richer = replace(simple)
-    clearer = replace(simple.rows, left_out=simple.rows.left_out + 0.1)
-    richer.__dict__["rows"] = clearer
-    assert _predicts_better(richer, simple)
-    slightly = replace(simple.rows, left_out=simple.rows.left_out + 0.5 / len(y))
-    richer.__dict__["rows"] = slightly
-    assert not _predicts_better(richer, simple)  # less than a nat in all
+    network = replace(simple, log_posterior=replace(lp, network=MLP((6, 2, 1))))
+
+    def gains(richer, per_row, evidence):
+        left_out = simple.rows.left_out + torch.as_tensor(per_row, dtype=F64)
+        richer.__dict__["rows"] = replace(simple.rows, left_out=left_out)
+        return _is_better(richer, simple, evidence)
+
+    linear, n = replace(simple), len(y)
+    assert not gains(linear, 0.0, evidence=5.0)
+    assert gains(linear, 0.1, evidence=0.1)
+    assert not gains(linear, 0.5 / n, evidence=5.0)  # less than a nat in all
+    assert not gains(network, 0.5 / n, evidence=1.4)
+    assert gains(network, 0.5 / n, evidence=1.6)  # two nats, evidence and rows together
+    assert not gains(network, -0.5 / n, evidence=100.0)
+    scattered = torch.where(torch.arange(n) < n // 2, 1.0, -0.98)  # of 0.01 a row, within its error
+    assert not gains(network, scattered, evidence=2.0)
 
 
 @pytest.mark.parametrize("varies", [False, True])
