@@ -51,6 +51,7 @@ PRINTED = [
     ("docs/paper.md", "paper-agreement", "paper-agreement.txt", "Agreement"),
     ("docs/paper.md", "paper-plateau", "paper-plateau.txt", "Plateau"),
     ("docs/paper.md", "paper-coverage", "paper-coverage.txt", "Coverage"),
+    ("docs/design/reliable_fits.md", "few", "reliable-few.txt", "Few rows"),
     ("docs/design/reliable_fits.md", "tables", "reliable-tables.txt", "Real tables"),
     ("docs/design/reliable_fits.md", "inner", "reliable-inner.txt", "Training rows"),
     ("docs/design/reliable_fits.md", "tails", "tails.txt", "Tails"),

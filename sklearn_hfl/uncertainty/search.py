@@ -36,9 +36,10 @@ NEARLY_CONSTANT_PRIOR = 100.0
 # Nats, summed over the rows left out, that a richer model has to gain beyond one standard error:
 # the scatter of few rows does not say what chance is (docs/design/reliable_fits.md).
 MIN_TOTAL_GAIN = 1.0
-# Nats that a network has to gain on a linear model in the same way, its evidence counted too: of
-# few rows the standard error hides what nats of evidence show. Linear models differ in their
-# precisions alone, of which evidence says too much (docs/design/reliable_fits.md).
+# Nats that a network has to gain on a linear model in the same way, its evidence counted too:
+# with few rows the standard error hides what nats of evidence show. Two linear models differ in
+# precisions alone, and learning them raises the evidence on noise too
+# (docs/design/reliable_fits.md, "Few rows").
 MIN_NETWORK_GAIN = 2.0
 
 
