@@ -300,8 +300,8 @@ class Alternation:
             The best round.
         known : float
             Evidence that another model has. A MAP that loses half or more of the round's lead
-            over it gives way to the MAPs of earlier rounds, the last first, for as long as
-            that brings more.
+            over it is compared with the MAPs of earlier rounds, the last first, of all that
+            promise more than has been found.
 
         Returns
         -------
@@ -314,13 +314,9 @@ class Alternation:
         if not found.log_evidence < half_way:
             return found
         for earlier in reversed(fit.path):
-            if earlier.log_evidence < max(known, found.log_evidence) or self.left <= 0:
-                break
-            tried = self.to_map(self._with_noise_of_map(earlier))
-            if tried.log_evidence > found.log_evidence:
-                found = tried
-            elif found.log_evidence > known:
-                break
+            if earlier.log_evidence > max(known, found.log_evidence) and self.left > 0:
+                tried = self.to_map(self._with_noise_of_map(earlier))
+                found = max(found, tried, key=lambda fit: fit.log_evidence)
         return found
 
     def to_map(self, fit: Fit) -> Fit:
