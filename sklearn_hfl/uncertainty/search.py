@@ -36,11 +36,6 @@ NEARLY_CONSTANT_PRIOR = 100.0
 # Nats, summed over the rows left out, that a richer model has to gain beyond one standard error:
 # the scatter of few rows does not say what chance is (docs/design/reliable_fits.md).
 MIN_TOTAL_GAIN = 1.0
-# Nats that a network has to gain on a linear model in the same way, its evidence counted too:
-# with few rows the standard error hides what nats of evidence show. Two linear models differ in
-# precisions alone, and learning them raises the evidence on noise too
-# (docs/design/reliable_fits.md, "Few rows").
-MIN_NETWORK_GAIN = 2.0
 
 
 def maximize_evidence(
@@ -57,10 +52,9 @@ def maximize_evidence(
     perceptron's own linear model under a strong prior, the same with a prior that is learned,
     and the network; each with constant noise, then, if it may vary, with noise that does. A
     richer model replaces the best of the simpler ones where it has more evidence at its MAP than
-    all before it and predicts the training rows, left out one at a time, better: by more than one
-    standard error and ``MIN_TOTAL_GAIN``, or, a network after a linear model, so that its gains
-    of evidence and of rows left out are together above one standard error and
-    ``MIN_NETWORK_GAIN``.
+    all before it and the training rows, left out one at a time, agree: a network is not to predict
+    them worse than a linear model by more than one standard error, and other models have to
+    predict them better by more than that and ``MIN_TOTAL_GAIN``.
 
     Parameters
     ----------
@@ -100,8 +94,7 @@ def maximize_evidence(
             continue
         of_constant = max(of_constant, constant.log_evidence)
         for fit in (constant, *_with_varying_noise(constant, alternation)):
-            evidence_gain = fit.log_evidence - largest
-            if best is None or (evidence_gain > 0.0 and _is_better(fit, best, evidence_gain)):
+            if best is None or (fit.log_evidence > largest and _is_better(fit, best)):
                 best, losses = fit, alternation.losses
             largest = max(largest, fit.log_evidence)
     assert best is not None
@@ -134,16 +127,17 @@ def gone_on(fit: Fit, alternation: Alternation) -> Fit:
     return alternation.at_map(alternation.rounds(fit, MAX_ROUNDS))
 
 
-def _is_better(richer: Fit, simpler: Fit, evidence_gain: float) -> bool:
-    """Whether rows left out gain more than chance explains, for networks with their evidence."""
+def _is_better(richer: Fit, simpler: Fit) -> bool:
+    """Whether rows left out agree with the evidence that the richer model is better.
+
+    Of few rows their standard error hides what nats of evidence show. Two linear models, or two
+    noises, differ by precisions alone, and learning these raises the evidence on noise too
+    (docs/design/reliable_fits.md, "Few rows").
+    """
     gain, error = richer.rows.gain_over(simpler.rows)
-    beyond_chance = richer.rows.n_rows * (gain - error)
-    simpler_is_linear, richer_is_linear = (
-        is_linear(fit.log_posterior.network) for fit in (simpler, richer)
-    )
-    if simpler_is_linear and not richer_is_linear:
-        return gain > 0.0 and beyond_chance + evidence_gain > MIN_NETWORK_GAIN
-    return beyond_chance > MIN_TOTAL_GAIN
+    if is_linear(simpler.log_posterior.network) and not is_linear(richer.log_posterior.network):
+        return gain >= -error
+    return gain > error + MIN_TOTAL_GAIN / richer.rows.n_rows
 
 
 def _models(start: Fit, alternation: Alternation) -> Iterator[tuple[Fit, Alternation]]:
