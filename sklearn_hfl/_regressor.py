@@ -45,8 +45,8 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
     ----------
     hidden_layer_sizes : int or sequence of int, default=(50,)
         Widths of the hidden layers; () is Bayesian linear regression. Where the prior is
-        learned, ``fit`` returns the linear model unless a network has more evidence, and no
-        clearly smaller leave-one-out log density.
+        learned, ``fit`` returns the linear model unless the evidence and the leave-one-out
+        log density favour a network.
     activation : {"tanh", "relu", "silu", "gelu", "logistic", "identity"}, default="tanh"
         Activation of the hidden layers.
     module : callable, default=None

@@ -36,6 +36,9 @@ NEARLY_CONSTANT_PRIOR = 100.0
 # Nats, summed over the rows left out, that a richer model has to gain beyond one standard error:
 # the scatter of few rows does not say what chance is (docs/design/reliable_fits.md).
 MIN_TOTAL_GAIN = 1.0
+# The same of a network above a linear model, its gain of evidence included: with few rows the
+# standard error hides what nats of evidence show (docs/design/reliable_fits.md, "Few rows").
+MIN_NETWORK_GAIN = 2.0
 
 
 def maximize_evidence(
@@ -52,9 +55,9 @@ def maximize_evidence(
     perceptron's own linear model under a strong prior, the same with a prior that is learned,
     and the network; each with constant noise, then, if it may vary, with noise that does. A
     richer model replaces the best of the simpler ones where it has more evidence at its MAP than
-    all before it and the training rows, left out one at a time, agree: a network is not to predict
-    them worse than a linear model by more than one standard error, and other models have to
-    predict them better by more than that and ``MIN_TOTAL_GAIN``.
+    all before it and predicts the training rows, left out one at a time, better by more than one
+    standard error and by ``MIN_TOTAL_GAIN``; where a network follows a linear model, the gains of
+    rows left out and of evidence count together, and have to exceed ``MIN_NETWORK_GAIN``.
 
     Parameters
     ----------
@@ -94,7 +97,8 @@ def maximize_evidence(
             continue
         of_constant = max(of_constant, constant.log_evidence)
         for fit in (constant, *_with_varying_noise(constant, alternation)):
-            if best is None or (fit.log_evidence > largest and _is_better(fit, best)):
+            gain = fit.log_evidence - largest
+            if best is None or (gain > 0.0 and _is_better(fit, best, gain)):
                 best, losses = fit, alternation.losses
             largest = max(largest, fit.log_evidence)
     assert best is not None
@@ -127,17 +131,17 @@ def gone_on(fit: Fit, alternation: Alternation) -> Fit:
     return alternation.at_map(alternation.rounds(fit, MAX_ROUNDS))
 
 
-def _is_better(richer: Fit, simpler: Fit) -> bool:
+def _is_better(richer: Fit, simpler: Fit, evidence_gain: float) -> bool:
     """Whether rows left out agree with the evidence that the richer model is better.
 
-    Of few rows their standard error hides what nats of evidence show. Two linear models, or two
-    noises, differ by precisions alone, and learning these raises the evidence on noise too
-    (docs/design/reliable_fits.md, "Few rows").
+    Two linear models, or two noises, differ by precisions alone, and learning these raises the
+    evidence on noise too: there it does not count.
     """
     gain, error = richer.rows.gain_over(simpler.rows)
+    beyond_chance = richer.rows.n_rows * (gain - error)
     if is_linear(simpler.log_posterior.network) and not is_linear(richer.log_posterior.network):
-        return gain >= -error
-    return gain > error + MIN_TOTAL_GAIN / richer.rows.n_rows
+        return beyond_chance + evidence_gain > MIN_NETWORK_GAIN
+    return beyond_chance > MIN_TOTAL_GAIN
 
 
 def _models(start: Fit, alternation: Alternation) -> Iterator[tuple[Fit, Alternation]]:

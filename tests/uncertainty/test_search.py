@@ -205,20 +205,21 @@ def test_a_richer_model_has_to_predict_rows_left_out_better():
     simple = alternation.at_map(Fit(lp, torch.zeros(lp.n_weights, dtype=F64)))
     network = replace(simple, log_posterior=replace(lp, network=MLP((6, 2, 1))))
 
-    def better(richer, per_row):
+    def better(richer, per_row, evidence_gain):
         left_out = simple.rows.left_out + torch.as_tensor(per_row, dtype=F64)
         richer.__dict__["rows"] = replace(simple.rows, left_out=left_out)
-        return _is_better(richer, simple)
+        return _is_better(richer, simple, evidence_gain)
 
     linear, n = replace(simple), len(y)
-    assert not better(linear, 0.0)
-    assert better(linear, 0.1)
-    assert not better(linear, 0.5 / n)  # less than a nat in all
-    assert better(network, 0.0)
-    assert not better(network, -0.1)
-    scattered = torch.where(torch.arange(n) < n // 2, 1.0, -1.02)  # -0.01 a row, within its error
-    assert better(network, scattered)
-    assert not better(linear, -scattered)
+    assert not better(linear, 0.0, evidence_gain=5.0)
+    assert better(linear, 0.1, evidence_gain=0.1)
+    assert not better(linear, 0.5 / n, evidence_gain=5.0)  # less than a nat in all
+    assert not better(network, 0.5 / n, evidence_gain=1.4)
+    assert better(network, 0.5 / n, evidence_gain=1.6)  # two nats in all
+    assert not better(network, -0.5 / n, evidence_gain=2.4)
+    scattered = torch.where(torch.arange(n) < n // 2, 1.0, -0.98)  # 0.01 a row, within its error
+    assert not better(network, scattered, evidence_gain=2.0)
+    assert better(network, scattered, evidence_gain=100.0)
 
 
 @pytest.mark.parametrize("varies", [False, True])
