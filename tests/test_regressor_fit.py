@@ -179,6 +179,16 @@ def test_warm_start_keeps_the_linear_model():
     assert model.n_iter_ <= 20
 
 
+def test_warm_start_tries_the_network_again_where_rows_change():
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-2, 2, size=(60, 2))
+    y = np.sin(2 * X[:, 0]) + X[:, 1] + 0.1 * rng.normal(size=60)
+    model = HFLRegressor(**LEARNED).fit(X, rng.normal(size=60))
+    assert len(model.coefs_) == 1
+    assert len(model.fit(X, y).coefs_) == 2
+    assert model.score(X, y) > 0.95
+
+
 @pytest.mark.parametrize("change", [{"activation": "silu"}, {"hidden_layer_sizes": (5,)}])
 def test_warm_start_searches_again_for_another_model(change):
     X, y = data()

@@ -167,9 +167,10 @@ def _starting_loss(log_posterior: LogPosterior, weights: Tensor) -> float:
     loss = float(log_posterior.value(weights[None])[0])
     if not np.isfinite(loss):
         raise ValueError(
-            f"The loss at the starting weights is {loss}: the data overflow "
-            f"{log_posterior.X.dtype}, or a module of yours is undefined for some rows. Without "
-            "normalize_X=True, and normalize_y=True of a regressor, rescale the data."
+            f"The loss at the starting weights is {loss}: the data or their squares overflow "
+            f"{log_posterior.X.dtype}, or a module of yours is undefined for some rows. Rescale "
+            "the data: with normalize_X=True, and normalize_y=True of a regressor, numbers below "
+            "1e150 do not overflow in float64."
         )
     return loss
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from sklearn_hfl.optim.map_estimate import MapEstimate
@@ -118,9 +119,10 @@ class Member:
     ) -> Fit | None:
         """Model, learned precisions and weights found here, on the rows of ``log_posterior``.
 
-        None where something else was asked for, of far fewer or more rows, or where the steps
-        ended before the network was tried. The fit has ended unless steps were missing: at a
-        kink more of them bring nothing.
+        None where something else was asked for, of far fewer or more rows, where the steps ended
+        before the network was tried, or where a linear model was kept of other rows: the network
+        may be better on these. The fit has ended unless steps were missing: at a kink more of them
+        bring nothing.
         """
         old, new = self.estimate.log_posterior, log_posterior
         # Without its data a fit of varying noise lacks the variance that L averages over.
@@ -135,6 +137,8 @@ class Member:
             return None
         # A fit may have kept the network's linear model.
         same = self._has_groups_of(new)
+        if not (same or _same_rows(old, new)):
+            return None
         prior, likelihood = new.prior, new.likelihood
         if options.prior:
             prior = GaussianPrior(
@@ -166,6 +170,13 @@ class Member:
     def _with(self, **changes: Any) -> Member:
         log_posterior = replace(self.estimate.log_posterior, **changes)
         return replace(self, estimate=replace(self.estimate, log_posterior=log_posterior))
+
+
+def _same_rows(old: LogPosterior, new: LogPosterior) -> bool:
+    """Whether both hold the same rows; of rows on a cluster that is not known."""
+    pairs = (old.X, new.X), (old.y, new.y), (old.sample_weight, new.sample_weight)
+    here = old.chunks is None and new.chunks is None
+    return here and all(torch.equal(a.to(b), b) for a, b in pairs)
 
 
 def asked_for(
