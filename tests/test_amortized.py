@@ -244,11 +244,11 @@ TINY = {
 }
 FAMILIES = {
     "gaussian": (HFLRegressor, {}, "y"),
-    "two outputs, two members": (HFLRegressor, {"n_estimators": 2}, "Y"),
+    # A prior that is given, or few rows could leave one model of these, and more rows another.
+    "two outputs, two members": (HFLRegressor, {"n_estimators": 2, "prior_precision": 1.0}, "Y"),
     "heteroscedastic": (HFLRegressor, {"likelihood": "heteroscedastic"}, "Y"),
     "float32": (HFLRegressor, {"dtype": "float32", "likelihood": "heteroscedastic"}, "y"),
     "two classes": (HFLClassifier, {}, "two"),
-    # A prior that is given, or few rows could leave the linear model, and more rows a network.
     "three classes": (HFLClassifier, {"n_estimators": 2, "prior_precision": 1.0}, "three"),
 }
 # As many as training took steps, and as conformalize was given rows.

@@ -192,7 +192,7 @@ def _of_tails(model: Any, facts: Diagnostics) -> str:
             "likelihood='heteroscedastic'"
             if model.likelihood == "gaussian" and model.module is None
             else "",
-            "the logarithm of y, where it is positive (TransformedTargetRegressor)"
+            "the logarithm of y, where it is positive (TransformedTargetRegressor, with quantiles)"
             if skewness > MIN_SKEWNESS
             else "",
             "conformalize, then interval_kind='conformal'",
