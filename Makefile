@@ -211,6 +211,7 @@ benchmark-reliable-fits: $(VENV)/.installed-plot $(VENV)/.installed-test build/t
 benchmark-tables: $(VENV_TABLES)/.installed $(VENV_LAPLACE)/.installed  ## Distributions, intervals and time on 19 real tables beside other methods; goes on where it stopped
 	OMP_NUM_THREADS=1 $(VENV_TABLES)/bin/python benchmarks/tables.py run --jobs $(WORKERS)
 	$(VENV_TABLES)/bin/python benchmarks/tables.py print > benchmarks/results/tables.txt
+	$(VENV_TABLES)/bin/python tools/fill_tables.py
 	cat benchmarks/results/tables.txt
 
 benchmark-grid-search: $(VENV)/.installed-plot  ## Choose hyperparameters by log density and by R²
