@@ -260,3 +260,22 @@ def test_a_map_with_too_little_evidence_gives_way_to_earlier_rounds():
     back = alternation().at_map(lost, known=-1e9)
     assert back.log_evidence == pytest.approx(climbed, abs=0.5)
     assert first < climbed > others[-1]
+
+
+def test_a_worse_map_does_not_hide_a_better_one_before(monkeypatch):
+    likelihood, y, *_ = LINEAR["gaussian"]
+    lp = log_posterior(likelihood, y, MLP((6, 1)))
+    start = Fit(lp, torch.zeros(lp.n_weights, dtype=F64))
+    # Evidence of rounds, and of their MAPs; the first promises less than is found after it.
+    of_map = {20.0: 19.0, 40.0: 30.0, 60.0: -5.0, 80.0: 5.0, 100.0: 1.0}
+    monkeypatch.setattr(Alternation, "_with_noise_of_map", lambda self, fit: fit)
+    monkeypatch.setattr(
+        Alternation,
+        "to_map",
+        lambda self, fit: replace(fit, log_evidence=of_map.pop(fit.log_evidence)),
+    )
+    *path, best = (replace(start, log_evidence=evidence) for evidence in sorted(of_map))
+    alternation = Alternation(TRAINER, EvidenceOptions(True, True), generator(0), no_callback)
+    found = alternation.at_map(replace(best, path=tuple(path)), known=0.0)
+    assert found.log_evidence == 30.0
+    assert list(of_map) == [20.0]
