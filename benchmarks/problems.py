@@ -155,20 +155,20 @@ LOG_ODDS = {
 }
 
 
-def few_rows(n_draws: int) -> Iterator[tuple[str, Problem]]:
+def few_rows(n_draws: int) -> Iterator[Problem]:
     """Functions of 15 to 80 rows, and classes of 40 to 250, with both activations."""
     for i, (name, function) in enumerate(FUNCTIONS.items()):
         for j in range(n_draws):
             random, n = np.random.RandomState(1000 * i + j), (15, 25, 40, 80)[j % 4]
             x = random.uniform(-3, 3, (n + TEST_ROWS, 1))
             y = function(x[:, 0]) + (0.3, 1.0)[j // 4 % 2] * random.randn(len(x))
-            yield name, split(name, x, y, n, activation=("tanh", "relu")[(i + j) % 2])
+            yield split(name, x, y, n, activation=("tanh", "relu")[(i + j) % 2])
     for i, (name, log_odds) in enumerate(LOG_ODDS.items()):
         for j in range(n_draws):
             random, n = np.random.RandomState(9000 + 1000 * i + j), (40, 80, 150, 250)[j % 4]
             X = random.randn(n + TEST_ROWS, (2, 4, 8)[j // 4 % 3])
             y = (random.logistic(size=len(X)) < log_odds(X)).astype(int)
-            yield name, split(name, X, y, n, activation=("tanh", "relu")[(i + j) % 2])
+            yield split(name, X, y, n, activation=("tanh", "relu")[(i + j) % 2])
 
 
 def split(name: str, X: Array, y: Array, n: int, **params: object) -> Problem:

@@ -143,9 +143,9 @@ def by_evidence(richer: Fit, simpler: Fit, evidence_gain: float) -> bool:
 RULES = {"default": search._is_better, "rows": by_rows_left_out, "evidence": by_evidence}
 
 
-def by_rule(name: str, problem: Problem) -> dict[str, object]:
+def by_rule(problem: Problem) -> dict[str, object]:
     """Log density by each rule and of the linear model; whether it keeps the network."""
-    row: dict[str, object] = {"name": name}
+    row: dict[str, object] = {"name": problem.name}
     for label, rule in RULES.items():
         with patch.object(search, "_is_better", rule):
             found = judged(problem)
@@ -157,7 +157,7 @@ def print_few(n_draws: int, jobs: int) -> None:
     heading(f"Few rows: {n_draws} draws each; means of the log density of 2000 other rows")
     print("which model replaces a simpler one: by both, by rows left out alone, by evidence alone")
     print(f"{'':28s}{'network':>8s}" + "".join(f"{rule:>10s}" for rule in (*RULES, "linear")))
-    work = (delayed(by_rule)(*problem) for problem in few_rows(n_draws))
+    work = (delayed(by_rule)(problem) for problem in few_rows(n_draws))
     rows = pd.DataFrame(Parallel(n_jobs=jobs)(work))
     for name, found in [*rows.groupby("name", sort=False), ("mean", rows)]:
         means = "".join(f"{found[rule].mean():10.3f}" for rule in (*RULES, "linear"))
