@@ -39,7 +39,7 @@ from sklearn_hfl._data.validation import Array, check_features, check_finite, to
 from sklearn_hfl._ensemble.advice import of_fit, of_missed_rows
 from sklearn_hfl._ensemble.ensemble import Ensemble
 from sklearn_hfl._ensemble.fit import fit_members
-from sklearn_hfl._ensemble.member import Asked, Member, asked_for
+from sklearn_hfl._ensemble.member import Asked, Member, Resumed, asked_for
 from sklearn_hfl._ensemble.route import Route
 from sklearn_hfl._ensemble.trained import Trained
 from sklearn_hfl.calibration.fingerprints import Fingerprints
@@ -54,7 +54,6 @@ from sklearn_hfl.posterior.module import module_start, seeded
 from sklearn_hfl.posterior.network import ACTIVATIONS, MLP, Network
 from sklearn_hfl.posterior.prior import GaussianPrior
 from sklearn_hfl.posterior.rescaling import Affine, rescaled_module, rescaled_weights
-from sklearn_hfl.uncertainty.alternation import Fit
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 from sklearn_hfl.uncertainty.predictive import Predictive, mixture
 from sklearn_hfl.uncertainty.variance import Variance
@@ -196,7 +195,7 @@ class HFLBase(BaseEstimator):
         places = sorted([*known, *islice(free, self.n_estimators - len(known))])
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=places[-1] + 1)
         asked: Asked | None = None
-        resumed: list[Fit | None] = [None] * self.n_estimators
+        resumed: list[Resumed | None] = [None] * self.n_estimators
         n_outputs = likelihood.n_outputs(y.shape[1])
         start = partial(self._start, n_noise=n_outputs - y.shape[1], units=units)
         for i, place in enumerate(places):
@@ -216,9 +215,10 @@ class HFLBase(BaseEstimator):
             given = self.prior_precision, getattr(self, "noise_std", None)
             asked = asked_for(network, self.module, units, likelihood, *given)
             if place in warm:
-                weights = warm[place].starts(log_posterior, weights, asked)
-                if options.prior or options.noise:
+                if options.prior or options.noise:  # a search that is needed starts anew
                     resumed[i] = warm[place].resumed(log_posterior, options, asked)
+                else:
+                    weights = warm[place].starts(log_posterior, weights, asked)
             jobs.append((log_posterior, weights, generator))
         trainer = self._trainer(jobs[0][2], inputs)
         if trained is not None:

@@ -50,12 +50,11 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
     activation : {"tanh", "relu", "silu", "gelu", "logistic", "identity"}, default="tanh"
         Activation of the hidden layers.
     module : callable, default=None
-        (n_features, n_outputs) -> torch.nn.Module, used instead of the perceptron; called
-        with twice the columns of y if heteroscedastic.
-        The module maps (n, n_features) to (n, n_outputs), each row by itself. Its
-        frozen parameters (``requires_grad=False``) and buffers are constants; a
-        parameter in several places is one. torch's global generator is seeded for the
-        factory, and put back.
+        (n_features, n_outputs) -> torch.nn.Module, used instead of the perceptron; called with
+        twice the columns of y if heteroscedastic. The module maps (n, n_features) to (n,
+        n_outputs), each row by itself. Its frozen parameters (``requires_grad=False``) and
+        buffers are constants; a parameter in several places is one. torch's global generator is
+        seeded for the factory, and put back.
     likelihood : {"gaussian", "heteroscedastic"}, default="gaussian"
         Distribution of y around the mean: normal, with one noise for all rows, or with
         a noise that depends on X. The network then has 2 n_outputs outputs, means and
@@ -108,8 +107,9 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
     n_iter_no_change : int, default=10
         See ``tol``.
     warm_start : bool, default=False
-        Go on from the weights and learned precisions of the last fit, where model, units and
-        given precisions are the same and it had about as many rows (by a factor of 1.5).
+        Go on from the weights and learned precisions of the last fit, where model, units and given
+        precisions are the same, it had about as many rows (by a factor of 1.5), and rows left out
+        are predicted as well as then (within 0.1 nats); learn anew elsewhere.
     n_estimators : int, default=3
         MAPs from random starts, at most, mixed equally. The first learns all precisions.
     random_state : int, RandomState instance or None, default=None

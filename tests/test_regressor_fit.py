@@ -169,6 +169,35 @@ def test_warm_start_takes_new_rows_at_the_old_precisions():
     assert model.converged_
 
 
+@pytest.mark.parametrize(
+    ("functions", "noises"),
+    [((2, 2), (0.05, 0.5)), ((2, 2), (0.5, 0.05)), ((2, 5), (0.2, 0.2))],
+    ids=["noisier", "cleaner", "another function"],
+)
+def test_warm_start_learns_anew_where_the_old_precisions_do_not_suit(functions, noises):
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-2, 2, size=(150, 1))
+    before, y = (
+        np.sin(k * X[:, 0]) + noise * rng.normal(size=150)
+        for k, noise in zip(functions, noises, strict=True)
+    )
+    model = HFLRegressor(**LEARNED).fit(X, before).fit(X, y)
+    assert model.noise_std_ == pytest.approx(noises[1], rel=0.2)
+    assert_array_equal(model.predict(X), clone(model).fit(X, y).predict(X))
+
+
+def test_members_of_a_warm_start_learn_anew_together():
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-2, 2, size=(60, 1))
+    y = np.sin(2 * X[:, 0])
+    model = HFLRegressor(**{**LEARNED, "n_estimators": 2})
+    model.fit(X, y + 0.05 * rng.normal(size=60)).fit(X, y + 0.5 * rng.normal(size=60))
+    noises = [m.estimate.log_posterior.likelihood.noise_precision for m in model.members_]
+    assert len(noises) == 2
+    assert_array_equal(*noises)
+    assert model.noise_std_ == pytest.approx(0.5, rel=0.3)
+
+
 def test_warm_start_keeps_the_linear_model():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(60, 3))

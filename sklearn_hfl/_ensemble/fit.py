@@ -12,7 +12,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from sklearn_hfl._ensemble.member import Asked, Member
+from sklearn_hfl._ensemble.member import Asked, Member, Resumed
 from sklearn_hfl._ensemble.route import Route
 from sklearn_hfl._ensemble.threads import few_threads
 from sklearn_hfl.optim.krylov import determined_subspace
@@ -39,7 +39,8 @@ LOGIT_RTOL = 0.01
 SHOWN = {"loss": "loss", "distance": "SDs from the MAP", "evidence": "log evidence"}
 
 # Nats a row, left out of the training, by which a member may predict worse than another: other
-# modes scatter by less, bad ones lose more (docs/design/members.md).
+# modes scatter by less, bad ones lose more (docs/design/members.md). Precisions of an earlier fit
+# that lose as much on new rows are learned anew.
 MAX_LOSS = 0.1
 
 # Where a member begins: L, weights (P,) and source of randomness.
@@ -63,7 +64,7 @@ class _Settings:
 
 def fit_members(
     starts: Sequence[Start],
-    resumed: Sequence[Fit | None],
+    resumed: Sequence[Resumed | None],
     trainer: Trainer,
     options: EvidenceOptions,
     route: Route,
@@ -87,16 +88,19 @@ def fit_members(
     members: list[Member] = []
     learned_anew = False
     if settings.learns:
-        (place, start, fit), *jobs = jobs
-        members = [replace(_fit_member(start, fit, settings), place=place)]
-        jobs = [] if is_linear(members[0].network) else jobs
+        (place, start, known), *jobs = jobs
+        first = known and _resumed_member(start, known, settings)
+        if first is None:
+            known, first = None, _fit_member(start, None, settings)
+        members = [replace(first, place=place)]
+        jobs = [] if is_linear(first.network) else jobs
         # Where the first learns other precisions, those of earlier fits are no longer shared.
-        learned_anew = fit is None or not fit.ended
+        learned_anew = known is None or not known.fit.ended
     others = Parallel(n_jobs=n_jobs)(
         delayed(_other_member)(members[0], *start[1:], settings)
-        if members and (fit is None or learned_anew)
-        else delayed(_fit_member)(start, replace(fit, ended=True) if fit else None, settings)
-        for _, start, fit in jobs
+        if members and (known is None or learned_anew)
+        else delayed(_fit_member)(start, known and replace(known.fit, ended=True), settings)
+        for _, start, known in jobs
     )
     members += [
         replace(member, place=place)
@@ -112,6 +116,23 @@ def fit_members(
     # Members share the data, also when other processes trained them.
     rows = starts[0][0]
     return tuple(member.with_data(rows.X, rows.y, rows.sample_weight) for member in members)
+
+
+def _resumed_member(start: Start, known: Resumed, settings: _Settings) -> Member | None:
+    """Train under the precisions of an earlier fit; None where they do not suit these rows.
+
+    They suit where rows left out are predicted about as well as then, and with noise that is
+    about as right: too much of it would spoil no prediction of cleaner rows, and hide what better
+    precisions would reach.
+    """
+    log_posterior, weights, generator = start
+    # Of its own: a search that follows is that of a new fit.
+    probes = Generator().manual_seed(generator.initial_seed())
+    member = _fit_member((log_posterior, weights, probes), known.fit, settings)
+    last, now = known.facts, member.diagnostics
+    fallen = last.log_density_left_out - now.log_density_left_out
+    suits = fallen < MAX_LOSS and now.rescaling_gain - last.rescaling_gain < MAX_LOSS
+    return member if suits else None
 
 
 def _fit_member(start: Start, resumed: Fit | None, settings: _Settings) -> Member:

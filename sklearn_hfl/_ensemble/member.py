@@ -24,7 +24,7 @@ from sklearn_hfl.uncertainty.alternation import Fit
 from sklearn_hfl.uncertainty.diagnostics import Diagnostics
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 
-__all__ = ["Asked", "Member", "asked_for"]
+__all__ = ["Asked", "Member", "Resumed", "asked_for"]
 
 # Precisions that were learned from fewer or more rows, by this factor, are searched for again.
 MAX_GROWTH = 1.5
@@ -43,6 +43,21 @@ class Asked(NamedTuple):
 
     model: tuple[object, ...]
     given: tuple[object, ...]
+
+
+class Resumed(NamedTuple):
+    """An earlier fit, to go on from.
+
+    Attributes
+    ----------
+    fit : Fit
+        Its model, precisions and weights, on the rows of the new one.
+    facts : Diagnostics
+        On the rows of its own.
+    """
+
+    fit: Fit
+    facts: Diagnostics
 
 
 @dataclass(frozen=True)
@@ -116,7 +131,7 @@ class Member:
 
     def resumed(
         self, log_posterior: LogPosterior, options: EvidenceOptions, asked: Asked
-    ) -> Fit | None:
+    ) -> Resumed | None:
         """Model, learned precisions and weights found here, on the rows of ``log_posterior``.
 
         None where something else was asked for, of far fewer or more rows, where the steps ended
@@ -155,7 +170,8 @@ class Member:
         )
         ended = self.diagnostics.stationary or self.status is not Status.MAX_ITER
         weights = self.estimate.weights.to(new.X)
-        return Fit(resumed, weights, ended=ended, learned_from=self.n_rows)
+        fit = Fit(resumed, weights, ended=ended, learned_from=self.n_rows)
+        return Resumed(fit, self.diagnostics)
 
     def without_data(self, rtol: float) -> Member:
         """Keep what answers queries to ``rtol``, and no training rows."""

@@ -54,6 +54,8 @@ class Diagnostics:
         several outputs, those of the one with the heaviest tails; None for classes.
     heavy_tailed : bool
         Whether large residuals are plainly more frequent than those of normal noise.
+    rescaling_gain : float
+        What noise of the right size would add to ``log_density_left_out``; 0 for classes.
     """
 
     loss: float
@@ -71,6 +73,7 @@ class Diagnostics:
     skewness: float | None = None
     excess_kurtosis: float | None = None
     heavy_tailed: bool = False
+    rescaling_gain: float = 0.0
 
     @property
     def stationary(self) -> bool:  # numpydoc ignore=RT01
@@ -116,4 +119,5 @@ def diagnose(estimate: MapEstimate, rows: LeaveOneOut | None = None) -> Diagnost
         skewness=tails.skewness if tails else None,
         excess_kurtosis=tails.excess_kurtosis if tails else None,
         heavy_tailed=tails is not None and tails.heavy,
+        rescaling_gain=rows.rescaling_gain,
     )

@@ -19,7 +19,7 @@ from sklearn_hfl.uncertainty.deletion import (
     log_density_of_labels,
     normal_log_density,
 )
-from sklearn_hfl.uncertainty.tails import Tails, power_sums, tails
+from sklearn_hfl.uncertainty.tails import Tails, power_sums, rescaling_gain, tails
 
 __all__ = ["LeaveOneOut", "leave_one_out"]
 
@@ -55,6 +55,10 @@ class LeaveOneOut(Protocol):
     @property
     def tails(self) -> Tails | None:  # numpydoc ignore=RT01
         """Of the residuals left out, in their standard deviations; None for classes."""
+
+    @property
+    def rescaling_gain(self) -> float:  # numpydoc ignore=RT01
+        """Nats a row that noise of the right size would add to the density left out."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,11 @@ class RowDensities:
         """Of the residuals left out."""
         return tails(power_sums(self.residuals, self.weight))
 
+    @property
+    def rescaling_gain(self) -> float:  # numpydoc ignore=RT01
+        """Nats a row that noise of the right size would add to the density left out."""
+        return rescaling_gain(power_sums(self.residuals, self.weight))
+
 
 @dataclass(frozen=True)
 class ChunkDensities:
@@ -174,6 +183,11 @@ class ChunkDensities:
     def tails(self) -> Tails | None:  # numpydoc ignore=RT01
         """Of the residuals left out."""
         return tails(self._sums[6:].view(6, -1))
+
+    @property
+    def rescaling_gain(self) -> float:  # numpydoc ignore=RT01
+        """Nats a row that noise of the right size would add to the density left out."""
+        return rescaling_gain(self._sums[6:].view(6, -1))
 
 
 def _over_fitted(gain: float, error: float, of_fitted: float) -> bool:

@@ -1,4 +1,4 @@
-"""Tails: whether the residuals of rows that are left out look normal."""
+"""Tails: whether the residuals of rows that are left out look normal, and of unit variance."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Tails", "power_sums", "tails"]
+__all__ = ["Tails", "power_sums", "rescaling_gain", "tails"]
 
 # Excess kurtosis above which tails count as heavy, where it also is so many standard errors
 # sqrt(24 / n) above 0. A Laplace distribution has 3. A Student t describes what lies above, of
@@ -63,6 +63,23 @@ def power_sums(values: Tensor, weight: Tensor) -> Tensor:
     """
     squares = weight.square() @ torch.ones_like(values)
     return torch.stack([*(weight @ values**k for k in range(5)), squares])
+
+
+def rescaling_gain(sums: Tensor) -> float:
+    """Log density that standard deviations of the right size would add.
+
+    Parameters
+    ----------
+    sums : Tensor of shape (6, K)
+        Of all rows: see ``power_sums``.
+
+    Returns
+    -------
+    float
+        Nats a row, Σ_k ½ (m_k − 1 − log m_k) for mean squares m_k; 0 for classes.
+    """
+    mean_square = (sums[2] / sums[0]).double().clamp(min=MIN_VARIANCE)
+    return float(0.5 * (mean_square - 1 - mean_square.log()).sum())
 
 
 def tails(sums: Tensor) -> Tails | None:
