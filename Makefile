@@ -206,6 +206,7 @@ benchmark-reliable-fits: $(VENV)/.installed-plot $(VENV)/.installed-test build/t
 		OMP_NUM_THREADS=1 PYTHONPATH=build/tables $(VENV)/bin/python benchmarks/reliable_fits.py $$part \
 			> benchmarks/results/reliable-$$part.txt || exit 1; \
 	done
+	$(VENV)/bin/python tools/fill_tables.py
 	cat benchmarks/results/reliable-*.txt
 
 benchmark-tables: $(VENV_TABLES)/.installed $(VENV_LAPLACE)/.installed  ## Distributions, intervals and time on 19 real tables beside other methods; goes on where it stopped
@@ -275,6 +276,7 @@ benchmark-classifier: $(VENV)/.installed-plot $(VENV_LAPLACE)/.installed  ## Che
 
 benchmark-functional: $(VENV)/.installed-plot  ## Time the error bar of a population mean, and compare it with the dense one
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/functional.py > benchmarks/results/functional.txt
+	$(VENV)/bin/python tools/fill_tables.py
 	cat benchmarks/results/functional.txt
 
 benchmark-leave-one-out: $(VENV)/.installed-plot  ## Leave-one-out and influence against refits, and flipped labels
@@ -284,6 +286,7 @@ benchmark-leave-one-out: $(VENV)/.installed-plot  ## Leave-one-out and influence
 
 benchmark-profile: $(VENV)/.installed-plot  ## Coverage of profile intervals beside Gaussian ones
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/profile_interval.py > benchmarks/results/profile.txt
+	$(VENV)/bin/python tools/fill_tables.py
 	cat benchmarks/results/profile.txt
 
 clean:  ## Remove caches and build products

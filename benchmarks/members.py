@@ -16,7 +16,6 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-import torch
 from joblib import Parallel, delayed
 from problems import Problem, classes, inner
 from reporting import heading, machine, normal_scores
@@ -63,7 +62,6 @@ def main() -> None:
 def scores(problem: Problem, way: str) -> list[float]:
     """Log density of the first 1, 2, ... members; of three: coverage; seconds; evidence gained."""
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
     alone, members, seconds = None, [], []
     if way == "own search":
         for member in range(N_MEMBERS):

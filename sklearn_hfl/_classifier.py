@@ -121,7 +121,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
     validation_fraction : float, default=0.1
         Share of the rows that ``early_stopping`` holds out.
     n_iter_no_change : int, default=10
-        See ``tol``.
+        See ``tol``. For "adam" passes, or 200 mini-batches where these are more.
     warm_start : bool, default=False
         Go on from the weights and learned precisions of the last fit, where model, units and given
         precisions are the same, it had about as many rows (by a factor of 1.5), and rows left out

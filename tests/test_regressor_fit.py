@@ -13,7 +13,7 @@ from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.metrics import r2_score
 
-from sklearn_hfl import HFLRegressor, HFLWarning
+from sklearn_hfl import HFLConvergenceWarning, HFLRegressor, HFLWarning
 from tests.regression import (
     ACTIVATIONS,
     KNOWN,
@@ -124,6 +124,17 @@ def test_hidden_layer_sizes_may_be_a_number_or_any_sequence():
     fits = [HFLRegressor(**{**KNOWN, "hidden_layer_sizes": s}).fit(X, y).predict(X) for s in sizes]
     for fit in fits:
         assert_array_equal(fit, fits[0])
+
+
+@pytest.mark.parametrize("params", [{}, {"prior_precision": 1.0}])
+def test_adam_learns_a_curved_function_of_few_rows(params):
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-2, 2, size=(60, 2))
+    y = np.sin(2 * X[:, 0]) * X[:, 1] + 0.1 * rng.normal(size=60)
+    model = HFLRegressor(solver="adam", n_estimators=1, random_state=0, **params)
+    with pytest.warns(HFLConvergenceWarning, match="not stationary"):
+        model.fit(X, y)
+    assert model.score(X, y) > 0.8
 
 
 def test_warm_start_begins_where_the_last_fit_ended():

@@ -82,6 +82,10 @@ class Trainer(ABC):
         """Name of the solver, and how it takes the curvature of this L where it does."""
         return self.name
 
+    def steps_of_round(self, n_steps: int, n_rows: int) -> int:
+        """Steps between two updates of the precisions, ``n_steps`` or more."""
+        return n_steps
+
     @abstractmethod
     def train(
         self,

@@ -278,7 +278,8 @@ class Alternation:
         rounds = _Rounds(start, options, known)
         self.callback(phase=f"search on {log_posterior.n_rows} rows")
         for _ in range(max_rounds):
-            steps = min(STEPS_PER_ROUND, self.left)
+            steps = self.trainer.steps_of_round(STEPS_PER_ROUND, log_posterior.n_rows)
+            steps = min(steps, self.left)
             if steps <= 0 or rounds.ended:
                 break
             weights = self.train(log_posterior, weights, steps, True, basis).weights

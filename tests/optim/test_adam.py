@@ -15,6 +15,7 @@ OPTIONS = {
     "n_iter_no_change": 1000,
     "batch_size": 5,
     "learning_rate": 0.02,
+    "min_batches": 1,
 }
 
 
@@ -75,6 +76,18 @@ def test_training_ends_without_progress():
     assert trajectory.n_iter < 1000
     per_row = torch.tensor(trajectory.curve, dtype=F64) / len(case.log_posterior.X)
     assert per_row[-6:].min() > per_row[:-5].min() - 5e-6
+
+
+def test_passes_over_few_rows_go_on_until_they_were_many_batches():
+    case = problem("linear")
+    options = {"tol": 1e6, "n_iter_no_change": 2, "batch_size": 5, "min_batches": 20}
+    assert len(case.log_posterior.X) == 14  # so that 7 passes are 21 batches
+    assert train(case, **options).n_iter == 1 + 7
+    rounds = [
+        Adam(**{**OPTIONS, **options, "max_iter": max_iter}).steps_of_round(least, n_rows=14)
+        for max_iter, least in [(1000, 10), (1000, 1), (100, 1)]
+    ]
+    assert rounds == [10, 7, 5]
 
 
 def test_held_out_rows_decide_when_to_stop():

@@ -20,7 +20,13 @@ def solver(request):
 
 
 def trainer(solver, max_iter, **changes):
-    settings = {"tol": 0.0, "n_iter_no_change": 1000, "learning_rate": 0.03, **changes}
+    settings = {
+        "tol": 0.0,
+        "n_iter_no_change": 1000,
+        "learning_rate": 0.03,
+        "min_batches": 1,
+        **changes,
+    }
     return make_trainer(solver, max_iter=max_iter, **settings)
 
 
