@@ -118,6 +118,19 @@ def test_equal_seeds_give_equal_bits_and_others_do_not():
     assert len({fit.tobytes() for fit in fits}) == 4
 
 
+@pytest.mark.parametrize("seed", [1, 5, 7])
+def test_noise_under_a_given_prior_is_that_of_the_better_mode(seed):
+    # From all of y as noise the fit of these rows stays in a smoother mode, of 20 nats less.
+    x = np.arange(-1.5, -0.7, 0.01)
+    X = np.r_[x, x + 1.85][:, None]
+    y = -np.sin(3 * X[:, 0] - 0.3) + 0.1 * np.random.RandomState(seed).normal(size=len(X))
+    learned, given = (
+        HFLRegressor(prior_precision=1.0, noise_std=noise, n_estimators=1, random_state=0).fit(X, y)
+        for noise in ("evidence", 0.1)
+    )
+    assert learned.log_marginal_likelihood_ > given.log_marginal_likelihood_ - 1
+
+
 def test_hidden_layer_sizes_may_be_a_number_or_any_sequence():
     X, y = data()
     sizes = [5, (5,), [5], np.array([5]), np.int64(5)]

@@ -174,7 +174,7 @@ def _search(start: Fit, alternation: Alternation, known: float) -> Fit | None:
     ``known`` is that of a simpler model. None where no start reaches it.
     """
     if not alternation.options.prior:
-        return alternation.at_map(alternation.rounds(start, MAX_ROUNDS))
+        return _search_noise(start, alternation)
     best: Fit | None = None
     screened = _of_sample(start, alternation) or _screened(start, alternation, known)
     for fit in sorted(screened, key=lambda fit: fit.score, reverse=True):
@@ -188,6 +188,22 @@ def _search(start: Fit, alternation: Alternation, known: float) -> Fit | None:
         if at_map.log_evidence > to_beat or nothing_known:
             best = at_map
     return best
+
+
+def _search_noise(start: Fit, alternation: Alternation) -> Fit:
+    """Alternate under a fixed prior, for a network from the noise of each start.
+
+    After much noise it may stay a smoother function, of more noise, than after little.
+    """
+    log_posterior, options, ends = start.log_posterior, alternation.options, []
+    known = [log_posterior]
+    if not is_linear(log_posterior.network):
+        known = [started(log_posterior, multiples, options) for multiples in options.starts]
+    for each in known:
+        if not ends or alternation.left > 0:
+            fit = alternation.rounds(replace(start, log_posterior=each), MAX_ROUNDS)
+            ends.append(alternation.at_map(fit))
+    return max(ends, key=lambda fit: fit.log_evidence)
 
 
 def _of_sample(start: Fit, alternation: Alternation) -> list[Fit]:
