@@ -195,7 +195,8 @@ def _search_noise(start: Fit, alternation: Alternation) -> Fit:
 
     After much noise it may stay a smoother function, of more noise, than after little.
     """
-    log_posterior, options, ends = start.log_posterior, alternation.options, []
+    log_posterior, options = start.log_posterior, alternation.options
+    ends: list[Fit] = []
     known = [log_posterior]
     if not is_linear(log_posterior.network):
         known = [started(log_posterior, multiples, options) for multiples in options.starts]
