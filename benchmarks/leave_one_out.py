@@ -57,7 +57,7 @@ class Set:
 
     def fit(self, **params: object) -> HFLRegressor | HFLClassifier:
         make = HFLClassifier if self.classes else HFLRegressor
-        return make(random_state=0, **params).fit(self.X, self.y)
+        return make(n_estimators=1, random_state=0, **params).fit(self.X, self.y)
 
 
 def main() -> None:

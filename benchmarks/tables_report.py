@@ -111,7 +111,8 @@ def _print_standings(rows: pd.DataFrame, method: str, score: str) -> None:
     )
     for name, one in known.items():
         if not one.good:
-            print(f"    {name:14s} behind {one.best} by {one.behind:.3g} ± {one.error:.2g}")
+            error = "" if np.isnan(one.error) else f" ± {one.error:.2g}"
+            print(f"    {name:14s} behind {one.best} by {one.behind:.3g}{error}")
 
 
 def standing(table: pd.DataFrame, method: str, score: str) -> Standing | None:

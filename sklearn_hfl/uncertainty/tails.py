@@ -12,8 +12,8 @@ __all__ = ["Tails", "power_sums", "rescaling_gain", "tails"]
 
 # Excess kurtosis above which tails count as heavy, where it also is so many standard errors
 # sqrt(24 / n) above 0. A Laplace distribution has 3. A Student t describes what lies above, of
-# benchmarks/tails.py, better by 0.1 nats a row or more, and of the rest only counts of children
-# (docs/design/reliable_fits.md).
+# benchmarks/tails.py, better by 0.06 nats a row or more, and of the rest only the residuals of
+# yacht (docs/design/reliable_fits.md).
 MIN_EXCESS = 4.0
 MIN_STANDARD_ERRORS = 5.0
 # Residuals of a thousandth of their standard deviations, as of a constant y, are rounding.
