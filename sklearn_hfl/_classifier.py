@@ -124,8 +124,8 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
         See ``tol``. For "adam" passes, or 200 mini-batches where these are more.
     warm_start : bool, default=False
         Go on from the weights and learned precisions of the last fit, where model, units and given
-        precisions are the same, it had about as many rows (by a factor of 1.5), and rows left out
-        are predicted as well as then (within 0.1 nats); learn anew elsewhere.
+        precisions are the same, it had about as many rows (by a factor of 1.5), and its precisions
+        suit these rows about as well; learn anew elsewhere.
     n_estimators : int, default=3
         MAPs from random starts, at most, mixed equally. The first learns all precisions.
     random_state : int, RandomState instance or None, default=None

@@ -27,7 +27,7 @@ from sklearn_hfl.uncertainty.annealing import annealed_map
 from sklearn_hfl.uncertainty.diagnostics import diagnose
 from sklearn_hfl.uncertainty.posterior_mean import posterior_mean_shift
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
-from sklearn_hfl.uncertainty.search import gone_on, maximize_evidence
+from sklearn_hfl.uncertainty.search import beats_linear_model, gone_on, maximize_evidence
 
 __all__ = ["fit_members"]
 
@@ -40,8 +40,10 @@ SHOWN = {"loss": "loss", "distance": "SDs from the MAP", "evidence": "log eviden
 
 # Nats a row, left out of the training, by which a member may predict worse than another: other
 # modes scatter by less, bad ones lose more (docs/design/members.md). Precisions of an earlier fit
-# that lose as much on new rows are learned anew.
+# that lose as much on new rows are learned anew, as are those that others would improve on by
+# MAX_RESCALING_GAIN: new rows of the same function gain a third of it, of another one more.
 MAX_LOSS = 0.1
+MAX_RESCALING_GAIN = 0.05
 
 # Where a member begins: L, weights (P,) and source of randomness.
 Start = tuple[LogPosterior, Tensor, Generator]
@@ -121,9 +123,9 @@ def fit_members(
 def _resumed_member(start: Start, known: Resumed, settings: _Settings) -> Member | None:
     """Train under the precisions of an earlier fit; None where they do not suit these rows.
 
-    They suit where rows left out are predicted about as well as then, and with noise that is
-    about as right: too much of it would spoil no prediction of cleaner rows, and hide what better
-    precisions would reach.
+    They suit where rows left out are predicted about as well as then, precisions are about as near
+    to a fixed point, and the network still replaces its linear model: on rows that are easier,
+    the first alone would not tell what other precisions, or the linear model, would reach.
     """
     log_posterior, weights, generator = start
     # Of its own: a search that follows is that of a new fit.
@@ -131,7 +133,15 @@ def _resumed_member(start: Start, known: Resumed, settings: _Settings) -> Member
     member = _fit_member((log_posterior, weights, probes), known.fit, settings)
     last, now = known.facts, member.diagnostics
     fallen = last.log_density_left_out - now.log_density_left_out
-    suits = fallen < MAX_LOSS and now.rescaling_gain - last.rescaling_gain < MAX_LOSS
+    gain = now.rescaling_gain - last.rescaling_gain
+    if not (fallen < MAX_LOSS and gain < MAX_RESCALING_GAIN):
+        return None
+    estimate = member.estimate
+    fit = Fit(
+        estimate.log_posterior, estimate.weights, now.log_evidence, subspace=estimate.subspace
+    )
+    with _threads(log_posterior):
+        suits = known.same_rows or beats_linear_model(fit, settings.trainer, settings.options)
     return member if suits else None
 
 

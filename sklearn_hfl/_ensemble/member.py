@@ -54,10 +54,13 @@ class Resumed(NamedTuple):
         Its model, precisions and weights, on the rows of the new one.
     facts : Diagnostics
         On the rows of its own.
+    same_rows : bool
+        Whether these are known to be the same rows.
     """
 
     fit: Fit
     facts: Diagnostics
+    same_rows: bool
 
 
 @dataclass(frozen=True)
@@ -151,8 +154,8 @@ class Member:
         if not (alike and self.diagnostics.finished) or lost:
             return None
         # A fit may have kept the network's linear model.
-        same = self._has_groups_of(new)
-        if not (same or _same_rows(old, new)):
+        same, same_rows = self._has_groups_of(new), _same_rows(old, new)
+        if not (same or same_rows):
             return None
         prior, likelihood = new.prior, new.likelihood
         if options.prior:
@@ -171,7 +174,7 @@ class Member:
         ended = self.diagnostics.stationary or self.status is not Status.MAX_ITER
         weights = self.estimate.weights.to(new.X)
         fit = Fit(resumed, weights, ended=ended, learned_from=self.n_rows)
-        return Resumed(fit, self.diagnostics)
+        return Resumed(fit, self.diagnostics, same_rows)
 
     def without_data(self, rtol: float) -> Member:
         """Keep what answers queries to ``rtol``, and no training rows."""

@@ -11,6 +11,7 @@ from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.subspace import stationary_radius
 from sklearn_hfl.uncertainty.evidence import log_evidence, log_multiplicity
 from sklearn_hfl.uncertainty.leave_one_out import LeaveOneOut, leave_one_out
+from sklearn_hfl.uncertainty.precisions import prior_rescaling_gain
 
 __all__ = ["Diagnostics", "diagnose"]
 
@@ -55,7 +56,9 @@ class Diagnostics:
     heavy_tailed : bool
         Whether large residuals are plainly more frequent than those of normal noise.
     rescaling_gain : float
-        What noise of the right size would add to ``log_density_left_out``; 0 for classes.
+        Nats a row that noise of the right size would add to ``log_density_left_out``, and prior
+        precisions of the right size to ``log_evidence``, about. Far above 0 where precisions were
+        learned from other rows.
     """
 
     loss: float
@@ -102,6 +105,9 @@ def diagnose(estimate: MapEstimate, rows: LeaveOneOut | None = None) -> Diagnost
     rows = rows or leave_one_out(estimate)
     tails = rows.tails
     gamma = estimate.subspace.effective_parameters()
+    prior_gain = prior_rescaling_gain(
+        estimate.log_posterior, estimate.weights, gamma.to(estimate.weights)
+    )
     multiplicity = log_multiplicity(estimate.log_posterior.network, gamma)
     mode = log_evidence(estimate.log_posterior, estimate.weights, estimate.subspace)
     return Diagnostics(
@@ -119,5 +125,5 @@ def diagnose(estimate: MapEstimate, rows: LeaveOneOut | None = None) -> Diagnost
         skewness=tails.skewness if tails else None,
         excess_kurtosis=tails.excess_kurtosis if tails else None,
         heavy_tailed=tails is not None and tails.heavy,
-        rescaling_gain=rows.rescaling_gain,
+        rescaling_gain=rows.rescaling_gain + prior_gain / rows.n_rows,
     )

@@ -18,6 +18,7 @@ __all__ = [
     "Hyperprior",
     "log_hyperprior",
     "noise_precision",
+    "prior_rescaling_gain",
     "relative_change",
     "squared_residuals",
     "updated",
@@ -280,6 +281,33 @@ def log_hyperprior(
         unit = torch.as_tensor(options.noise_unit).to(beta)
         total += 0.5 * float((beta.log() - (PSEUDO_RESIDUAL * unit).square() * beta).sum())
     return total
+
+
+def prior_rescaling_gain(log_posterior: LogPosterior, weights: Tensor, gamma: Tensor) -> float:
+    """Log evidence that prior precisions of the right size would add, about.
+
+    Parameters
+    ----------
+    log_posterior : LogPosterior
+        Its precisions.
+    weights : Tensor of shape (P,)
+        Taken for the MAP.
+    gamma : Tensor of shape (P,)
+        Share of each weight that the data determine.
+
+    Returns
+    -------
+    float
+        Nats, Σ ½ γ_g (r − 1 − log r) for groups whose precision is r times MacKay's update: what
+        a normal log density gains where SDs are off by so much.
+    """
+    prior = log_posterior.prior
+    share = prior.group_sum(gamma)
+    update = Hyperprior.at(log_posterior, weights, gamma).update(
+        share, prior.group_sum(weights.square())
+    )
+    ratio = prior.group_precision / update
+    return 0.5 * float(share @ (ratio - 1 - ratio.log()))
 
 
 def squared_residuals(log_posterior: LogPosterior, weights: Tensor) -> Tensor:

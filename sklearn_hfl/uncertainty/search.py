@@ -19,7 +19,7 @@ from sklearn_hfl.uncertainty.annealing import started
 from sklearn_hfl.uncertainty.noise import with_varying_noise
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 
-__all__ = ["gone_on", "maximize_evidence"]
+__all__ = ["beats_linear_model", "gone_on", "maximize_evidence"]
 
 # Rounds of one search: an upper limit on its time. Most converge, or lose evidence, before it.
 MAX_ROUNDS = 40
@@ -129,6 +129,33 @@ def gone_on(fit: Fit, alternation: Alternation) -> Fit:
     if isinstance(likelihood, HeteroscedasticLikelihood) and not likelihood.constant:
         alternation = replace(alternation, options=replace(options, noise=False))
     return alternation.at_map(alternation.rounds(fit, MAX_ROUNDS))
+
+
+def beats_linear_model(fit: Fit, trainer: Trainer, options: EvidenceOptions) -> bool:
+    """Whether a fit would replace its linear model of the same rows in a search.
+
+    Parameters
+    ----------
+    fit : Fit
+        At its MAP.
+    trainer : Trainer
+        Says how many steps a linear model may take.
+    options : EvidenceOptions
+        What is learned.
+
+    Returns
+    -------
+    bool
+        True where there is no linear model to compare with.
+    """
+    lp, network = fit.log_posterior, fit.log_posterior.network
+    if not (options.prior and isinstance(network, MLP)) or is_linear(network):
+        return True
+    linear = replace(lp, network=MLP((lp.X.shape[1], network.n_outputs), n_noise=network.n_noise))
+    seeded = Generator().manual_seed(0)
+    simpler, *_ = maximize_evidence(linear, fit.weights, trainer, options, seeded)
+    gain = fit.log_evidence - simpler.log_evidence
+    return gain > 0.0 and _is_better(fit, simpler, gain)
 
 
 def _is_better(richer: Fit, simpler: Fit, evidence_gain: float) -> bool:
