@@ -210,16 +210,24 @@ def test_warm_start_learns_anew_where_the_old_precisions_do_not_suit(functions, 
     assert_array_equal(model.predict(X), clone(model).fit(X, y).predict(X))
 
 
-@pytest.mark.parametrize("easier", ["linear", "one feature"])
+@pytest.mark.parametrize(
+    ("easier", "params"),
+    [
+        ("linear", {}),
+        ("one feature", {}),
+        ("linear", {"likelihood": "heteroscedastic"}),
+        ("linear", {"variance": "amortized"}),
+    ],
+)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_warm_start_learns_anew_where_other_rows_are_easier(easier, seed):
+def test_warm_start_learns_anew_where_other_rows_are_easier(easier, params, seed):
     rng = np.random.default_rng(seed)
     X = rng.uniform(size=(130, 5))
     noise = 0.3 * rng.normal(size=(2, 130))
     before = 2 * np.sin(4 * X[:, 0]) * X[:, 1] + X[:, 2] ** 2 + noise[0]
     functions = {"linear": 2 * X[:, 0] - X[:, 1], "one feature": np.cos(7 * X[:, 4])}
     y = functions[easier] + noise[1]
-    model = HFLRegressor(**LEARNED).fit(X, before)
+    model = HFLRegressor(**LEARNED, **params).fit(X, before)
     assert len(model.coefs_) == 2
     model.fit(X, y)
     assert_array_equal(model.predict(X), clone(model).fit(X, y).predict(X))

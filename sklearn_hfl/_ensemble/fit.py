@@ -141,7 +141,9 @@ def _resumed_member(start: Start, known: Resumed, settings: _Settings) -> Member
         estimate.log_posterior, estimate.weights, now.log_evidence, subspace=estimate.subspace
     )
     with _threads(log_posterior):
-        suits = known.same_rows or beats_linear_model(fit, settings.trainer, settings.options)
+        suits = known.same_rows or beats_linear_model(
+            fit, log_posterior, settings.trainer, settings.options
+        )
     return member if suits else None
 
 

@@ -131,13 +131,17 @@ def gone_on(fit: Fit, alternation: Alternation) -> Fit:
     return alternation.at_map(alternation.rounds(fit, MAX_ROUNDS))
 
 
-def beats_linear_model(fit: Fit, trainer: Trainer, options: EvidenceOptions) -> bool:
+def beats_linear_model(
+    fit: Fit, log_posterior: LogPosterior, trainer: Trainer, options: EvidenceOptions
+) -> bool:
     """Whether a fit would replace its linear model of the same rows in a search.
 
     Parameters
     ----------
     fit : Fit
         At its MAP.
+    log_posterior : LogPosterior
+        Where the search would start.
     trainer : Trainer
         Says how many steps a linear model may take.
     options : EvidenceOptions
@@ -148,12 +152,12 @@ def beats_linear_model(fit: Fit, trainer: Trainer, options: EvidenceOptions) -> 
     bool
         True where there is no linear model to compare with.
     """
-    lp, network = fit.log_posterior, fit.log_posterior.network
+    network, n_features = fit.log_posterior.network, log_posterior.X.shape[1]
     if not (options.prior and isinstance(network, MLP)) or is_linear(network):
         return True
-    linear = replace(lp, network=MLP((lp.X.shape[1], network.n_outputs), n_noise=network.n_noise))
-    seeded = Generator().manual_seed(0)
-    simpler, *_ = maximize_evidence(linear, fit.weights, trainer, options, seeded)
+    linear = MLP((n_features, network.n_outputs), n_noise=network.n_noise)
+    start, seeded = replace(log_posterior, network=linear), Generator().manual_seed(0)
+    simpler, *_ = maximize_evidence(start, fit.weights, trainer, options, seeded)
     gain = fit.log_evidence - simpler.log_evidence
     return gain > 0.0 and _is_better(fit, simpler, gain)
 
