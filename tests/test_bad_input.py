@@ -40,7 +40,7 @@ BAD_PARAMETERS = [
     *[("module", v, r"None or a callable") for v in ("mlp", 3, torch.nn.Linear(3, 1))],
     *[("likelihood", v, r"'gaussian'") for v in ("normal", None)],
     *[
-        ("prior_precision", v, r"'evidence' or a finite number > 1e-30 and < 1e\+30")
+        ("prior_precision", v, r"'evidence' or a finite number > 1e-35 and < 1e\+35")
         for v in (0, -1.0, 1e-300, 1e300, np.nan, np.inf, 1j, "auto", None, [1.0], True)
     ],
     *[

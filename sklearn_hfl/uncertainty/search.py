@@ -205,7 +205,9 @@ def _search(start: Fit, alternation: Alternation, known: float) -> Fit | None:
     ``known`` is that of a simpler model. None where no start reaches it.
     """
     if not alternation.options.prior:
-        return _search_noise(start, alternation)
+        begun = _noises(start, alternation)
+        ends = [alternation.at_map(alternation.rounds(each, MAX_ROUNDS)) for each in begun]
+        return max(ends, key=lambda fit: fit.log_evidence)
     best: Fit | None = None
     screened = _of_sample(start, alternation) or _screened(start, alternation, known)
     for fit in sorted(screened, key=lambda fit: fit.score, reverse=True):
@@ -221,21 +223,18 @@ def _search(start: Fit, alternation: Alternation, known: float) -> Fit | None:
     return best
 
 
-def _search_noise(start: Fit, alternation: Alternation) -> Fit:
-    """Alternate under a fixed prior, for a network from the noise of each start.
+def _noises(start: Fit, alternation: Alternation) -> Iterator[Fit]:
+    """Where a search under a fixed prior begins: a network from the noise of each start.
 
     After much noise it may stay a smoother function, of more noise, than after little.
     """
-    log_posterior, options = start.log_posterior, alternation.options
-    ends: list[Fit] = []
-    known = [log_posterior]
-    if not is_linear(log_posterior.network):
-        known = [started(log_posterior, multiples, options) for multiples in options.starts]
-    for each in known:
-        if not ends or alternation.left > 0:
-            fit = alternation.rounds(replace(start, log_posterior=each), MAX_ROUNDS)
-            ends.append(alternation.at_map(fit))
-    return max(ends, key=lambda fit: fit.log_evidence)
+    if is_linear(start.log_posterior.network):
+        yield start
+        return
+    for multiples in alternation.options.starts:
+        if alternation.left > 0:
+            begun = started(start.log_posterior, multiples, alternation.options)
+            yield replace(start, log_posterior=begun)
 
 
 def _of_sample(start: Fit, alternation: Alternation) -> list[Fit]:

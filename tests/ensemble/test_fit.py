@@ -276,8 +276,11 @@ def test_precisions_of_few_rows_are_not_those_of_many():
 
 
 def test_many_small_steps_to_more_rows_are_a_large_one():
+    rng = np.random.RandomState(0)
+    inputs = rng.uniform(-2, 2, (80, 1))
+    y = np.sin(2 * inputs[:, 0]) + 0.2 * rng.normal(size=80)
     model = HFLRegressor(**SMALL, n_estimators=1, warm_start=True)
-    found = [searches(model, X[:n], Y[:n]) for n in (20, 24, 28, 32, 40)]
+    found = [searches(model, inputs[:n], y[:n]) for n in (40, 48, 56, 64, 80)]
     assert found == [1, 0, 0, 1, 0]
 
 
