@@ -91,7 +91,7 @@ class HFLBase(BaseEstimator):
         "hidden_layer_sizes": any_of(integer(1), integers(1)),
         "activation": one_of(*ACTIVATIONS),
         "module": factory(),
-        "prior_precision": any_of(one_of("evidence"), real(1e-35, 1e35)),
+        "prior_precision": any_of(one_of("evidence"), real(1e-35, 1e35)),  # in float32
         "normalize_X": boolean(),
         "variance": one_of("linearized", "network", "amortized"),
         "std_rtol": real(0, 1),

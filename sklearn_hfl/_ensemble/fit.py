@@ -136,14 +136,12 @@ def _resumed_member(start: Start, known: Resumed, settings: _Settings) -> Member
     gain = now.rescaling_gain - last.rescaling_gain
     if not (fallen < MAX_LOSS and gain < MAX_RESCALING_GAIN):
         return None
-    estimate = member.estimate
-    fit = Fit(
-        estimate.log_posterior, estimate.weights, now.log_evidence, subspace=estimate.subspace
-    )
+    if known.same_rows:
+        return member
+    at = member.estimate
+    fit = Fit(at.log_posterior, at.weights, now.log_evidence, subspace=at.subspace)
     with _threads(log_posterior):
-        suits = known.same_rows or beats_linear_model(
-            fit, log_posterior, settings.trainer, settings.options
-        )
+        suits = beats_linear_model(fit, log_posterior, settings.trainer, settings.options)
     return member if suits else None
 
 

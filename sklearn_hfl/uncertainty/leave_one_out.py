@@ -53,16 +53,22 @@ class LeaveOneOut(Protocol):
         """Whether rows have less density than guessed when left out, and more when fitted."""
 
     @property
+    def powers(self) -> Tensor:  # numpydoc ignore=RT01
+        """Of the residuals left out, in their standard deviations: see ``power_sums``."""
+
+    @property
     def tails(self) -> Tails | None:  # numpydoc ignore=RT01
-        """Of the residuals left out, in their standard deviations; None for classes."""
+        """Of the residuals left out; None for classes."""
+        return tails(self.powers)
 
     @property
     def rescaling_gain(self) -> float:  # numpydoc ignore=RT01
         """Nats a row that noise of the right size would add to the density left out."""
+        return rescaling_gain(self.powers)
 
 
 @dataclass(frozen=True)
-class RowDensities:
+class RowDensities(LeaveOneOut):
     """Log densities of rows that this process holds, and their weights.
 
     Attributes
@@ -105,7 +111,7 @@ class RowDensities:
         """Mean at the MAP of the other rows."""
         return self.mean(self.left_out)
 
-    def gain_over(self, other: RowDensities) -> tuple[float, float]:
+    def gain_over(self, other: Self) -> tuple[float, float]:
         """Mean, with its standard error, of the log density left out above that of another fit."""
         return self.gain(other.left_out)
 
@@ -120,19 +126,14 @@ class RowDensities:
         """Whether rows have less density than guessed when left out, and more when fitted."""
         return _over_fitted(*self.gain(self.guessed), self.mean(self.fitted - self.guessed))
 
-    @property
-    def tails(self) -> Tails | None:  # numpydoc ignore=RT01
+    @cached_property
+    def powers(self) -> Tensor:
         """Of the residuals left out."""
-        return tails(power_sums(self.residuals, self.weight))
-
-    @property
-    def rescaling_gain(self) -> float:  # numpydoc ignore=RT01
-        """Nats a row that noise of the right size would add to the density left out."""
-        return rescaling_gain(power_sums(self.residuals, self.weight))
+        return power_sums(self.residuals, self.weight)
 
 
 @dataclass(frozen=True)
-class ChunkDensities:
+class ChunkDensities(LeaveOneOut):
     """The same of rows in chunks, of which only sums are known.
 
     Attributes
@@ -167,7 +168,7 @@ class ChunkDensities:
         """Mean at the MAP of the other rows."""
         return self._mean(2)
 
-    def gain_over(self, other: ChunkDensities) -> tuple[float, float]:
+    def gain_over(self, other: Self) -> tuple[float, float]:
         """Mean, with its standard error, of the log density left out above that of another fit."""
         own, theirs = self.estimate, other.estimate
         simpler = theirs.log_posterior.without_data(), theirs.weights, theirs.subspace.root()
@@ -180,14 +181,9 @@ class ChunkDensities:
         return _over_fitted(*_mean_and_error(*self._sums[[0, 3, 4]]), self._mean(5))
 
     @property
-    def tails(self) -> Tails | None:  # numpydoc ignore=RT01
+    def powers(self) -> Tensor:  # numpydoc ignore=RT01
         """Of the residuals left out."""
-        return tails(self._sums[6:].view(6, -1))
-
-    @property
-    def rescaling_gain(self) -> float:  # numpydoc ignore=RT01
-        """Nats a row that noise of the right size would add to the density left out."""
-        return rescaling_gain(self._sums[6:].view(6, -1))
+        return self._sums[6:].view(6, -1)
 
 
 def _over_fitted(gain: float, error: float, of_fitted: float) -> bool:

@@ -152,11 +152,11 @@ def beats_linear_model(
     bool
         True where there is no linear model to compare with.
     """
-    network, n_features = fit.log_posterior.network, log_posterior.X.shape[1]
-    if not (options.prior and isinstance(network, MLP)) or is_linear(network):
+    network = log_posterior.network
+    if not (options.prior and isinstance(network, MLP)) or is_linear(fit.log_posterior.network):
         return True
-    linear = MLP((n_features, network.n_outputs), n_noise=network.n_noise)
-    start, seeded = replace(log_posterior, network=linear), Generator().manual_seed(0)
+    start = replace(log_posterior, network=_linear_part(network))
+    seeded = Generator().manual_seed(0)
     simpler, *_ = maximize_evidence(start, fit.weights, trainer, options, seeded)
     gain = fit.log_evidence - simpler.log_evidence
     return gain > 0.0 and _is_better(fit, simpler, gain)
@@ -175,12 +175,17 @@ def _is_better(richer: Fit, simpler: Fit, evidence_gain: float) -> bool:
     return beyond_chance > MIN_TOTAL_GAIN
 
 
+def _linear_part(network: MLP) -> MLP:
+    """The same inputs and outputs, without hidden layers."""
+    return MLP((network.layer_sizes[0], network.n_outputs), n_noise=network.n_noise)
+
+
 def _models(start: Fit, alternation: Alternation) -> Iterator[tuple[Fit, Alternation]]:
     """From the simplest to the richest: where each starts, and how it is trained."""
     log_posterior, options = start.log_posterior, alternation.options
     network, X = log_posterior.network, log_posterior.X
     if options.prior and isinstance(network, MLP):
-        linear = MLP((X.shape[1], network.n_outputs), n_noise=network.n_noise)
+        linear = _linear_part(network)
         strong = scaled_precision(linear, NEARLY_CONSTANT_PRIOR).to(X)
         prior = GaussianPrior(strong, linear.weight_groups().to(X.device))
         model = replace(log_posterior, network=linear, prior=prior)
