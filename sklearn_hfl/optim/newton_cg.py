@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from sklearn_hfl.optim.conjugate_gradients import conjugate_gradients
 from sklearn_hfl.optim.damping import Damping
-from sklearn_hfl.optim.preconditioner import Preconditioner
+from sklearn_hfl.optim.preconditioner import Preconditioner, is_small
 from sklearn_hfl.optim.projection import can_project, projected
 from sklearn_hfl.optim.solution import Status
 from sklearn_hfl.optim.subspace import Subspace, stationary_radius
@@ -43,6 +43,14 @@ SLOW = 0.01
 # the maximum is cut off, and costs steps, not accuracy.
 MAX_FORCING = 0.1
 MAX_CG_ITER = 100
+# Of twice as many residuals, N K, as these or more, products are those of a sample of about so
+# many: its Hessian gives nearly the same step, at the cost of the sample. Loss and gradient are of
+# all rows, and so is the Hessian after a step that the sample had wrong, and within this decrement,
+# where steps of a sample converge linearly (R. H. Byrd, G. M. Chin, W. Neveitt, J. Nocedal, SIAM J.
+# Optim. 21, 2011; docs/design/training.md).
+MIN_SAMPLE_RESIDUALS = 32_000
+SAMPLE_RESIDUALS_PER_WEIGHT = 64
+ALL_ROWS_REGION = 0.1
 # Share of ``tol`` below which training ends wherever it is: relu and other activations with kinks
 # have minima at kinks, where the gradient, and so the decrement, does not vanish.
 STANDSTILL = 1e-3
@@ -88,8 +96,10 @@ class NewtonCG(Trainer):
         loss = float(log_posterior.value(weights[None])[0])
         curvature = GaussNewton(log_posterior, weights)
         gradient = curvature.gradient()
-        known = Preconditioner.build(curvature, generator, preconditioner)
-        damping, newton, indefinite = Damping(), False, False
+        sample = _sampled(log_posterior, generator)
+        of_sample = curvature if sample is log_posterior else GaussNewton(sample, weights)
+        known = Preconditioner.build(of_sample, generator, preconditioner)
+        damping, newton, indefinite, moved = Damping(), False, False, True
         curve = [loss]
         while True:
             precondition = known.inverse.preconditioner(damping.value)
@@ -102,7 +112,8 @@ class NewtonCG(Trainer):
                 newton or self._needs_hessian(curve, decrement, known)
             )
             newton = twice_differentiable and near and not indefinite
-            product = _hessian(log_posterior, weights) if newton else curvature.product
+            model = of_sample if moved and decrement > ALL_ROWS_REGION else curvature
+            product = _hessian(model) if newton else model.product
             direction, n_products, indefinite = conjugate_gradients(
                 _shifted(product, damping.value),
                 -gradient,
@@ -121,13 +132,14 @@ class NewtonCG(Trainer):
                 weights, loss = trial, trial_loss
                 curvature = GaussNewton(log_posterior, weights)
                 gradient = curvature.gradient()
+                of_sample = curvature if sample is log_posterior else GaussNewton(sample, weights)
                 # After negative curvature, longer steps would amplify rounding: see
                 # docs/design/training.md.
                 steady = known.exact and indefinite
                 damping = damping.kept() if steady else damping.lowered(ratio)
             else:
                 damping = damping.raised()
-            known = known.after(n_products, curvature, generator, moved=moved)
+            known = known.after(n_products, of_sample, generator, moved=moved)
             curve.append(loss)
 
     def _status(
@@ -189,6 +201,13 @@ def _shifted(product: Callable[[Tensor], Tensor], shift: float) -> Callable[[Ten
     return lambda v: product(v) + shift * v
 
 
-def _hessian(log_posterior: LogPosterior, weights: Tensor) -> Callable[[Tensor], Tensor]:
-    scale, hessian = log_posterior.prior.scale, log_posterior.hessian(weights)
+def _hessian(curvature: GaussNewton) -> Callable[[Tensor], Tensor]:
+    scale, hessian = curvature.scale, curvature.log_posterior.hessian(curvature.weights)
     return lambda v: scale * hessian(scale * v)
+
+
+def _sampled(log_posterior: LogPosterior, generator: Generator) -> LogPosterior:
+    """L of the rows that products are of: a sample, scaled to count as all, where that pays."""
+    lp = log_posterior
+    size = max(MIN_SAMPLE_RESIDUALS, SAMPLE_RESIDUALS_PER_WEIGHT * lp.n_weights)
+    return lp if is_small(lp) or 2 * size > lp.n_residuals else lp.scaled_sample(size, generator)

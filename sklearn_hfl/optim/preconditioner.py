@@ -13,7 +13,7 @@ from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
-__all__ = ["Preconditioner"]
+__all__ = ["Preconditioner", "is_small"]
 
 # It is rebuilt after a solve that took more products than this, once the products since the last
 # rebuild would have paid for it: a subspace of rank m costs as much as about m / 4 products with
@@ -68,7 +68,7 @@ class Preconditioner:
         """Start from a subspace that is ``known`` from elsewhere, or build one."""
         lp = curvature.log_posterior
         if Dual.suits(lp) or forms_matrix(lp):
-            return cls(_built(curvature, generator), _is_small(lp))
+            return cls(_built(curvature, generator), is_small(lp))
         subspace = known or rough_subspace(curvature, generator)
         exact = subspace.rank < BLOCK_SIZE
         if exact and known is not None:
@@ -82,7 +82,7 @@ class Preconditioner:
             return "the dual of the curvature, of as many dimensions as residuals"
         if not forms_matrix(log_posterior):
             return "a Krylov subspace of the curvature"
-        rows = "all rows" if _is_small(log_posterior) else "a sample of the rows"
+        rows = "all rows" if is_small(log_posterior) else "a sample of the rows"
         return f"the curvature matrix of {rows}"
 
     def after(
@@ -119,9 +119,11 @@ class Preconditioner:
 
 def _built(curvature: GaussNewton, generator: Generator) -> Subspace | Dual:
     lp = curvature.log_posterior
-    if Dual.suits(lp) or not forms_matrix(lp) or _is_small(lp):
+    if Dual.suits(lp) or not forms_matrix(lp) or is_small(lp):
         return inverse_curvature(curvature, generator)
-    curvature = _of_sample(curvature, generator)
+    sample = lp.scaled_sample(RESIDUALS_PER_WEIGHT * lp.n_weights, generator)
+    if sample is not lp:
+        curvature = GaussNewton(sample, curvature.weights)
     single = curvature.to(torch.float32).matrix()
     # The largest eigenvalue is at most the largest sum of a row.
     if float(single.abs().sum(0).max()) < MAX_SINGLE_EIGENVALUE:
@@ -129,20 +131,7 @@ def _built(curvature: GaussNewton, generator: Generator) -> Subspace | Dual:
     return Subspace.complete(curvature.matrix())
 
 
-def _of_sample(curvature: GaussNewton, generator: Generator) -> GaussNewton:
-    """The curvature of some of the rows, multiplied to count as all of them."""
-    lp = curvature.log_posterior
-    n_rows = -(-RESIDUALS_PER_WEIGHT * lp.n_weights // lp.network.n_outputs)
-    if n_rows >= lp.n_rows:
-        return curvature
-    sample = lp.sample(n_rows, generator)
-    share = sample.total_weight / lp.total_weight
-    return GaussNewton(
-        replace(sample, sample_weight=sample.sample_weight / share), curvature.weights
-    )
-
-
-def _is_small(log_posterior: LogPosterior) -> bool:
+def is_small(log_posterior: LogPosterior) -> bool:
     """Whether it is cheap enough for every step."""
     return _work(log_posterior) <= MAX_EXACT_WORK
 

@@ -114,6 +114,15 @@ class LogPosterior:
             rows = rows[torch.randperm(len(rows), generator=generator)[:size]]
         return self.select(rows.to(self.X.device))
 
+    def scaled_sample(self, n_residuals: int, generator: Generator) -> LogPosterior:
+        """Return L of so many residuals of rows at random, which count as all; L with fewer."""
+        size = -(-n_residuals // self.network.n_outputs)
+        if size >= self.n_rows:
+            return self
+        sample = self.sample(size, generator)
+        share = sample.total_weight / self.total_weight
+        return replace(sample, sample_weight=sample.sample_weight / share)
+
     def targets(self, rows: slice) -> Tensor:
         """Targets as the likelihood takes them: (n, 2 K) with the variance of the mean."""
         y, variance = self.y[rows], self.variance_of_mean

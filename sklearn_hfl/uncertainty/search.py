@@ -29,6 +29,9 @@ SCREENING_ROUNDS = 10
 # where precisions are nearly those of all rows (docs/design/evidence.md).
 MIN_SAMPLE_RESIDUALS = 2000
 SAMPLE_RESIDUALS_PER_WEIGHT = 4
+# Of twice this many times as many, they go on with a sample of so many alone, and all rows are for
+# the MAP.
+SAMPLE_GROWTH = 16
 # Prior precision, in multiples of the fan-in, of the model that all others have to beat: under
 # it a linear function has a tenth of the SD of y. That is as good as a constant where there is
 # nothing to learn, and its error bars still grow away from the data (docs/design/reliable_fits.md).
@@ -252,15 +255,22 @@ def _of_sample(start: Fit, alternation: Alternation) -> list[Fit]:
     least = max(MIN_SAMPLE_RESIDUALS, SAMPLE_RESIDUALS_PER_WEIGHT * log_posterior.n_weights)
     if 2 * least > n_residuals or not alternation.trainer.takes_all_rows:
         return []
-    sample = log_posterior.sample(n * least // n_residuals, alternation.generator)
-    screened = _screened(start.on_rows(sample), alternation, -float("inf"))
+
+    def sample(multiple: int) -> LogPosterior:
+        return log_posterior.sample(multiple * n * least // n_residuals, alternation.generator)
+
+    screened = _screened(start.on_rows(sample(1)), alternation, -float("inf"))
     if not screened:
         return []
     best = max(screened, key=lambda fit: fit.score)
     if not best.ended:
         best = alternation.rounds(best, MAX_ROUNDS - SCREENING_ROUNDS)
+    many = 2 * SAMPLE_GROWTH * least <= n_residuals
+    if many:
+        larger = sample(SAMPLE_GROWTH)
+        best = alternation.rounds(best.on_rows(larger), MAX_ROUNDS - SCREENING_ROUNDS)
     # Its evidence on all rows is not known yet, and no reason to leave it.
-    return [replace(best.on_rows(log_posterior), log_evidence=float("inf"))]
+    return [replace(best.on_rows(log_posterior), log_evidence=float("inf"), ended=many)]
 
 
 def _screened(start: Fit, alternation: Alternation, known: float) -> list[Fit]:

@@ -173,6 +173,36 @@ def test_the_gradient_vanishes_with_the_matrix_of_a_sample(monkeypatch, name):
     assert decrement(lp, trajectory.weights) < 2e-10
 
 
+@pytest.fixture
+def products_of_a_sample(monkeypatch):
+    monkeypatch.setattr(newton_cg, "MIN_SAMPLE_RESIDUALS", 300)
+    monkeypatch.setattr(newton_cg, "SAMPLE_RESIDUALS_PER_WEIGHT", 1)
+    monkeypatch.setattr(preconditioner, "MAX_EXACT_WORK", 0.0)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_gradient_of_all_rows_vanishes_with_products_of_a_sample(products_of_a_sample, name):
+    case = PROBLEMS[name].problem(seed=0, n_rows=1500)
+    lp, trajectory = case.log_posterior, train(case, decrement_tol=1e-6)
+    assert newton_cg._sampled(lp, generator(0)).n_rows < lp.n_rows / 2
+    assert trajectory.status == Status.CONVERGED
+    assert decrement(lp, trajectory.weights) < 2e-6
+
+
+def test_a_row_that_the_sample_lacks_is_fitted_all_the_same(products_of_a_sample):
+    """Its curvature is a million times that of the others, of which the sample knows nothing."""
+    case = LINEAR["linear"].problem(seed=0, n_rows=1500)
+    lp = case.log_posterior
+    X = lp.X.clone()
+    X[:, 1] = 0.0
+    X[7, 1] = 1e3
+    lp = replace(lp, X=X)
+    trajectory = train(replace(case, log_posterior=lp), decrement_tol=1e-6)
+    assert trajectory.status == Status.CONVERGED
+    assert decrement(lp, trajectory.weights) < 2e-6
+    assert trajectory.n_iter < 100
+
+
 @pytest.mark.parametrize(("decrement", "needed"), [(5.0, False), (0.9, True)])
 def test_the_hessian_is_used_near_the_map_or_where_gauss_newton_is_slow(decrement, needed):
     case = problem("two layers")

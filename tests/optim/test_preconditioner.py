@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 import torch
 from torch.testing import assert_close
@@ -86,21 +84,6 @@ def test_precision_follows_the_largest_eigenvalue(monkeypatch):
     assert rounded.dtype == F64
     assert_close(rounded, exact, rtol=1e-3, atol=1e-4)
     assert_close(single.n_effective, double.n_effective, rtol=1e-4, atol=1e-3)
-
-
-def test_the_matrix_of_a_sample_counts_as_all_rows():
-    """With as much weight as all rows have, and as all of them where they are equal."""
-    lp = problem("two layers").log_posterior
-    n, repeats = len(lp.X), 40
-    first = torch.zeros(n * repeats, dtype=torch.long)
-    equal = lp.select(first)
-    equal = replace(equal, sample_weight=torch.ones(len(first), dtype=F64))
-    curvature = GaussNewton(equal, problem("two layers").weights())
-    sample = preconditioner._of_sample(curvature, generator(0))
-    n_residuals = len(sample.log_posterior.X) * lp.network.n_outputs
-    assert n_residuals < len(first)
-    assert n_residuals == pytest.approx(4 * lp.n_weights, rel=0.02)
-    assert_close(sample.matrix(), curvature.matrix())
 
 
 def test_the_matrix_is_computed_again_where_the_weights_have_moved(monkeypatch):

@@ -8,7 +8,7 @@ from torch.func import grad, hessian, vmap
 from torch.testing import assert_close
 
 from tests import reference
-from tests.cases import F64, PROBLEMS, problem, randn
+from tests.cases import F64, PROBLEMS, generator, problem, randn
 
 # Bytes a pass may use: blocks of one row, of a few rows, of all rows.
 LIMITS = [1.0, 2000.0, 1e9]
@@ -73,6 +73,18 @@ def test_select_takes_masks_and_indices():
     assert by_mask.X.shape == (3, 2)
     assert by_mask.y.shape == (3, 2)
     assert_close(by_mask.value(randn(2, lp.n_weights)), by_index.value(randn(2, lp.n_weights)))
+
+
+def test_a_scaled_sample_counts_as_all_rows():
+    """With as much weight as all rows have, and as all of them where they are equal."""
+    lp = problem("two outputs").log_posterior
+    equal = lp.select(torch.zeros(400, dtype=torch.long))
+    equal = replace(equal, sample_weight=torch.linspace(0.5, 1.5, 400, dtype=F64))
+    sample = equal.scaled_sample(81, generator(0))
+    assert len(sample.X) == 41  # of two residuals each
+    weights = randn(1, lp.n_weights)
+    assert_close(sample.value_and_gradient(weights), equal.value_and_gradient(weights))
+    assert equal.scaled_sample(800, generator(0)) is equal
 
 
 def test_the_variance_of_the_mean_goes_with_its_rows():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sklearn_hfl.optim.newton_cg import NewtonCG
+from sklearn_hfl.optim.solution import Status
 from sklearn_hfl.optim.training import no_callback
 from sklearn_hfl.posterior.initialization import initial_weights
 from sklearn_hfl.posterior.likelihood import (
@@ -181,6 +182,41 @@ def test_rounds_on_many_rows_begin_on_a_sample(monkeypatch):
         / on_all.log_posterior.likelihood.noise_precision
     )
     assert ratio.log().abs() < 0.1
+
+
+def test_precisions_of_very_many_rows_are_those_of_a_sample(monkeypatch):
+    """All rows are for the MAP alone, but those of the nearly constant model."""
+    _, y, *_ = LINEAR["gaussian"]
+    lp = log_posterior(GaussianLikelihood(UNIT), y + CURVED, MLP((6, 4, 1)))
+    many = lp.select(torch.arange(len(lp.X)).repeat(8))
+    many = replace(many, y=many.y + 0.3 * randn(*many.y.shape))
+    n = len(many.X)
+    phases = []
+
+    def callback(**facts):
+        phases.append(facts.get("phase"))
+
+    def found():
+        return maximize_evidence(
+            many, initial_weights(many.network, generator(2)), TRAINER,
+            EvidenceOptions(True, True), generator(0), callback,
+        )[0]  # fmt: skip
+
+    on_all = found()
+    assert phases.count(f"search on {n} rows") > 1
+    for constant, value in (
+        ("MIN_SAMPLE_RESIDUALS", n // 8),
+        ("SAMPLE_RESIDUALS_PER_WEIGHT", 1),
+        ("SAMPLE_GROWTH", 4),
+    ):
+        monkeypatch.setattr(search, constant, value)
+    phases.clear()
+    on_some = found()
+    assert {f"search on {n // 8} rows", f"search on {n // 2} rows"} <= {*phases}
+    assert phases.count(f"search on {n} rows") == 1
+    assert len(on_some.log_posterior.X) == n
+    assert on_some.status == Status.CONVERGED
+    assert on_some.log_evidence > on_all.log_evidence - 0.02 * abs(on_all.log_evidence)
 
 
 def test_a_fit_knows_its_evidence_at_the_map():
