@@ -38,6 +38,7 @@ PRINTED = [
     ("docs/user_guide.md", "profile", "profile.txt", "Profile"),
     ("docs/choosing.md", "uci", "uci.txt", "UCI"),
     ("docs/choosing.md", "uci-details", "uci.txt", "Details"),
+    ("docs/choosing.md", "repeated", "uci.txt", "Test rows"),
     ("docs/choosing.md", "tables-summary", "tables.txt", "Summary, reporting half"),
     ("README.md", "fit-rows", "fit.txt", "Rows"),
     ("docs/cost.md", "fit-rows", "fit.txt", "Rows"),
