@@ -47,7 +47,7 @@ unexport PYTHONPATH
 .PHONY: help quickstart examples docs test test-oldest reliability mutation model-files wheel dist coverage lint types check-docs check-peers benchmarks benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-cluster benchmark-conformal benchmark-evidence benchmark-fit benchmark-functional benchmark-gpu benchmark-grid-search benchmark-heteroscedastic benchmark-leave-one-out benchmark-members benchmark-paper benchmark-products benchmark-profile benchmark-reliable-fits benchmark-small-data benchmark-speed benchmark-tables benchmark-tails benchmark-threads benchmark-uci clean distclean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo 'Variables: PYTHON=$(PYTHON) VENV=$(VENV) VENV_OLDEST=$(VENV_OLDEST) WORKERS=$(WORKERS) PYTEST_ARGS=$(PYTEST_ARGS)'
 
 # An environment of its own: what a newcomer gets, without what other targets install.

@@ -78,8 +78,10 @@ class NewtonCG(Trainer):
     name: ClassVar[str] = "newton-cg"
 
     def described(self, log_posterior: LogPosterior) -> str:
-        """Name the solver and its preconditioner: see ``Trainer.described``."""
-        return f"{self.name}, preconditioned by {Preconditioner.described(log_posterior)}"
+        """Name the solver and its curvature: see ``Trainer.described``."""
+        described = f"{self.name}, preconditioned by {Preconditioner.described(log_posterior)}"
+        few = _sample_size(log_posterior) is None
+        return described if few else f"{described}; Hessians of a larger sample"
 
     def train(
         self,
@@ -208,6 +210,12 @@ def _hessian(curvature: GaussNewton) -> Callable[[Tensor], Tensor]:
 
 def _sampled(log_posterior: LogPosterior, generator: Generator) -> LogPosterior:
     """L of the rows that products are of: a sample, scaled to count as all, where that pays."""
-    lp = log_posterior
-    size = max(MIN_SAMPLE_RESIDUALS, SAMPLE_RESIDUALS_PER_WEIGHT * lp.n_weights)
-    return lp if is_small(lp) or 2 * size > lp.n_residuals else lp.scaled_sample(size, generator)
+    size = _sample_size(log_posterior)
+    return log_posterior if size is None else log_posterior.scaled_sample(size, generator)
+
+
+def _sample_size(log_posterior: LogPosterior) -> int | None:
+    """Residuals of the sample that products are of; None where they are of all rows."""
+    size = max(MIN_SAMPLE_RESIDUALS, SAMPLE_RESIDUALS_PER_WEIGHT * log_posterior.n_weights)
+    few = 2 * size > log_posterior.n_residuals
+    return None if few or is_small(log_posterior) else size
