@@ -183,6 +183,7 @@ benchmark-evidence: $(VENV)/.installed-plot  ## Repeat the experiments behind th
 benchmark-fit: $(VENV)/.installed-plot  ## Time, memory and quality of fits beside commit 4d3447d and peers; goes on where it stopped
 	for part in run growth teacher; do $(VENV)/bin/python benchmarks/fit.py $$part || exit 1; done
 	$(VENV)/bin/python benchmarks/fit.py print > benchmarks/results/fit.txt
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/phases.py > benchmarks/results/phases.txt
 	$(VENV)/bin/python tools/fill_tables.py
 	cat benchmarks/results/fit.txt
 

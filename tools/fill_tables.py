@@ -22,6 +22,7 @@ PRINTED = [
     ("docs/design/training.md", "training", "ablation.txt", "Training"),
     ("docs/design/training.md", "fits", "ablation.txt", "Fits"),
     ("docs/design/training.md", "gap", "ablation.txt", "Gap"),
+    ("docs/design/training.md", "phases", "phases.txt", "Phases"),
     ("docs/design/subspace.md", "products", "products.txt", "Products"),
     ("docs/design/classifier.md", "choices", "classifier-choices.txt", "Choices"),
     ("docs/design/classifier.md", "agreement", "classifier-agreement.txt", "Defaults"),

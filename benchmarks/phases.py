@@ -1,0 +1,94 @@
+"""Phases: where the time of a fit goes, for the tasks of fit.py that miss their targets, and others.
+
+    python benchmarks/phases.py --data ../shared/data/uci
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
+
+from fit_tasks import FITS
+from problems import Problem
+from reporting import heading, machine
+
+from sklearn_hfl._ensemble import fit
+
+SAMPLE, ALL, NOISE, MAP, REST = "sample", "all rows", "noise", "MAP", "rest"
+TASKS = (
+    "yacht, 277 × 6", "concrete, 927 × 8", "kin8nm, 7 373 × 8", "Friedman 1, 20 000 × 20",
+    "waves, 41 000 × 9", "Friedman 1, 100 000 × 10", "linear, 500 × 1000", "digits, 1 437 × 64",
+    "5 classes, 2 000 × 20", "5 classes, 20 000 × 30",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/uci"))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    print(machine())
+    heading("Phases: CPU seconds of a fit, one member, and steps")
+    print(
+        "sample, all rows: rounds on a sample of the rows, on all; noise: to the MAP of the best "
+        "round,\nwhose residuals give the noise; MAP: to the MAP with that noise; rest: curvature, "
+        "error bars and rows\nleft out, after the last step; linear models are in each"
+    )
+    phases = SAMPLE, ALL, NOISE, MAP, REST
+    print(f"{'':26s}{'total':>8s}" + "".join(f"{phase:>18s}" for phase in phases))
+    for name in arguments.tasks:
+        with TemporaryDirectory() as scratch:
+            clock = measured(FITS[name].make(arguments.data, Path(scratch)))
+        cells = (f"{clock.seconds[p]:.2f} ({clock.steps[p]})" for p in phases)
+        total = sum(clock.seconds.values())
+        print(f"{name:26s}{total:8.2f}" + "".join(f"{cell:>18s}" for cell in cells), flush=True)
+
+
+class Clock:
+    """Takes what a fit reports, and adds up CPU seconds and steps of each phase.
+
+    Parameters
+    ----------
+    n_rows : int
+        All rows.
+    """
+
+    def __init__(self, n_rows: int) -> None:
+        self.all_rows = f"search on {n_rows} rows"
+        self.phase, self.since = REST, time.process_time()
+        self.seconds: Counter[str] = Counter()
+        self.steps: Counter[str] = Counter()
+
+    def __call__(self, **facts: float | str) -> None:
+        self.add(self.phase)
+        self.steps[self.phase] += "loss" in facts
+        phase = str(facts.get("phase", ""))
+        if phase.startswith("search"):
+            self.phase = ALL if phase == self.all_rows else SAMPLE
+        elif phase:
+            self.phase = NOISE if phase.startswith("noise") else MAP
+
+    def add(self, phase: str) -> None:
+        """Count the time since the last report."""
+        now = time.process_time()
+        self.seconds[phase] += now - self.since
+        self.since = now
+
+
+def measured(problem: Problem) -> Clock:
+    clock = Clock(len(problem.y))
+    model = problem.model(n_estimators=1, random_state=0)
+    with patch.object(fit, "_progress", lambda bar: clock):
+        model.fit(problem.X, problem.y)
+    clock.add(REST)
+    return clock
+
+
+if __name__ == "__main__":
+    main()
