@@ -1,6 +1,6 @@
-"""Phases: where the time of a fit goes, for the tasks of fit.py that miss their targets, and others.
+"""Phases: where the time of a fit goes, for most tasks of fit.py.
 
-    python benchmarks/phases.py --data ../shared/data/uci
+python benchmarks/phases.py --data ../shared/data/uci
 """
 
 from __future__ import annotations

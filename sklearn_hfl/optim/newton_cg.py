@@ -217,5 +217,7 @@ def _sampled(log_posterior: LogPosterior, generator: Generator) -> LogPosterior:
 def _sample_size(log_posterior: LogPosterior) -> int | None:
     """Residuals of the sample that products are of; None where they are of all rows."""
     size = max(MIN_SAMPLE_RESIDUALS, SAMPLE_RESIDUALS_PER_WEIGHT * log_posterior.n_weights)
-    few = 2 * size > log_posterior.n_residuals
-    return None if few or is_small(log_posterior) else size
+    if 2 * size > log_posterior.n_residuals or is_small(log_posterior):
+        return None
+    # A sample may lack the few rows that have most of the weight.
+    return size if 2 * size <= log_posterior.n_effective_residuals else None

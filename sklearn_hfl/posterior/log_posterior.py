@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -86,6 +87,12 @@ class LogPosterior:
     def n_residuals(self) -> int:
         """N K."""
         return self.n_rows * self.network.n_outputs
+
+    @cached_property
+    def n_effective_residuals(self) -> float:
+        """Residuals of equal weight that would say as much, (Σw)² / Σw² · K (Kish)."""
+        squares = self.over_rows(_squared_weights)
+        return float(self.total_weight.square() / squares) * self.network.n_outputs
 
     def variance_on(self, other: LogPosterior) -> Tensor | None:
         """Mean over the rows of the variance of the mean, for the rows of another L."""
@@ -215,6 +222,10 @@ class LogPosterior:
             return total
 
         return product
+
+
+def _squared_weights(log_posterior: LogPosterior) -> Tensor:
+    return log_posterior.sample_weight.square().sum()
 
 
 def _of_chunk(

@@ -265,7 +265,9 @@ def _of_sample(start: Fit, alternation: Alternation) -> list[Fit]:
     best = max(screened, key=lambda fit: fit.score)
     if not best.ended:
         best = alternation.rounds(best, MAX_ROUNDS - SCREENING_ROUNDS)
-    many = 2 * SAMPLE_GROWTH * least <= n_residuals
+    # Where few rows have most of the weight, a sample says less.
+    enough = 2 * SAMPLE_GROWTH * least
+    many = enough <= n_residuals and enough <= log_posterior.n_effective_residuals
     if many:
         larger = sample(SAMPLE_GROWTH)
         best = alternation.rounds(best.on_rows(larger), MAX_ROUNDS - SCREENING_ROUNDS)

@@ -206,6 +206,13 @@ def test_a_row_that_the_sample_lacks_is_fitted_all_the_same(products_of_a_sample
     assert trajectory.n_iter < 100
 
 
+def test_few_rows_that_have_most_of_the_weight_are_not_sampled(products_of_a_sample):
+    lp = LINEAR["linear"].problem(seed=0, n_rows=1500).log_posterior
+    weight = torch.where(torch.arange(1500) < 100, 100.0, 1e-3).to(F64)
+    lp = replace(lp, sample_weight=weight)
+    assert newton_cg._sampled(lp, generator(0)) is lp
+
+
 @pytest.mark.parametrize(("decrement", "needed"), [(5.0, False), (0.9, True)])
 def test_the_hessian_is_used_near_the_map_or_where_gauss_newton_is_slow(decrement, needed):
     case = problem("two layers")

@@ -87,6 +87,15 @@ def test_a_scaled_sample_counts_as_all_rows():
     assert equal.scaled_sample(800, generator(0)) is equal
 
 
+def test_effective_residuals_are_those_of_equal_weights():
+    """Two outputs: twice the rows where weights are equal, twice the one that has all of it."""
+    lp = problem("two outputs").log_posterior
+    n = len(lp.X)
+    for weight, rows in ((torch.full((n,), 3.0, dtype=F64), n), (torch.eye(n, dtype=F64)[0], 1)):
+        found = replace(lp, sample_weight=weight).n_effective_residuals
+        assert found == pytest.approx(2 * rows)
+
+
 def test_the_variance_of_the_mean_goes_with_its_rows():
     lp = problem("log noise").log_posterior
     variance, weights = randn(*lp.y.shape, seed=5) ** 2, randn(1, lp.n_weights)
