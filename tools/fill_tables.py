@@ -98,7 +98,7 @@ def printed(file: str, title: str) -> str:
 
 
 def uci_table() -> str:
-    """Mean log-likelihood of the standard splits, the best of each data set in bold."""
+    """Mean log-likelihood of the standard splits, the best of each data set, as shown, in bold."""
     with (RESULTS / "uci.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["family"] == "standard"]
     data = list(dict.fromkeys(row["data"] for row in rows))
@@ -113,7 +113,7 @@ def uci_table() -> str:
         if mean is None:
             return ""
         text = f"{mean:.2f}".replace("-", "−")
-        return f"**{text}**" if mean == best[name] else text
+        return f"**{text}**" if round(mean, 2) == round(best[name], 2) else text
 
     lines = [f"| | {' | '.join(data)} |", "|---|" + "---:|" * len(data)]
     lines += [

@@ -99,6 +99,13 @@ class Member:
     asked: Asked | None = None
     n_rows: float = 0.0
 
+    def __repr__(self) -> str:
+        """Facts, without the tensors."""
+        return (
+            f"Member(n_weights={self.network.n_weights}, status={self.status.name.lower()}, "
+            f"log_evidence={self.diagnostics.log_evidence:.6g})"
+        )
+
     @property
     def network(self) -> Network:
         """Network of the MAP estimate."""

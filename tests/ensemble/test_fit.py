@@ -106,6 +106,14 @@ def test_members_are_about_as_good_as_the_first(models):
     assert min(others) > first - 0.1
 
 
+def test_members_print_facts_and_no_data(models):
+    for model in models.values():
+        text = repr(model.members_)
+        assert "tensor" not in text
+        assert text.count("log_evidence=") == len(model.members_)
+        assert len(text) < 250 * len(model.members_)
+
+
 def test_no_bad_mode_is_averaged():
     def bad(known, weights, start, alternation):
         return Fit(known, 0 * weights)
