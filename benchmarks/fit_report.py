@@ -159,7 +159,7 @@ def print_growth(results: Results) -> None:
         if not np.isnan(seconds).all():
             ax.loglog(ROWS, seconds, marker="o", ms=4, label=label)
     ax.set(xlabel="rows", ylabel="CPU seconds of a fit")
-    ax.legend(fontsize="small")
+    figure.legend(fontsize="small", loc="outside upper center", ncols=3)
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(PICTURE, dpi=150)
 

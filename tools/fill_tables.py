@@ -49,7 +49,6 @@ PRINTED = [
     ("docs/cost.md", "threads", "threads.txt", "Threads"),
     ("docs/cost.md", "cluster", "cluster.txt", "Cluster"),
     ("docs/cost.md", "scale-rows", "scale-rows.txt", "Scale"),
-    ("docs/cost.md", "scale-memory", "scale-memory-mapped.txt", "Scale"),
     ("docs/cost.md", "growth", "growth.txt", "Growth"),
     ("docs/paper.md", "paper-agreement", "paper-agreement.txt", "Agreement"),
     ("docs/paper.md", "paper-plateau", "paper-plateau.txt", "Plateau"),
