@@ -44,6 +44,8 @@ NAMES = {
     "_gain_sums": "rows left out, two fits",
     "_total": "sums of targets",
     "_squares": "sums of targets",
+    "_squared_weights": "squares of weights",
+    "_normal_equations": "output layer, its equations",
 }
 
 
@@ -61,7 +63,8 @@ class Passes:
             began = time.perf_counter()
             found = total(chunks, function, *arguments)
             name = arguments[1].__name__
-            kind = NAMES[arguments[2].__name__ if name == "_of_chunk" else name]
+            name = arguments[2].__name__ if name == "_of_chunk" else name
+            kind = NAMES.get(name, name)
             self.count[kind] += 1
             self.sent[kind] += len(pickle.dumps((function, arguments)))
             self.got[kind] += len(pickle.dumps(found))
