@@ -15,7 +15,7 @@ __all__ = ["few_threads"]
 # Rows times weights from which a second thread pays. Below it a fit's passes take less than some
 # milliseconds, of which threads save a third at the most; and wherever another process has one of
 # the cores, each pass waits for a thread that is not running: two fits of 835 rows side by side
-# on two cores take 1.8 s each with one thread, 32 s with two (docs/cost.md).
+# on two cores take 2.9 s each with one thread, 38 s with two (docs/cost.md).
 MIN_ENTRIES = 2e6
 
 _one_at_a_time = Lock()
