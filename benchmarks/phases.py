@@ -1,6 +1,8 @@
 """Phases: where the time of a fit goes, for most tasks of fit.py.
 
-python benchmarks/phases.py --data ../shared/data/uci
+    python benchmarks/phases.py --data ../shared/data/uci
+
+What a fit reports for its progress bar says which phase it is in.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class NewtonCG(Trainer):
         curvature = GaussNewton(log_posterior, weights)
         gradient = curvature.gradient()
         sample = _sampled(log_posterior, generator)
-        of_sample = curvature if sample is log_posterior else GaussNewton(sample, weights)
+        of_sample = curvature.on(sample)
         known = Preconditioner.build(of_sample, generator, preconditioner)
         damping, newton, indefinite, moved = Damping(), False, False, True
         curve = [loss]
@@ -134,7 +134,7 @@ class NewtonCG(Trainer):
                 weights, loss = trial, trial_loss
                 curvature = GaussNewton(log_posterior, weights)
                 gradient = curvature.gradient()
-                of_sample = curvature if sample is log_posterior else GaussNewton(sample, weights)
+                of_sample = curvature.on(sample)
                 # After negative curvature, longer steps would amplify rounding: see
                 # docs/design/training.md.
                 steady = known.exact and indefinite

@@ -121,9 +121,7 @@ def _built(curvature: GaussNewton, generator: Generator) -> Subspace | Dual:
     lp = curvature.log_posterior
     if Dual.suits(lp) or not forms_matrix(lp) or is_small(lp):
         return inverse_curvature(curvature, generator)
-    sample = lp.scaled_sample(RESIDUALS_PER_WEIGHT * lp.n_weights, generator)
-    if sample is not lp:
-        curvature = GaussNewton(sample, curvature.weights)
+    curvature = curvature.on(lp.scaled_sample(RESIDUALS_PER_WEIGHT * lp.n_weights, generator))
     single = curvature.to(torch.float32).matrix()
     # The largest eigenvalue is at most the largest sum of a row.
     if float(single.abs().sum(0).max()) < MAX_SINGLE_EIGENVALUE:

@@ -66,6 +66,10 @@ class GaussNewton:
         other._kept = self._kept and self._kept.to(dtype)
         return other
 
+    def on(self, rows: LogPosterior) -> GaussNewton:
+        """A of other rows at the same weights; itself on its own."""
+        return self if rows is self.log_posterior else GaussNewton(rows, self.weights)
+
     @property
     def n_weights(self) -> int:
         """P."""
