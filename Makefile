@@ -241,7 +241,7 @@ benchmark-products: $(VENV)/.installed-plot  ## Time the products that training 
 
 benchmark-speed: $(VENV)/.installed-plot $(VENV_LAPLACE)/.installed  ## Time and memory of fits and standard deviations beside peers', and how they grow
 	for part in small large; do \
-		$(VENV)/bin/python benchmarks/speed.py $$part --peer $(VENV_LAPLACE)/bin/python \
+		OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/speed.py $$part --peer $(VENV_LAPLACE)/bin/python \
 			> benchmarks/results/speed-$$part.txt || exit 1; \
 	done
 	for part in rows memory-mapped; do \
