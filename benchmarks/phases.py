@@ -23,8 +23,9 @@ from sklearn_hfl._ensemble import fit
 
 SAMPLE, ALL, NOISE, MAP, REST = "sample", "all rows", "noise", "MAP", "rest"
 TASKS = (
-    "yacht, 277 × 6", "concrete, 927 × 8", "kin8nm, 7 373 × 8", "Friedman 1, 20 000 × 20",
-    "waves, 41 000 × 9", "Friedman 1, 100 000 × 10", "linear, 500 × 1000", "digits, 1 437 × 64",
+    "iris, 120 × 4", "yacht, 277 × 6", "concrete, 927 × 8", "kin8nm, 7 373 × 8",
+    "Friedman 1, 20 000 × 20", "waves, 41 000 × 9", "Friedman 1, 100 000 × 10",
+    "2 000 000 × 10, memory map", "linear, 500 × 1000", "digits, 1 437 × 64",
     "5 classes, 2 000 × 20", "5 classes, 20 000 × 30",
 )  # fmt: skip
 
@@ -44,9 +45,9 @@ def main() -> None:
     )
     phases = SAMPLE, ALL, NOISE, MAP, REST
     print(f"{'':26s}{'total':>8s}" + "".join(f"{phase:>18s}" for phase in phases))
+    of_task(TASKS[0], arguments.data)  # the first fit of a process loads what later ones have
     for name in arguments.tasks:
-        with TemporaryDirectory() as scratch:
-            clock = measured(FITS[name].make(arguments.data, Path(scratch)))
+        clock = of_task(name, arguments.data)
         cells = (f"{clock.seconds[p]:.2f} ({clock.steps[p]})" for p in phases)
         total = sum(clock.seconds.values())
         print(f"{name:26s}{total:8.2f}" + "".join(f"{cell:>18s}" for cell in cells), flush=True)
@@ -81,6 +82,11 @@ class Clock:
         now = time.process_time()
         self.seconds[phase] += now - self.since
         self.since = now
+
+
+def of_task(name: str, folder: Path) -> Clock:
+    with TemporaryDirectory() as scratch:
+        return measured(FITS[name].make(folder, Path(scratch)))
 
 
 def measured(problem: Problem) -> Clock:
