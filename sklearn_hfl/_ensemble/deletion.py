@@ -72,7 +72,7 @@ def refits(member: Member, rows: Tensor, route: Route) -> tuple[Deletion, Varian
     covariance = block_covariance(functional, optima, route.rtol, k)
     left = _deletion(member, rows, covariance)
     step = inverse_product(optima.linear).unflatten(1, (-1, k))
-    one = left_out_weight(lp)[rows]
+    one = left_out_weight(lp.sample_weight[rows])
     solution = left_out_optima(
         estimate, rows, one, torch.einsum("pnk,nk->pn", step, left.pull), route.rtol
     )
@@ -195,7 +195,7 @@ def _deletion(member: Member, rows: Tensor, covariance: Tensor) -> Deletion:
     own = lp.select(rows)
     linear = member.network.linearize(member.estimate.weights, own.X)
     shift = None if member.shift is None else member.mean_outputs(linear) - linear.outputs
-    targets, one = own.targets(slice(None)), left_out_weight(own)
+    targets, one = own.targets(slice(None)), left_out_weight(own.sample_weight)
     return deletion(lp.likelihood, linear.outputs, covariance, targets, one, shift)
 
 

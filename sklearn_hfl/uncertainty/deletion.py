@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood, Likelihood, curvature_slope
-from sklearn_hfl.posterior.log_posterior import LogPosterior
 
 __all__ = ["Deletion", "deletion", "left_out_weight", "log_density_of_labels", "normal_log_density"]
 
@@ -135,19 +134,19 @@ def _root(S: Tensor) -> Tensor:
     return scale[:, :, None] * vectors * values.clamp(min=0.0).sqrt()[:, None, :]
 
 
-def left_out_weight(lp: LogPosterior) -> Tensor:
+def left_out_weight(sample_weight: Tensor) -> Tensor:
     """Weight that is left out of each row: one row of those that it counts as.
 
     Parameters
     ----------
-    lp : LogPosterior
-        With the rows' weights.
+    sample_weight : Tensor of shape (n,)
+        Of the rows.
 
     Returns
     -------
-    Tensor of shape (N,)
+    Tensor of shape (n,)
     """
-    return lp.sample_weight.clamp(max=1.0)
+    return sample_weight.clamp(max=1.0)
 
 
 def log_density_of_labels(likelihood: Likelihood, outputs: Tensor, y: Tensor) -> Tensor:

@@ -258,7 +258,8 @@ def _block(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log densities (n,) of some rows, fitted and left out, and residuals (n, K) left out."""
     y, likelihood = lp.y[rows], lp.likelihood
-    left = deletion(likelihood, outputs, covariance, lp.targets(rows), left_out_weight(lp)[rows])
+    one = left_out_weight(lp.sample_weight[rows])
+    left = deletion(likelihood, outputs, covariance, lp.targets(rows), one)
     fitted = _fitted_log_density(likelihood, outputs, y)
     return fitted, left.log_density(likelihood, y), left.standardized(likelihood, y)
 
@@ -315,9 +316,10 @@ def _squares(lp: LogPosterior, mean: Tensor) -> Tensor:
 
 
 def _guessed(lp: LogPosterior, targets: TargetSums) -> Tensor:
+    one = left_out_weight(lp.sample_weight)
     if isinstance(lp.likelihood, GaussianLikelihood):
-        return _normal_guess(lp.y, targets, left_out_weight(lp))
-    guess = _frequencies(lp.y, targets, left_out_weight(lp))
+        return _normal_guess(lp.y, targets, one)
+    guess = _frequencies(lp.y, targets, one)
     logits = guess.log() if guess.shape[1] > 1 else guess.logit()
     return log_density_of_labels(lp.likelihood, logits, lp.y)
 
