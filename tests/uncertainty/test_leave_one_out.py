@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch.distributions import Normal
+from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 
 from sklearn_hfl import HFLClassifier, HFLRegressor
@@ -144,6 +145,33 @@ def test_rows_are_taken_in_blocks_that_the_memory_limit_allows(name):
     whole, blocks = leave_one_out(estimate), leave_one_out(replace(estimate, log_posterior=small))
     assert_close(blocks.left_out, whole.left_out)
     assert_close(blocks.fitted, whole.fitted)
+
+
+class CountNumbers(TorchFunctionMode):
+    """Adds up the sizes of what torch's functions return."""
+
+    total = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.total += result.numel()
+        return result
+
+
+def test_a_block_takes_no_memory_for_the_other_rows():
+    """Memory of all blocks would otherwise grow with the square of the rows."""
+
+    estimate = map_estimate("linear")
+    lp = replace(estimate.log_posterior, memory_limit=1.0)  # blocks of one row
+
+    def allocated(n):
+        many = replace(estimate, log_posterior=lp.select(torch.arange(n) % len(lp.X)))
+        with CountNumbers() as counted:
+            leave_one_out(many)
+        return counted.total
+
+    assert allocated(400) < 2.2 * allocated(200)
 
 
 LIKELIHOODS = {
