@@ -254,7 +254,9 @@ def _two_rows(values: Array, weight: Array) -> Array:
     values = values.astype(np.float64)
     first, constant = values[0], np.ptp(values, axis=0) == 0
     mean = weight @ values / weight.sum()
-    std = np.sqrt(weight @ (values - mean) ** 2 / weight.sum())
+    # Squares of the smallest numbers would be zero.
+    unit = np.where(constant, 1.0, np.abs(values - mean).max(axis=0))
+    std = unit * np.sqrt(weight @ ((values - mean) / unit) ** 2 / weight.sum())
     mean, std = np.where(constant, first, mean), np.where(constant, 0.0, std)
     return np.stack([mean - std, mean + std])
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import issparse
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
@@ -18,6 +19,9 @@ __all__ = ["Standardizer"]
 
 # Numbers of a block of rows that is standardised at a time.
 MAX_NUMBERS = 10**6
+# Range of a column, in units of its values' rounding, up to which it counts as constant: sums whose
+# last bits differ are no feature.
+MAX_ROUNDING = 8 * np.finfo(np.float64).eps
 
 
 def _blocks(values: Array) -> Iterator[slice]:
@@ -64,7 +68,13 @@ class Standardizer:
         scaler = StandardScaler()
         for rows in _blocks(values):
             scaler.partial_fit(_dense(values[rows]), sample_weight=weight[rows])
-        return cls(scaler.mean_, scaler.scale_)
+        mean, scale = scaler.mean_, scaler.scale_
+        # Among those that the scaler takes for constant may be some whose variance is lost in the
+        # rounding of their squares.
+        lost = np.flatnonzero(scale != np.sqrt(scaler.var_))
+        if lost.size:
+            mean[lost], scale[lost] = _from_differences(values, weight, lost)
+        return cls(mean, scale)
 
     def identity(self) -> Standardizer:
         """Leave as many columns as they are.
@@ -141,3 +151,22 @@ class Standardizer:
         ndarray of shape (n, n_columns)
         """
         return values * self.scale + self.mean
+
+
+def _from_differences(
+    values: Array, weight: Array, columns: NDArray[np.intp]
+) -> tuple[Array, Array]:
+    """Mean and scale of columns, from differences from the first row in units of the largest."""
+    first = _dense(values[:1])[0, columns]
+
+    def differences(rows: slice) -> Array:
+        return _dense(values[rows])[:, columns] - first
+
+    width = np.max([np.abs(differences(rows)).max(axis=0) for rows in _blocks(values)], axis=0)
+    width = np.where(width > MAX_ROUNDING * np.abs(first), width, 0.0)
+    unit = np.where(width > 0, width, np.inf)
+    scaler = StandardScaler()
+    for rows in _blocks(values):
+        scaler.partial_fit(differences(rows) / unit, sample_weight=weight[rows])
+    scale = width * scaler.scale_
+    return first + width * scaler.mean_, np.where(scale > 0, scale, 1.0)
