@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from itertools import count, islice
 from numbers import Integral
@@ -315,15 +314,7 @@ class HFLBase(BaseEstimator):
         self.converged_ = all(m.diagnostics.stationary and m.diagnostics.finished for m in members)
         self.diagnostics_ = {
             "n_weights": len(estimate.weights),
-            "members": [
-                {
-                    **asdict(m.diagnostics),
-                    "solver": m.solver,
-                    "n_iter": len(m.loss_curve) - 1,
-                    "training_ended": m.status.reason,
-                }
-                for m in members
-            ],
+            "members": [member.facts for member in members],
         }
         for message, category in of_fit(self, members, best):
             warn(message, category)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from sklearn_hfl.posterior.likelihood import (
 )
 from sklearn_hfl.posterior.linearization import Linearization
 from sklearn_hfl.posterior.log_posterior import LogPosterior
-from sklearn_hfl.posterior.network import ModuleNetwork, Network
+from sklearn_hfl.posterior.network import MLP, ModuleNetwork, Network
 from sklearn_hfl.posterior.prior import GaussianPrior
 from sklearn_hfl.uncertainty.alternation import Fit
 from sklearn_hfl.uncertainty.diagnostics import Diagnostics
@@ -101,10 +101,28 @@ class Member:
 
     def __repr__(self) -> str:
         """Facts, without the tensors."""
+        sizes = self.hidden_layer_sizes
         return (
-            f"Member(n_weights={self.network.n_weights}, status={self.status.name.lower()}, "
+            f"Member({'' if sizes is None else f'hidden_layer_sizes={sizes}, '}"
+            f"n_weights={self.network.n_weights}, status={self.status.name.lower()}, "
             f"log_evidence={self.diagnostics.log_evidence:.6g})"
         )
+
+    @property
+    def hidden_layer_sizes(self) -> tuple[int, ...] | None:
+        """Units of each hidden layer, none where the linear model is kept; None of a module."""
+        return self.network.layer_sizes[1:-1] if isinstance(self.network, MLP) else None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What ``diagnostics_`` has of it."""
+        return {
+            **asdict(self.diagnostics),
+            "hidden_layer_sizes": self.hidden_layer_sizes,
+            "solver": self.solver,
+            "n_iter": len(self.loss_curve) - 1,
+            "training_ended": self.status.reason,
+        }
 
     @property
     def network(self) -> Network:

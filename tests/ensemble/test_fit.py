@@ -94,6 +94,8 @@ def test_a_linear_model_is_fitted_once(params):
     y = X @ [1.0, -2.0] + 0.1 * RNG.standard_normal(40)
     model = HFLRegressor(**{**SMALL, **params}).fit(X, y)
     assert len(model.members_) == 1
+    assert model.diagnostics_["members"][0]["hidden_layer_sizes"] == ()
+    assert "hidden_layer_sizes=()" in repr(model.members_)
     alone = HFLRegressor(**{**SMALL, **params}, n_estimators=1).fit(X, y)
     for part in ("total", "epistemic"):
         expected = alone.predict(QUERIES, return_std=part)
@@ -104,6 +106,20 @@ def test_members_are_about_as_good_as_the_first(models):
     # From a strong prior the others stay linear here: 0.2 nats a row worse.
     first, *others = (m.diagnostics.log_density_left_out for m in models["classes"].members_)
     assert min(others) > first - 0.1
+
+
+def test_each_member_says_which_model_it_is(models):
+    for model in models.values():
+        sizes = {member["hidden_layer_sizes"] for member in model.diagnostics_["members"]}
+        assert sizes == {tuple(model.hidden_layer_sizes)}
+
+    def module(n_features, n_outputs):
+        return nn.Sequential(nn.Linear(n_features, 3), nn.Tanh(), nn.Linear(3, n_outputs))
+
+    params = {"prior_precision": 1.0, "noise_std": 0.3, "n_estimators": 1}
+    adopted = HFLRegressor(module=module, **params).fit(X, Y)
+    assert adopted.diagnostics_["members"][0]["hidden_layer_sizes"] is None
+    assert "hidden_layer_sizes" not in repr(adopted.members_)
 
 
 def test_members_print_facts_and_no_data(models):
