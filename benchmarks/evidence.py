@@ -36,7 +36,11 @@ VARIANTS: list[tuple[str, float, float, float, dict[str, object]]] = [
     ("default, hyperprior 5", 0.1, 5.0, 0.5, {}),
     ("default, tol 0.001", 0.1, 1.0, 0.5, {"tol": 1e-3}),
     ("default, 3 members", 0.1, 1.0, 0.5, {"n_estimators": 3}),
+    ("default, 5 members", 0.1, 1.0, 0.5, {"n_estimators": 5}),
     ("default, silu", 0.1, 1.0, 0.5, {"activation": "silu"}),
+    ("default, relu", 0.1, 1.0, 0.5, {"activation": "relu"}),
+    ("default, 100 units", 0.1, 1.0, 0.5, {"hidden_layer_sizes": (100,)}),
+    ("default, 20 and 20 units", 0.1, 1.0, 0.5, {"hidden_layer_sizes": (20, 20)}),
     ("default, prior precision 1", 0.1, 1.0, 0.5, {"prior_precision": 1.0}),
 ]
 

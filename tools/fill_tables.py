@@ -37,6 +37,7 @@ PRINTED = [
     ("docs/user_guide.md", "optimism", "leave-one-out.txt", "What leave-one-out is not"),
     ("docs/user_guide.md", "flipped", "leave-one-out.txt", "Flipped labels"),
     ("docs/user_guide.md", "profile", "profile.txt", "Profile"),
+    ("docs/design/quality.md", "aims", "uci.txt", "Aims"),
     ("docs/choosing.md", "uci", "uci.txt", "UCI"),
     ("docs/choosing.md", "uci-details", "uci.txt", "Details"),
     ("docs/choosing.md", "repeated", "uci.txt", "Test rows"),
