@@ -17,6 +17,7 @@ from sklearn.datasets import make_classification, make_friedman1, make_regressio
 
 __all__ = [
     "FEATURES", "FITS", "GROWTH", "MAX_GP_ROWS", "ROWS", "TEACHER", "Task", "growth_name",
+    "mapped",
 ]  # fmt: skip
 
 # The network, its noise and the SD of its outputs are 1×50, 0.3 and 1.

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import platform
 import time
 import warnings
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed
 from peers.regressors import METHODS, Prediction
-from reporting import Z90, append, heading, normal_scores
+from reporting import Z90, append, heading, machine, normal_scores
 
 RESULTS = Path("benchmarks/results/uci.csv")
 SETS = ("yacht", "energy", "concrete", "wine", "power", "kin8nm")
@@ -129,7 +128,7 @@ def read() -> list[dict[str, str]]:
 
 def print_tables() -> None:
     rows = read()
-    print(f"{platform.machine()}, Linux, one thread for each fit; test rows, units of y")
+    print(f"{machine()}\none thread for each fit; test rows, units of y")
     for family in FAMILIES:
         title = f"UCI {family} splits: mean log-likelihood ± standard error, higher is better"
         heading(title)
