@@ -178,7 +178,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
     grad_norm_ : float
         Norm of the loss's gradient.
     diagnostics_ : dict
-        The numbers behind these for each member, its ``hidden_layer_sizes``, () where the linear
+        The numbers behind these for each member, its ``hidden_layer_sizes``, [] where the linear
         model is kept, log density of the training rows and of each left out, why training ended.
     conformity_scores_ : ndarray of shape (n_calibration_rows,)
         Only after ``conformalize``: 1 − p(own class) of its rows, ascending.

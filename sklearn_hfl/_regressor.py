@@ -168,7 +168,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
     grad_norm_ : float
         Norm of the loss's gradient.
     diagnostics_ : dict
-        The numbers behind these for each member, its ``hidden_layer_sizes``, () where the linear
+        The numbers behind these for each member, its ``hidden_layer_sizes``, [] where the linear
         model is kept, log density of the training rows and of each left out, why training ended.
     conformity_scores_ : ndarray of shape (n_calibration_rows,) or (n_calibration_rows, n_outputs)
         Only after ``conformalize``: ``|y − mean|`` / std of its rows, ascending in each

@@ -115,10 +115,11 @@ class Member:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What ``diagnostics_`` has of it."""
+        """What ``diagnostics_`` has of it, for JSON too."""
+        sizes = self.hidden_layer_sizes
         return {
             **asdict(self.diagnostics),
-            "hidden_layer_sizes": self.hidden_layer_sizes,
+            "hidden_layer_sizes": None if sizes is None else list(sizes),
             "solver": self.solver,
             "n_iter": len(self.loss_curve) - 1,
             "training_ended": self.status.reason,
