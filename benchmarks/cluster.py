@@ -45,7 +45,7 @@ NAMES = {
     "_total": "sums of targets",
     "_squares": "sums of targets",
     "_squared_weights": "squares of weights",
-    "_normal_equations": "output layer, its equations",
+    "_normal_equations": "output layer, sums",
 }
 
 
