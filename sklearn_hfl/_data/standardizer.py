@@ -157,10 +157,10 @@ def _from_differences(
     values: Array, weight: Array, columns: NDArray[np.intp]
 ) -> tuple[Array, Array]:
     """Mean and scale of columns, from differences from the first row in units of the largest."""
-    first = _dense(values[:1])[0, columns]
+    first = _dense(values[:1][:, columns])[0]
 
     def differences(rows: slice) -> Array:
-        return _dense(values[rows])[:, columns] - first
+        return _dense(values[rows][:, columns]) - first
 
     width = np.max([np.abs(differences(rows)).max(axis=0) for rows in _blocks(values)], axis=0)
     width = np.where(width > MAX_ROUNDING * np.abs(first), width, 0.0)
