@@ -11,9 +11,10 @@ from torch import Generator, Tensor
 
 from sklearn_hfl.optim.conjugate_gradients import conjugate_gradients
 from sklearn_hfl.optim.damping import Damping
-from sklearn_hfl.optim.preconditioner import Preconditioner, is_small
+from sklearn_hfl.optim.preconditioner import Preconditioner
 from sklearn_hfl.optim.projection import can_project, projected
 from sklearn_hfl.optim.solution import Status
+from sklearn_hfl.optim.subsample import scaled_subsample, subsample_size
 from sklearn_hfl.optim.subspace import Subspace, stationary_radius
 from sklearn_hfl.optim.training import (
     Callback,
@@ -43,14 +44,13 @@ SLOW = 0.01
 # the maximum is cut off, and costs steps, not accuracy.
 MAX_FORCING = 0.1
 MAX_CG_ITER = 100
-# Of twice as many residuals, N K, as these or more, products are those of a sample of about so
-# many: its Hessian gives nearly the same step, at the cost of the sample. Loss and gradient are of
-# all rows, and so is the Hessian after a step that the sample had wrong, and within this decrement,
-# where steps of a sample converge linearly (R. H. Byrd, G. M. Chin, W. Neveitt, J. Nocedal, SIAM J.
-# Optim. 21, 2011; docs/design/training.md).
-MIN_SAMPLE_RESIDUALS = 32_000
-SAMPLE_RESIDUALS_PER_WEIGHT = 64
-ALL_ROWS_REGION = 0.1
+# Of very many rows, products are those of a subsample. Loss and gradient are of all, and so is the
+# Hessian within this decrement, where steps of the subsample converge linearly, and after a step
+# that was rejected: near the MAP, and where Gauss-Newton of all rows has more than so many times as
+# much curvature along it. Otherwise the step was too long, and no outlier of large leverage is
+# missing (docs/design/training.md).
+ALL_ROWS_REGION = 0.01
+MAX_CURVATURE_RATIO = 2.0
 # Share of ``tol`` below which training ends wherever it is: relu and other activations with kinks
 # have minima at kinks, where the gradient, and so the decrement, does not vanish.
 STANDSTILL = 1e-3
@@ -80,7 +80,7 @@ class NewtonCG(Trainer):
     def described(self, log_posterior: LogPosterior) -> str:
         """Name the solver and its curvature: see ``Trainer.described``."""
         described = f"{self.name}, preconditioned by {Preconditioner.described(log_posterior)}"
-        few = _sample_size(log_posterior) is None
+        few = subsample_size(log_posterior) is None
         return described if few else f"{described}; Hessians of a larger sample"
 
     def train(
@@ -98,10 +98,10 @@ class NewtonCG(Trainer):
         loss = float(log_posterior.value(weights[None])[0])
         curvature = GaussNewton(log_posterior, weights)
         gradient = curvature.gradient()
-        sample = _sampled(log_posterior, generator)
+        sample = scaled_subsample(log_posterior, generator)
         of_sample = curvature.on(sample)
         known = Preconditioner.build(of_sample, generator, preconditioner)
-        damping, newton, indefinite, moved = Damping(), False, False, True
+        damping, newton, indefinite, trusted = Damping(), False, False, True
         curve = [loss]
         while True:
             precondition = known.inverse.preconditioner(damping.value)
@@ -114,7 +114,7 @@ class NewtonCG(Trainer):
                 newton or self._needs_hessian(curve, decrement, known)
             )
             newton = twice_differentiable and near and not indefinite
-            model = of_sample if moved and decrement > ALL_ROWS_REGION else curvature
+            model = of_sample if trusted and decrement > ALL_ROWS_REGION else curvature
             product = _hessian(model) if newton else model.product
             direction, n_products, indefinite = conjugate_gradients(
                 _shifted(product, damping.value),
@@ -134,13 +134,14 @@ class NewtonCG(Trainer):
                 weights, loss = trial, trial_loss
                 curvature = GaussNewton(log_posterior, weights)
                 gradient = curvature.gradient()
-                of_sample = curvature.on(sample)
+                of_sample, trusted = curvature.on(sample), True
                 # After negative curvature, longer steps would amplify rounding: see
                 # docs/design/training.md.
                 steady = known.exact and indefinite
                 damping = damping.kept() if steady else damping.lowered(ratio)
             else:
                 damping = damping.raised()
+                trusted = not near and _agree(of_sample, curvature, direction)
             known = known.after(n_products, of_sample, generator, moved=moved)
             curve.append(loss)
 
@@ -199,6 +200,14 @@ def _gain_ratio(loss: float, trial_loss: float, predicted: float) -> float:
     return 1.0 if max(abs(actual), predicted) < rounding else actual / predicted
 
 
+def _agree(of_sample: GaussNewton, curvature: GaussNewton, direction: Tensor) -> bool:
+    """Whether all rows have about as much curvature along a direction as a sample has."""
+    if of_sample is curvature:
+        return True
+    along, of_all = (float(direction @ A.product(direction)) for A in (of_sample, curvature))
+    return of_all <= MAX_CURVATURE_RATIO * along
+
+
 def _shifted(product: Callable[[Tensor], Tensor], shift: float) -> Callable[[Tensor], Tensor]:
     return lambda v: product(v) + shift * v
 
@@ -206,18 +215,3 @@ def _shifted(product: Callable[[Tensor], Tensor], shift: float) -> Callable[[Ten
 def _hessian(curvature: GaussNewton) -> Callable[[Tensor], Tensor]:
     scale, hessian = curvature.scale, curvature.log_posterior.hessian(curvature.weights)
     return lambda v: scale * hessian(scale * v)
-
-
-def _sampled(log_posterior: LogPosterior, generator: Generator) -> LogPosterior:
-    """L of the rows that products are of: a sample, scaled to count as all, where that pays."""
-    size = _sample_size(log_posterior)
-    return log_posterior if size is None else log_posterior.scaled_sample(size, generator)
-
-
-def _sample_size(log_posterior: LogPosterior) -> int | None:
-    """Residuals of the sample that products are of; None where they are of all rows."""
-    size = max(MIN_SAMPLE_RESIDUALS, SAMPLE_RESIDUALS_PER_WEIGHT * log_posterior.n_weights)
-    if 2 * size > log_posterior.n_residuals or is_small(log_posterior):
-        return None
-    # A sample may lack the few rows that have most of the weight.
-    return size if 2 * size <= log_posterior.n_effective_residuals else None

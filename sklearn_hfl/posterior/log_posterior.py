@@ -25,6 +25,11 @@ MEMORY_SHARE = 1 / 16
 # processor's cache and took two to four times as long.
 GRAPH_NUMBERS = 4
 CACHED_NUMBERS = 400_000
+# Those of a block of a forward pass. In blocks of 250 MB the loss of 300 000 rows took 2.4 times as
+# long, and a projection twice: memory is asked for anew in each (benchmarks/products.py).
+PASS_NUMBERS = 2_000_000
+# Rows of such a block at least, however many networks there are.
+MIN_PASS_ROWS = 64
 # Of more rows than this, a sample is drawn without a permutation of them all, 8 bytes a row.
 MAX_PERMUTED = 10**7
 
@@ -165,6 +170,14 @@ class LogPosterior:
         for start in range(0, n, size):
             yield slice(start, min(start + size, n))
 
+    def passes(self, n_networks: int = 1, extra: int = 0) -> Iterator[slice]:
+        """Slices of rows for a forward pass of so many networks.
+
+        ``extra`` is how many more numbers the caller keeps for each row.
+        """
+        numbers = n_networks * self.network.width
+        return self.blocks(numbers + extra, max(MIN_PASS_ROWS, PASS_NUMBERS // numbers))
+
     def _data_loss(self, weights: Tensor, rows: slice) -> Tensor:
         outputs = self.network.forward(weights, self.X[rows])
         return self.likelihood.loss(outputs, self.targets(rows), self.sample_weight[rows])
@@ -175,7 +188,7 @@ class LogPosterior:
             return self.prior.energy(weights) + self.over_chunks(_value, weights)
         with torch.no_grad():
             total = self.prior.energy(weights)
-            for rows in self.blocks(weights.shape[0] * self.network.width):
+            for rows in self.passes(weights.shape[0]):
                 total = total + self._data_loss(weights, rows)
         return total
 
@@ -187,7 +200,7 @@ class LogPosterior:
             of_rows = self.over_chunks(_value_and_gradient, weights)
             return value + of_rows[0], gradient + of_rows[1]
         w = weights.detach().requires_grad_()
-        for rows in self.blocks(weights.shape[0] * self.network.width):
+        for rows in self.passes(weights.shape[0]):
             with torch.enable_grad():
                 loss = self._data_loss(w, rows)
                 (part,) = torch.autograd.grad(loss.sum(), w)

@@ -27,7 +27,7 @@ from sklearn_hfl.uncertainty.precisions import (
     updated_at,
 )
 
-__all__ = ["EVIDENCE_TOL", "Alternation", "Fit"]
+__all__ = ["EVIDENCE_TOL", "ROUND_DECREMENT_TOL", "Alternation", "Fit"]
 
 # Steps of a round. Five and twenty cost about as much, and are better on some data and worse on
 # others (docs/design/training.md).
@@ -282,7 +282,7 @@ class Alternation:
             steps = min(steps, self.left)
             if steps <= 0 or rounds.ended:
                 break
-            weights = self.train(log_posterior, weights, steps, True, basis).weights
+            weights = self.train(log_posterior, weights, steps, ROUND_DECREMENT_TOL, basis).weights
             now = _Gaussian.at(log_posterior, weights, options, self.generator)
             basis = now.inverse if isinstance(now.inverse, Subspace) else None
             before, change_of_variance = now.averaged(log_posterior)
@@ -370,7 +370,7 @@ class Alternation:
         # Noise that may vary is held at the level found: its shape is learned around it.
         if isinstance(likelihood, HeteroscedasticLikelihood) or self.left <= 0:
             return fit
-        weights = self.train(fit.log_posterior, fit.weights, self.left, True).weights
+        weights = self.train(fit.log_posterior, fit.weights, self.left, ROUND_DECREMENT_TOL).weights
         noise_alone = replace(options, prior=False)
         found, _ = updated_at(fit.log_posterior, weights, noise_alone, self.generator)
         assert isinstance(found.likelihood, GaussianLikelihood)
@@ -384,11 +384,11 @@ class Alternation:
         log_posterior: LogPosterior,
         weights: Tensor,
         steps: int,
-        rough: bool = False,
+        decrement_tol: float = 0.0,
         preconditioner: Subspace | None = None,
     ) -> Trajectory:
-        """Take up to ``steps``, roughly or to ``decrement_tol``, and count them."""
-        tol = max(self.trainer.decrement_tol, ROUND_DECREMENT_TOL if rough else 0.0)
+        """Take up to ``steps``, to this decrement or the trainer's, and count them."""
+        tol = max(self.trainer.decrement_tol, decrement_tol)
         trainer = replace(self.trainer, max_iter=steps, decrement_tol=tol)
         trajectory = trainer.train(
             log_posterior, weights, self.generator, self.callback, preconditioner

@@ -1,25 +1,31 @@
-"""Annealing: from other weights to a MAP under precisions that are known."""
+"""Annealing: from other weights, or few rows, to a MAP under precisions that are known."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from sklearn_hfl.optim.subsample import growing_subsamples
 from sklearn_hfl.posterior.initialization import scaled_precision
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
-from sklearn_hfl.uncertainty.alternation import Alternation, Fit
+from sklearn_hfl.uncertainty.alternation import ROUND_DECREMENT_TOL, Alternation, Fit
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 
-__all__ = ["annealed_map", "started"]
+__all__ = ["annealed_map", "by_subsamples", "started"]
 
 # Shares of the way, in log precision, at which the weights are trained before the MAP, and the
 # steps at each. Trained under the last precisions at once, they end in modes of 20 to 100 nats
 # less evidence (docs/design/members.md).
 SHARES = (0.0, 0.25, 0.5, 0.75)
 STEPS = 10
+# Newton decrement, in multiples of √P, at which a subsample has brought the weights near enough:
+# the MAP of half of the rows is about √γ posterior standard deviations away from that of all
+# (docs/design/training.md).
+NEAR_ENOUGH = 0.3
 
 
 def started(
@@ -74,12 +80,44 @@ def annealed_map(
         With the evidence at the MAP.
     """
     alternation.callback(phase="annealing")
-    begin = started(known, start, alternation.options)
+    smallest = next(_subsamples(known, alternation), known)
+    begin = started(smallest, start, alternation.options)
     for share in SHARES:
         steps = min(STEPS, alternation.left)
-        between = _between(begin, known, share)
-        weights = alternation.train(between, weights, steps, rough=True).weights
-    return alternation.to_map(Fit(known, weights))
+        between = _between(begin, smallest, share)
+        weights = alternation.train(between, weights, steps, ROUND_DECREMENT_TOL).weights
+    return alternation.to_map(Fit(known, by_subsamples(known, weights, alternation)))
+
+
+def by_subsamples(log_posterior: LogPosterior, weights: Tensor, alternation: Alternation) -> Tensor:
+    """Come near the MAP of very many rows by way of those of ever larger subsamples.
+
+    Parameters
+    ----------
+    log_posterior : LogPosterior
+        L of all rows.
+    weights : Tensor of shape (P,)
+        Start.
+    alternation : Alternation
+        Trains the weights.
+
+    Returns
+    -------
+    Tensor of shape (P,)
+        The start itself where there are fewer rows.
+    """
+    near = NEAR_ENOUGH * log_posterior.n_weights**0.5
+    for rows in _subsamples(log_posterior, alternation):
+        if alternation.left > 0:
+            alternation.callback(phase=f"to the MAP of {rows.n_rows} rows")
+            weights = alternation.train(rows, weights, alternation.left, near).weights
+    return weights
+
+
+def _subsamples(log_posterior: LogPosterior, alternation: Alternation) -> Iterator[LogPosterior]:
+    """Ever larger, for a trainer that would take all rows in each step."""
+    if alternation.trainer.takes_all_rows:
+        yield from growing_subsamples(log_posterior, alternation.generator)
 
 
 def _between(start: LogPosterior, end: LogPosterior, share: float) -> LogPosterior:

@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from sklearn_hfl.optim.dual import inverse_curvature
+from sklearn_hfl.optim.subsample import scaled_subsample
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.initialization import scaled_precision
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
@@ -197,7 +198,8 @@ def updated_at(
     change : float
         Largest change of a log precision.
     """
-    curvature = GaussNewton(log_posterior, weights)
+    # Of very many rows γ is a small share, and that of a sample near enough.
+    curvature = GaussNewton(log_posterior, weights).on(scaled_subsample(log_posterior, generator))
     gamma = inverse_curvature(curvature, generator).effective_parameters().to(weights)
     return updated(log_posterior, weights, gamma, options)
 
@@ -329,7 +331,7 @@ def squared_residuals(log_posterior: LogPosterior, weights: Tensor) -> Tensor:
     if log_posterior.chunks is not None:
         return log_posterior.over_chunks(squared_residuals, weights)
     total = weights.new_zeros(log_posterior.y.shape[1])
-    for rows in log_posterior.blocks(log_posterior.network.width):
+    for rows in log_posterior.passes():
         f = log_posterior.network.forward(weights[None], log_posterior.X[rows])[0]
         residual = log_posterior.y[rows] - likelihood.mean_link.value(f)
         total += log_posterior.sample_weight[rows] @ residual.square()

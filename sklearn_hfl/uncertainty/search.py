@@ -15,7 +15,7 @@ from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP, is_linear
 from sklearn_hfl.posterior.prior import GaussianPrior
 from sklearn_hfl.uncertainty.alternation import EVIDENCE_TOL, Alternation, Fit
-from sklearn_hfl.uncertainty.annealing import started
+from sklearn_hfl.uncertainty.annealing import by_subsamples, started
 from sklearn_hfl.uncertainty.noise import with_varying_noise
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 
@@ -271,8 +271,12 @@ def _of_sample(start: Fit, alternation: Alternation) -> list[Fit]:
     if many:
         larger = sample(SAMPLE_GROWTH)
         best = alternation.rounds(best.on_rows(larger), MAX_ROUNDS - SCREENING_ROUNDS)
+    on_all = best.on_rows(log_posterior)
+    if many:
+        weights = by_subsamples(on_all.log_posterior, on_all.weights, alternation)
+        on_all = replace(on_all, weights=weights)
     # Its evidence on all rows is not known yet, and no reason to leave it.
-    return [replace(best.on_rows(log_posterior), log_evidence=float("inf"), ended=many)]
+    return [replace(on_all, log_evidence=float("inf"), ended=many)]
 
 
 def _screened(start: Fit, alternation: Alternation, known: float) -> list[Fit]:

@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sklearn_hfl.optim import krylov, newton_cg, preconditioner
+from sklearn_hfl.optim import krylov, newton_cg, preconditioner, subsample
 from sklearn_hfl.optim.newton_cg import NewtonCG
 from sklearn_hfl.optim.preconditioner import Preconditioner
 from sklearn_hfl.optim.solution import Status
+from sklearn_hfl.optim.subsample import subsample_size
 from sklearn_hfl.optim.subspace import Subspace, stationary_radius
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.initialization import initial_weights
@@ -175,8 +176,8 @@ def test_the_gradient_vanishes_with_the_matrix_of_a_sample(monkeypatch, name):
 
 @pytest.fixture
 def products_of_a_sample(monkeypatch):
-    monkeypatch.setattr(newton_cg, "MIN_SAMPLE_RESIDUALS", 300)
-    monkeypatch.setattr(newton_cg, "SAMPLE_RESIDUALS_PER_WEIGHT", 1)
+    monkeypatch.setattr(subsample, "MIN_RESIDUALS", 300)
+    monkeypatch.setattr(subsample, "RESIDUALS_PER_WEIGHT", 1)
     monkeypatch.setattr(preconditioner, "MAX_EXACT_WORK", 0.0)
 
 
@@ -184,7 +185,7 @@ def products_of_a_sample(monkeypatch):
 def test_the_gradient_of_all_rows_vanishes_with_products_of_a_sample(products_of_a_sample, name):
     case = PROBLEMS[name].problem(seed=0, n_rows=1500)
     lp, trajectory = case.log_posterior, train(case, decrement_tol=1e-6)
-    assert newton_cg._sampled(lp, generator(0)).n_rows < lp.n_rows / 2
+    assert subsample_size(lp) < lp.n_rows / 2
     trainer = NewtonCG(1, tol=0.0, n_iter_no_change=10)
     assert trainer.described(lp).endswith("; Hessians of a larger sample")
     assert trainer.described(lp.select(torch.arange(100))).endswith("of a sample of the rows")
@@ -204,13 +205,6 @@ def test_a_row_that_the_sample_lacks_is_fitted_all_the_same(products_of_a_sample
     assert trajectory.status == Status.CONVERGED
     assert decrement(lp, trajectory.weights) < 2e-6
     assert trajectory.n_iter < 100
-
-
-def test_few_rows_that_have_most_of_the_weight_are_not_sampled(products_of_a_sample):
-    lp = LINEAR["linear"].problem(seed=0, n_rows=1500).log_posterior
-    weight = torch.where(torch.arange(1500) < 100, 100.0, 1e-3).to(F64)
-    lp = replace(lp, sample_weight=weight)
-    assert newton_cg._sampled(lp, generator(0)) is lp
 
 
 @pytest.mark.parametrize(("decrement", "needed"), [(5.0, False), (0.9, True)])

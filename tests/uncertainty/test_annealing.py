@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch.testing import assert_close
 
+from sklearn_hfl.optim import preconditioner, subsample
 from sklearn_hfl.optim.newton_cg import NewtonCG
+from sklearn_hfl.optim.solvers import make_trainer
 from sklearn_hfl.optim.training import no_callback
 from sklearn_hfl.posterior.initialization import initial_weights, scaled_precision
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
@@ -14,7 +18,7 @@ from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP
 from sklearn_hfl.posterior.prior import GaussianPrior
 from sklearn_hfl.uncertainty.alternation import Alternation
-from sklearn_hfl.uncertainty.annealing import annealed_map, started
+from sklearn_hfl.uncertainty.annealing import annealed_map, by_subsamples, started
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 from tests.cases import F64, generator, randn
 
@@ -76,3 +80,64 @@ def test_the_trainer_bounds_the_steps(max_iter):
     fit = annealed_map(known(), randn(NETWORK.n_weights), (10.0, 1.0), bounded)
     assert len(bounded.losses) == max_iter
     assert torch.isfinite(fit.weights).all()
+
+
+@pytest.fixture
+def forty_rows_are_very_many(monkeypatch):
+    monkeypatch.setattr(subsample, "MIN_RESIDUALS", 9)
+    monkeypatch.setattr(subsample, "RESIDUALS_PER_WEIGHT", 0)
+    monkeypatch.setattr(preconditioner, "MAX_EXACT_WORK", 0.0)
+
+
+class Counting(NewtonCG):
+    """Appends the rows of each training, and whether it was to the MAP, to ``seen``."""
+
+    seen: ClassVar[list] = []
+
+    def train(self, log_posterior, *arguments, **keywords):
+        self.seen.append((log_posterior.n_rows, self.decrement_tol))
+        return super().train(log_posterior, *arguments, **keywords)
+
+
+@pytest.fixture
+def counting():
+    Counting.seen.clear()
+    return Counting(500, tol=0.0, n_iter_no_change=10)
+
+
+def test_very_many_rows_are_approached_by_ever_larger_subsamples(
+    forty_rows_are_very_many, counting
+):
+    weights = by_subsamples(known(), randn(NETWORK.n_weights), alternation(trainer=counting))
+    near = 0.3 * NETWORK.n_weights**0.5
+    assert counting.seen == [(10, near), (20, near)]
+    # Near the MAP of 20 of 40 rows: much of what there is to gain is gained.
+    best = annealed_map(known(), weights, (10.0, 1.0), alternation())
+    worst, near, optimum = (
+        float(known().value(w[None])[0]) for w in (randn(NETWORK.n_weights), weights, best.weights)
+    )
+    assert near - optimum < 0.2 * (worst - optimum)
+
+
+def test_members_of_very_many_rows_are_annealed_on_the_smallest_subsample(
+    forty_rows_are_very_many, counting
+):
+    fit = annealed_map(
+        known(), randn(NETWORK.n_weights), (10.0, 1.0), alternation(trainer=counting)
+    )
+    assert [rows for rows, _ in counting.seen] == [10, 10, 10, 10, 10, 20, 40]
+    assert fit.log_posterior.n_rows == 40
+    gradient = torch.func.grad(lambda w: known().value(w[None])[0])(fit.weights)
+    assert gradient.abs().max() < 1e-3
+
+
+def test_few_rows_are_taken_as_they_are(counting):
+    start = randn(NETWORK.n_weights)
+    assert by_subsamples(known(), start, alternation(trainer=counting)) is start
+    assert not counting.seen
+
+
+def test_adam_takes_no_subsamples_since_it_never_takes_all_rows(forty_rows_are_very_many):
+    adam = make_trainer("adam", max_iter=3, tol=0.0, n_iter_no_change=3)
+    start = randn(NETWORK.n_weights)
+    assert by_subsamples(known(), start, alternation(trainer=adam)) is start
