@@ -20,7 +20,7 @@ NEWEST_ONLY += reliability/test_right.py ensemble/test_draws.py ensemble/test_lo
 NEWEST_ONLY += ensemble/test_memory.py queries/test_deletion.py queries/test_deletion_rows.py
 NEWEST_ONLY += queries/test_functionals.py queries/test_predictive.py queries/test_profiles.py
 NEWEST_ONLY += test_amortized.py test_classifier_invariance.py test_heteroscedastic.py
-NEWEST_ONLY += test_invariance.py test_regressor_fit.py test_units.py
+NEWEST_ONLY += test_invariance.py test_regressor_fit.py test_route_checks.py test_units.py
 NEWEST_ONLY += data/test_dask.py ensemble/test_parallel.py test_hygiene.py test_documents.py
 NEWEST_ONLY += test_architecture.py test_types.py test_words.py
 # Generated cases of each property in `make reliability`.
@@ -68,7 +68,7 @@ test-oldest: $(VENV_OLDEST)/.installed  ## Run the tests of what asks other pack
 	$(TEST_ENV) $(VENV_OLDEST)/bin/python $(PYTEST) $(NEWEST_ONLY:%=--ignore=tests/%)
 
 reliability: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Run the reliability battery with many more generated cases, and scikit-learn's checks of the defaults with nothing given
-	$(TEST_ENV) RELIABILITY_CASES=$(RELIABILITY_CASES) $(VENV)/bin/python $(PYTEST) tests/reliability tests/test_estimator_checks.py
+	$(TEST_ENV) RELIABILITY_CASES=$(RELIABILITY_CASES) $(VENV)/bin/python $(PYTEST) tests/reliability tests/test_estimator_checks.py tests/test_route_checks.py
 
 mutation: $(VENV)/.installed-test build/mutation/.installed  ## Draw mutants of the numerical layers, and count those that no test notices
 	$(TEST_ENV) PYTHONPATH=build/mutation $(VENV)/bin/python tools/mutate.py --sample $(MUTANTS)
