@@ -44,7 +44,7 @@ unexport PYTHONPATH
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart examples docs test test-oldest reliability mutation model-files wheel dist coverage lint types check-docs check-peers benchmarks benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-cluster benchmark-conformal benchmark-evidence benchmark-fit benchmark-functional benchmark-gpu benchmark-grid-search benchmark-heteroscedastic benchmark-leave-one-out benchmark-members benchmark-paper benchmark-products benchmark-profile benchmark-reliable-fits benchmark-small-data benchmark-speed benchmark-tables benchmark-tails benchmark-threads benchmark-uci clean distclean
+.PHONY: help quickstart examples environments docs test test-oldest reliability mutation model-files wheel dist coverage lint types check-docs check-peers benchmarks benchmark-equality benchmark-ablation benchmark-authors benchmark-classifier benchmark-cluster benchmark-conformal benchmark-evidence benchmark-fit benchmark-functional benchmark-gpu benchmark-grid-search benchmark-heteroscedastic benchmark-leave-one-out benchmark-members benchmark-paper benchmark-products benchmark-profile benchmark-reliable-fits benchmark-small-data benchmark-speed benchmark-tables benchmark-tails benchmark-threads benchmark-uci clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,8 @@ examples: $(VENV_QUICKSTART)/.installed  ## Run each example in .venv-quickstart
 
 docs: $(VENV)/.installed-plot $(VENV)/.installed-docs  ## Build the documentation in build/site; runs all examples, warnings are errors
 	$(TEST_ENV) $(VENV)/bin/sphinx-build --quiet --jobs $(WORKERS) --fail-on-warning --keep-going $(SPHINX_ARGS) docs build/site
+
+environments: $(VENV)/.installed-lint $(VENV)/.installed-plot $(VENV)/.installed-test $(VENV)/.installed-docs $(VENV_OLDEST)/.installed  ## Install what lint, test, docs and test-oldest need
 
 test: $(VENV)/.installed-plot $(VENV)/.installed-test  ## Run the whole test suite, but for documents that `make wheel` runs
 	$(TEST_ENV) $(VENV)/bin/python $(PYTEST) --deselect=tests/test_documents.py::test_the_code_of_a_plain_page_runs

@@ -153,7 +153,9 @@ GROWTH = {
 # The old commit as its own scale.py fitted so many rows: adam, with as many passes.
 TEACHER = {
     "teacher, 41 000 rows": Task(
-        partial(taught, 41_000), ("old", "new"), {"solver": "adam", "max_iter": 30}
+        partial(taught, 41_000), ("old", "new", "default"), {"solver": "adam", "max_iter": 30}
     ),
-    "teacher, 1 000 000 rows": Task(partial(taught, 1_000_000), ("old", "new"), OLD_ADAM),
+    "teacher, 1 000 000 rows": Task(
+        partial(taught, 1_000_000), ("old", "new", "default"), OLD_ADAM
+    ),
 }

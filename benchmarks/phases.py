@@ -22,7 +22,7 @@ from reporting import heading, machine
 
 from sklearn_hfl._ensemble import fit
 
-SAMPLE, ALL, NOISE, MAP, REST = "sample", "all rows", "noise", "MAP", "rest"
+SAMPLE, ALL, GROWING, NOISE, MAP, REST = "sample", "all rows", "growing", "noise", "MAP", "rest"
 OF_FITS = (
     "iris, 120 × 4", "yacht, 277 × 6", "concrete, 927 × 8", "kin8nm, 7 373 × 8",
     "Friedman 1, 20 000 × 20", "waves, 41 000 × 9", "Friedman 1, 100 000 × 10",
@@ -43,11 +43,12 @@ def main() -> None:
     print(machine())
     heading("Phases: CPU seconds of a fit, one member, and steps")
     print(
-        "sample, all rows: rounds on a sample of the rows, on all; noise: to the MAP of the best "
-        "round,\nwhose residuals give the noise; MAP: to the MAP with that noise; rest: curvature, "
-        "error bars and rows\nleft out, after the last step; linear models are in each"
+        "sample, all rows: rounds on a sample of the rows, on all; growing: to the MAPs of ever "
+        "larger\nsamples; noise: to the MAP of the best round, whose residuals give the noise; "
+        "MAP: to the MAP with\nthat noise; rest: curvature, error bars and rows left out, after "
+        "the last step; linear models are\nin each"
     )
-    phases = SAMPLE, ALL, NOISE, MAP, REST
+    phases = SAMPLE, ALL, GROWING, NOISE, MAP, REST
     print(f"{'':26s}{'total':>8s}" + "".join(f"{phase:>18s}" for phase in phases))
     of_task(OF_FITS[0], arguments.data)  # the first fit of a process loads what later ones have
     for name in arguments.tasks:
@@ -79,7 +80,8 @@ class Clock:
         if phase.startswith("search"):
             self.phase = ALL if phase == self.all_rows else SAMPLE
         elif phase:
-            self.phase = NOISE if phase.startswith("noise") else MAP
+            growing = phase.startswith("to the MAP of")
+            self.phase = GROWING if growing else NOISE if phase.startswith("noise") else MAP
 
     def add(self, phase: str) -> None:
         """Count the time since the last report."""

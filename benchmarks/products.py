@@ -1,8 +1,9 @@
-"""Products: the cost of one product with the Gauss-Newton matrix, in each implementation.
+"""Products and passes: what training and queries are made of, by the size of a block of rows.
 
-Prints the time of JᵀJV in milliseconds (median of five): with the Jacobian kept, with the Jacobian
-recomputed in blocks of rows, and layer by layer in blocks of rows. The constants
-of sklearn_hfl/posterior/curvature.py come from this table. Run as
+The first table has the time of JᵀJV in milliseconds (median of five): with the Jacobian kept, with
+the Jacobian recomputed in blocks of rows, and layer by layer in blocks of rows. The second has the
+times of the loss, of its gradient and of a projection. The constants of curvature.py and
+log_posterior.py in sklearn_hfl/posterior come from these tables. Run as
 
     python benchmarks/products.py
 """
@@ -11,14 +12,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from reporting import heading, machine
 
+from sklearn_hfl.optim.projection import projected
+from sklearn_hfl.posterior import log_posterior
 from sklearn_hfl.posterior.initialization import initial_weights
+from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 from sklearn_hfl.posterior.linearization import JacobianLinearization, Linearization
+from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP
+from sklearn_hfl.posterior.prior import GaussianPrior
 
 SHAPES = ((927, 8, (50,), 1), (7373, 8, (50,), 1), (927, 8, (50, 50), 1), (2000, 8, (200, 200), 1),
           (500, 10, (4000,), 1), (927, 8, (50,), 2), (927, 8, (50,), 4),
@@ -27,6 +34,8 @@ JACOBIAN_ROWS = (64, 256, 1024)
 LAYER_ROWS = (16, 64, 256, 1024)
 # A Jacobian with more entries than this exceeds the memory limit, and is not kept.
 MAX_KEPT = 10**7
+# Numbers in a block of a pass; the last is more than the memory limit allows.
+BLOCKS = (200_000, 500_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000, 10**12)
 
 
 def main() -> None:
@@ -60,6 +69,43 @@ def main() -> None:
             )
             shape = f"{n}, {d}, {hidden}, {k}"
             print(f"{shape:26s} {m:3d} {kept:>16s}{cells}          {by_layers}", flush=True)
+    passes()
+
+
+def passes() -> None:
+    """Time passes of a network of 10-50-1, by the numbers that a block holds."""
+    heading("Passes: milliseconds, by numbers in a block; 10 features, 50 units")
+    titles = "".join(f"{f'{n / 1e6:g} million':>14s}" for n in BLOCKS[:-1])
+    print(f"{'rows, networks':34s}{titles}{'250 MB':>14s}")
+    network = MLP((10, 50, 1))
+    for n, n_networks in ((20_000, 1), (300_000, 1), (1000, 64), (20_000, 64)):
+        lp = rows(network, n)
+        weights = initial_weights(network, torch.Generator().manual_seed(0))
+        many = weights[None].repeat(n_networks, 1)
+        timed = {
+            "loss": lambda: lp.value(many),  # noqa: B023
+            "gradient": lambda: lp.value_and_gradient(many),  # noqa: B023
+            "projection": lambda: projected(lp, weights),  # noqa: B023
+        }
+        for name, task in timed.items():
+            if name == "projection" and n_networks > 1:
+                continue
+            cells = []
+            for numbers in BLOCKS:
+                with patch.object(log_posterior, "PASS_NUMBERS", numbers):
+                    cells.append(f"{milliseconds(task):14.0f}")
+            label = f"{n:,}, {n_networks}: {name}"
+            print(f"{label:34s}{''.join(cells)}", flush=True)
+
+
+def rows(network: MLP, n: int) -> LogPosterior:
+    generator = torch.Generator().manual_seed(1)
+    X = torch.randn(n, network.layer_sizes[0], generator=generator, dtype=torch.float64)
+    unit = torch.ones(1, dtype=torch.float64)
+    groups = network.weight_groups()
+    prior = GaussianPrior(torch.ones(len(groups), dtype=torch.float64), groups)
+    y, weight = X[:, :1].sin(), torch.ones(n, dtype=torch.float64)
+    return LogPosterior(network, GaussianLikelihood(unit), prior, X, y, weight)
 
 
 def product(

@@ -24,6 +24,7 @@ PRINTED = [
     ("docs/design/training.md", "gap", "ablation.txt", "Gap"),
     ("docs/design/training.md", "phases", "phases.txt", "Phases"),
     ("docs/design/subspace.md", "products", "products.txt", "Products"),
+    ("docs/design/subspace.md", "passes", "products.txt", "Passes"),
     ("docs/design/classifier.md", "choices", "classifier-choices.txt", "Choices"),
     ("docs/design/classifier.md", "agreement", "classifier-agreement.txt", "Defaults"),
     ("docs/design/heteroscedastic.md", "heteroscedastic", "heteroscedastic.txt", "Heteroscedastic"),
