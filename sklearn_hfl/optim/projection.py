@@ -85,7 +85,7 @@ def _normal_equations(log_posterior: LogPosterior, weights: Tensor) -> Tensor:
     *_, W, b = network.packing.unpack(weights)
     size = W.shape[1] + 1
     total = weights.new_zeros(n_targets, size, size + 1, dtype=torch.float64)
-    for rows in lp.passes(extra=(n_targets + 2) * (size + 1)):
+    for rows in lp.pass_blocks(extra=(n_targets + 2) * (size + 1)):
         a = network.hidden(weights, lp.X[rows])
         outputs = a @ W.mT + b
         # Λ is diagonal, the inverse variance of the noise of each target.

@@ -170,7 +170,7 @@ class LogPosterior:
         for start in range(0, n, size):
             yield slice(start, min(start + size, n))
 
-    def passes(self, n_networks: int = 1, extra: int = 0) -> Iterator[slice]:
+    def pass_blocks(self, n_networks: int = 1, extra: int = 0) -> Iterator[slice]:
         """Slices of rows for a forward pass of so many networks.
 
         ``extra`` is how many more numbers the caller keeps for each row.
@@ -188,7 +188,7 @@ class LogPosterior:
             return self.prior.energy(weights) + self.over_chunks(_value, weights)
         with torch.no_grad():
             total = self.prior.energy(weights)
-            for rows in self.passes(weights.shape[0]):
+            for rows in self.pass_blocks(weights.shape[0]):
                 total = total + self._data_loss(weights, rows)
         return total
 
@@ -200,7 +200,7 @@ class LogPosterior:
             of_rows = self.over_chunks(_value_and_gradient, weights)
             return value + of_rows[0], gradient + of_rows[1]
         w = weights.detach().requires_grad_()
-        for rows in self.passes(weights.shape[0]):
+        for rows in self.pass_blocks(weights.shape[0]):
             with torch.enable_grad():
                 loss = self._data_loss(w, rows)
                 (part,) = torch.autograd.grad(loss.sum(), w)

@@ -331,7 +331,7 @@ def squared_residuals(log_posterior: LogPosterior, weights: Tensor) -> Tensor:
     if log_posterior.chunks is not None:
         return log_posterior.over_chunks(squared_residuals, weights)
     total = weights.new_zeros(log_posterior.y.shape[1])
-    for rows in log_posterior.passes():
+    for rows in log_posterior.pass_blocks():
         f = log_posterior.network.forward(weights[None], log_posterior.X[rows])[0]
         residual = log_posterior.y[rows] - likelihood.mean_link.value(f)
         total += log_posterior.sample_weight[rows] @ residual.square()

@@ -6,7 +6,7 @@ from sklearn.datasets import load_diabetes
 from sklearn.preprocessing import scale
 from torch.testing import assert_close
 
-from sklearn_hfl.optim import dual, krylov
+from sklearn_hfl.optim import dual, krylov, preconditioner, subsample
 from sklearn_hfl.optim.dual import inverse_curvature
 from sklearn_hfl.optim.newton_cg import NewtonCG
 from sklearn_hfl.optim.training import no_callback
@@ -158,6 +158,26 @@ def test_an_update_by_a_rough_subspace_is_nearly_that_by_the_matrix(monkeypatch,
     assert_close(ours, theirs, rtol=krylov.ROUGH_TRACE_RTOL, atol=0.0)
     ours, theirs = by_rough.likelihood.noise_precision, by_matrix.likelihood.noise_precision
     assert_close(ours, theirs, rtol=krylov.ROUGH_TRACE_RTOL, atol=0.0)
+
+
+def test_an_update_of_very_many_rows_takes_the_parameters_of_a_sample(monkeypatch):
+    """The noise comes from all residuals, and γ, a small share of them, from a sample."""
+    lp = LINEAR["linear"].problem(seed=0, n_rows=1500).log_posterior
+    weights, options = 0.1 * randn(lp.n_weights), EvidenceOptions(False, True)
+    by_all, _ = updated_at(lp, weights, options, generator(0))
+    monkeypatch.setattr(subsample, "MIN_RESIDUALS", 300)
+    monkeypatch.setattr(subsample, "RESIDUALS_PER_WEIGHT", 1)
+    monkeypatch.setattr(preconditioner, "MAX_EXACT_WORK", 0.0)
+    rows = []
+    formed = GaussNewton.matrix
+    monkeypatch.setattr(
+        GaussNewton, "matrix", lambda self: rows.append(self.log_posterior.n_rows) or formed(self)
+    )
+    by_sample, _ = updated_at(lp, weights, options, generator(0))
+    assert rows == [300]
+    assert_close(
+        by_sample.likelihood.noise_precision, by_all.likelihood.noise_precision, rtol=1e-4, atol=0.0
+    )
 
 
 @pytest.mark.parametrize("name", UNWEIGHTED)
