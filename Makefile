@@ -238,7 +238,7 @@ benchmark-threads: $(VENV)/.installed-plot  ## Time fits with one thread and wit
 	$(VENV)/bin/python tools/fill_tables.py
 
 benchmark-products: $(VENV)/.installed-plot  ## Time the products that training and queries are made of
-	$(VENV)/bin/python benchmarks/products.py > benchmarks/results/products.txt
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/products.py > benchmarks/results/products.txt
 	$(VENV)/bin/python tools/fill_tables.py
 
 benchmark-speed: $(VENV)/.installed-plot $(VENV_LAPLACE)/.installed  ## Time and memory of fits and standard deviations beside peers', and how they grow
