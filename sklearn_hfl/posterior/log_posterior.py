@@ -25,8 +25,8 @@ MEMORY_SHARE = 1 / 16
 # processor's cache and took two to four times as long.
 GRAPH_NUMBERS = 4
 CACHED_NUMBERS = 400_000
-# Those of a block of a forward pass. In blocks of 250 MB the loss of 300 000 rows takes 1.7 times as
-# long, its gradient 2.6 and a projection 2.3 times (docs/design/subspace.md).
+# Those of a block of a forward pass. In blocks of 250 MB the loss of 300 000 rows takes 1.7 times
+# as long, its gradient 2.6 and a projection 2.3 times (docs/design/subspace.md).
 PASS_NUMBERS = 2_000_000
 # Rows of such a block at least, however many networks there are.
 MIN_PASS_ROWS = 64
