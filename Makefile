@@ -16,7 +16,8 @@ SPHINX_ARGS ?=
 # version, and documents are for the newest. What is left asks scikit-learn, NumPy, SciPy, pandas,
 # joblib and matplotlib: scikit-learn's checks, validation, pipelines, scorers, displays, copies.
 NEWEST_ONLY = optim posterior uncertainty reliability/test_faults.py reliability/test_modules.py
-NEWEST_ONLY += reliability/test_right.py ensemble/test_draws.py ensemble/test_logits.py
+NEWEST_ONLY += reliability/test_right.py ensemble/test_draws.py ensemble/test_fit.py
+NEWEST_ONLY += ensemble/test_logits.py
 NEWEST_ONLY += ensemble/test_memory.py queries/test_deletion.py queries/test_deletion_rows.py
 NEWEST_ONLY += queries/test_functionals.py queries/test_predictive.py queries/test_profiles.py
 NEWEST_ONLY += test_amortized.py test_classifier_invariance.py test_heteroscedastic.py

@@ -77,14 +77,6 @@ def test_the_first_member_is_that_of_a_fit_of_one(models, name):
     assert_array_equal(alone.estimate.weights, models[name].members_[0].estimate.weights)
 
 
-@pytest.mark.parametrize("name", ["regression"])
-def test_workers_find_the_same_members(models, name):
-    model, *data = CASES[name]
-    parallel = type(model)(**{**model.get_params(), "n_jobs": 2}).fit(*data)
-    for member, expected in zip(parallel.members_, models[name].members_, strict=True):
-        assert_array_equal(member.estimate.weights, expected.estimate.weights)
-
-
 @pytest.mark.parametrize(
     "params",
     [{}, {"hidden_layer_sizes": ()}, {"hidden_layer_sizes": (), **GIVEN}],
