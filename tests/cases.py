@@ -9,6 +9,7 @@ from functools import cache
 import torch
 from torch import Generator, Tensor
 
+from sklearn_hfl.optim import preconditioner, subsample
 from sklearn_hfl.optim.krylov import krylov_subspace
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.newton_cg import NewtonCG
@@ -22,6 +23,13 @@ from sklearn_hfl.posterior.network import MLP, ModuleNetwork, Network
 from sklearn_hfl.posterior.prior import GaussianPrior
 
 F64 = torch.float64
+
+
+def take_subsamples(monkeypatch, residuals):
+    """Take twice so many residuals for very many, of which so many say enough."""
+    monkeypatch.setattr(subsample, "MIN_RESIDUALS", residuals)
+    monkeypatch.setattr(subsample, "RESIDUALS_PER_WEIGHT", 0)
+    monkeypatch.setattr(preconditioner, "MAX_EXACT_WORK", 0.0)
 
 
 def generator(seed: int) -> Generator:

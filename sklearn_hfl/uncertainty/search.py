@@ -272,11 +272,9 @@ def _of_sample(start: Fit, alternation: Alternation) -> list[Fit]:
         larger = sample(SAMPLE_GROWTH)
         best = alternation.rounds(best.on_rows(larger), MAX_ROUNDS - SCREENING_ROUNDS)
     on_all = best.on_rows(log_posterior)
-    if many:
-        weights = by_subsamples(on_all.log_posterior, on_all.weights, alternation)
-        on_all = replace(on_all, weights=weights)
+    weights = by_subsamples(on_all.log_posterior, on_all.weights, alternation)
     # Its evidence on all rows is not known yet, and no reason to leave it.
-    return [replace(on_all, log_evidence=float("inf"), ended=many)]
+    return [replace(on_all, weights=weights, log_evidence=float("inf"), ended=many)]
 
 
 def _screened(start: Fit, alternation: Alternation, known: float) -> list[Fit]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sklearn_hfl.optim import krylov, newton_cg, preconditioner, subsample
+from sklearn_hfl.optim import krylov, newton_cg, preconditioner
 from sklearn_hfl.optim.newton_cg import NewtonCG
 from sklearn_hfl.optim.preconditioner import Preconditioner
 from sklearn_hfl.optim.solution import Status
@@ -27,6 +27,7 @@ from tests.cases import (
     in_precision,
     map_estimate,
     problem,
+    take_subsamples,
 )
 
 
@@ -176,9 +177,7 @@ def test_the_gradient_vanishes_with_the_matrix_of_a_sample(monkeypatch, name):
 
 @pytest.fixture
 def products_of_a_sample(monkeypatch):
-    monkeypatch.setattr(subsample, "MIN_RESIDUALS", 300)
-    monkeypatch.setattr(subsample, "RESIDUALS_PER_WEIGHT", 1)
-    monkeypatch.setattr(preconditioner, "MAX_EXACT_WORK", 0.0)
+    take_subsamples(monkeypatch, 300)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

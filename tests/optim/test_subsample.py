@@ -8,17 +8,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sklearn_hfl.optim import preconditioner, subsample
 from sklearn_hfl.optim.subsample import growing_subsamples, scaled_subsample, subsample_size
-from tests.cases import F64, LINEAR, generator, problem
+from tests.cases import F64, LINEAR, generator, problem, take_subsamples
 
 
 @pytest.fixture
 def lp(monkeypatch):
     """1500 rows, of which 300 are enough."""
-    monkeypatch.setattr(subsample, "MIN_RESIDUALS", 300)
-    monkeypatch.setattr(subsample, "RESIDUALS_PER_WEIGHT", 1)
-    monkeypatch.setattr(preconditioner, "MAX_EXACT_WORK", 0.0)
+    take_subsamples(monkeypatch, 300)
     return LINEAR["linear"].problem(seed=0, n_rows=1500).log_posterior
 
 
@@ -49,11 +46,13 @@ def test_equal_generators_draw_equal_rows(lp):
         assert torch.equal(one.X, other.X)
 
 
-def test_rows_are_counted_in_residuals():
-    """Sixty-four of them for each weight and output."""
-    lp = problem("two outputs").log_posterior
-    many = lp.select(torch.zeros(40_000, dtype=torch.long))
-    assert subsample_size(many) is None or subsample_size(many) == 32_000
+def test_rows_are_counted_in_residuals(monkeypatch):
+    """Of two outputs half as many rows are enough."""
+    take_subsamples(monkeypatch, 300)
+    many = problem("two outputs").log_posterior.select(torch.zeros(700, dtype=torch.long))
+    assert subsample_size(many) == 300
+    assert scaled_subsample(many, generator(0)).n_rows == 150
+    assert sizes(many) == [175, 350]
 
 
 def test_fewer_rows_are_taken_as_they_are(lp):

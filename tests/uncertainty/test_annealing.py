@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sklearn_hfl.optim import preconditioner, subsample
 from sklearn_hfl.optim.newton_cg import NewtonCG
 from sklearn_hfl.optim.solvers import make_trainer
 from sklearn_hfl.optim.training import no_callback
@@ -20,7 +19,7 @@ from sklearn_hfl.posterior.prior import GaussianPrior
 from sklearn_hfl.uncertainty.alternation import Alternation
 from sklearn_hfl.uncertainty.annealing import annealed_map, by_subsamples, started
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
-from tests.cases import F64, generator, randn
+from tests.cases import F64, generator, randn, take_subsamples
 
 NETWORK = MLP((2, 6, 1))
 X = randn(40, 2)
@@ -84,13 +83,11 @@ def test_the_trainer_bounds_the_steps(max_iter):
 
 @pytest.fixture
 def forty_rows_are_very_many(monkeypatch):
-    monkeypatch.setattr(subsample, "MIN_RESIDUALS", 9)
-    monkeypatch.setattr(subsample, "RESIDUALS_PER_WEIGHT", 0)
-    monkeypatch.setattr(preconditioner, "MAX_EXACT_WORK", 0.0)
+    take_subsamples(monkeypatch, 9)
 
 
 class Counting(NewtonCG):
-    """Appends the rows of each training, and whether it was to the MAP, to ``seen``."""
+    """Appends the rows of each training, and the decrement that ends it, to ``seen``."""
 
     seen: ClassVar[list] = []
 
@@ -109,8 +106,8 @@ def test_very_many_rows_are_approached_by_ever_larger_subsamples(
     forty_rows_are_very_many, counting
 ):
     weights = by_subsamples(known(), randn(NETWORK.n_weights), alternation(trainer=counting))
-    near = 0.3 * NETWORK.n_weights**0.5
-    assert counting.seen == [(10, near), (20, near)]
+    tol = 0.3 * NETWORK.n_weights**0.5
+    assert counting.seen == [(10, tol), (20, tol)]
     # Near the MAP of 20 of 40 rows: much of what there is to gain is gained.
     best = annealed_map(known(), weights, (10.0, 1.0), alternation())
     worst, near, optimum = (

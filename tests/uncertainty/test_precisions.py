@@ -6,7 +6,7 @@ from sklearn.datasets import load_diabetes
 from sklearn.preprocessing import scale
 from torch.testing import assert_close
 
-from sklearn_hfl.optim import dual, krylov, preconditioner, subsample
+from sklearn_hfl.optim import dual, krylov
 from sklearn_hfl.optim.dual import inverse_curvature
 from sklearn_hfl.optim.newton_cg import NewtonCG
 from sklearn_hfl.optim.training import no_callback
@@ -31,7 +31,15 @@ from sklearn_hfl.uncertainty.precisions import (
 )
 from sklearn_hfl.uncertainty.search import maximize_evidence
 from tests import reference
-from tests.cases import F64, LINEAR, generator, map_estimate, problem, randn
+from tests.cases import (
+    F64,
+    LINEAR,
+    generator,
+    map_estimate,
+    problem,
+    randn,
+    take_subsamples,
+)
 from tests.uncertainty.fixed_point import assert_fixed_point
 
 TRAINER = NewtonCG(1000, tol=0.0, n_iter_no_change=10)
@@ -165,9 +173,7 @@ def test_an_update_of_very_many_rows_takes_the_parameters_of_a_sample(monkeypatc
     lp = LINEAR["linear"].problem(seed=0, n_rows=1500).log_posterior
     weights, options = 0.1 * randn(lp.n_weights), EvidenceOptions(False, True)
     by_all, _ = updated_at(lp, weights, options, generator(0))
-    monkeypatch.setattr(subsample, "MIN_RESIDUALS", 300)
-    monkeypatch.setattr(subsample, "RESIDUALS_PER_WEIGHT", 1)
-    monkeypatch.setattr(preconditioner, "MAX_EXACT_WORK", 0.0)
+    take_subsamples(monkeypatch, 300)
     rows = []
     formed = GaussNewton.matrix
     monkeypatch.setattr(
