@@ -162,16 +162,35 @@ def test_import_changes_no_global_state():
         assert not changed, changed
     """)
     )
+    result = run(script)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == result.stderr == ""
+
+
+def test_a_perceptron_needs_no_compiler_of_torch():
+    """Some of torch's functions import sympy when they are first called: two seconds or more."""
+    script = """
+        import sys
+        from tests.test_hygiene import SMALL, X, Y, HFLRegressor
+        assert "sympy" not in sys.modules
+        for variance in ("linearized", "network", "amortized"):
+            HFLRegressor(**SMALL, variance=variance).fit(X, Y).predict(X, return_std=True)
+        assert "sympy" not in sys.modules
+    """
+    result = run(textwrap.dedent(script))
+    assert result.returncode == 0, result.stderr
+
+
+def run(script):
+    """Run a script in a process of its own."""
     root = str(Path(sklearn_hfl.__file__).parents[1])
-    result = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", script],
         env={**os.environ, "PYTHONPATH": root},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == result.stderr == ""
 
 
 # ------------------------------------------- and the user's state changes nothing

@@ -20,11 +20,9 @@ __all__ = ["LogPosterior"]
 # A block, or what is kept between calls, may use this part of the memory limit, since several of
 # them are held at a time (tests/test_memory.py measures the peak).
 MEMORY_SHARE = 1 / 16
-# Numbers that the graph of a gradient keeps for each row, in multiples of the network's width, and
-# those of a block of a Hessian product. With all rows in one block, a Hessian product left the
-# processor's cache and took two to four times as long.
-GRAPH_NUMBERS = 4
-CACHED_NUMBERS = 400_000
+# Numbers that a block of a Hessian product passes through, about what the processor's cache holds
+# (docs/design/subspace.md).
+CACHED_NUMBERS = 800_000
 # Those of a block of a forward pass. In blocks of 250 MB the loss of 300 000 rows takes 1.7 times
 # as long, its gradient 2.6 and a projection 2.3 times (docs/design/subspace.md).
 PASS_NUMBERS = 2_000_000
@@ -211,27 +209,28 @@ class LogPosterior:
     def hessian(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
         """Return v ↦ H v, both (P,), for the Hessian H of L at weights (P,).
 
-        The graph of the gradient is kept if it fits the memory limit; if not, each product
-        makes it again.
+        What products have in common is kept if it fits the memory limit; if not, each of them
+        computes it again.
         """
         if self.chunks is not None:
             return lambda v: self.prior.precision * v + self.over_chunks(_product, weights, v)
-        width = self.network.width
-        blocks = list(self.blocks(GRAPH_NUMBERS * width, max(1, CACHED_NUMBERS // width)))
-        w = weights.detach()[None].clone().requires_grad_()
+        width = self.network.hessian_width
+        blocks = list(self.blocks(width, max(1, CACHED_NUMBERS // self.network.width)))
 
-        def gradient(rows: slice) -> Tensor:
-            with torch.enable_grad():
-                loss = self._data_loss(w, rows)
-                return torch.autograd.grad(loss.sum(), w, create_graph=True)[0]
+        def of_rows(rows: slice) -> Callable[[Tensor], Tensor]:
+            def loss(outputs: Tensor) -> Tensor:
+                y, sample_weight = self.targets(rows), self.sample_weight[rows]
+                return self.likelihood.loss(outputs[None], y, sample_weight)[0]
 
-        fits = self.fits(GRAPH_NUMBERS * width * len(self.X))
-        kept = [gradient(rows) for rows in blocks] if fits else None
+            return self.network.hessian(weights, self.X[rows], loss)
+
+        fits = self.fits(width * len(self.X))
+        kept = [of_rows(rows) for rows in blocks] if fits else None
 
         def product(v: Tensor) -> Tensor:
             total = self.prior.precision * v
-            for part in kept or map(gradient, blocks):
-                total += torch.autograd.grad(part, w, v[None], retain_graph=fits)[0][0]
+            for part in kept or map(of_rows, blocks):
+                total += part(v)
             return total
 
         return product

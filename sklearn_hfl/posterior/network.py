@@ -19,6 +19,11 @@ from sklearn_hfl.posterior.linearization import (
 )
 from sklearn_hfl.posterior.packing import Packing
 from sklearn_hfl.posterior.prior import Kind, WeightGroups
+from sklearn_hfl.posterior.second_order import (
+    PerceptronHessian,
+    graph_product,
+    second_derivative,
+)
 from sklearn_hfl.posterior.traced import FAILURES, Traced, trainable
 
 __all__ = ["ACTIVATIONS", "MLP", "ModuleNetwork", "Network", "is_linear"]
@@ -67,11 +72,20 @@ class Network(Protocol):
     def matrix_width(self) -> int:
         """Numbers that ``Linearization.matrix`` keeps for each row."""
 
+    @property
+    def hessian_width(self) -> int:
+        """Numbers that ``hessian`` keeps for each row."""
+
     def linearize(self, weights: Tensor, X: Tensor) -> Linearization:
         """Products with the Jacobian at one weight vector (P,)."""
 
     def jacobian(self, weights: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs (N, K) and their derivatives (N, K, P) at one weight vector (P,)."""
+
+    def hessian(
+        self, weights: Tensor, X: Tensor, loss: Callable[[Tensor], Tensor]
+    ) -> Callable[[Tensor], Tensor]:
+        """Products v ↦ H v (P,) with the Hessian of a loss () of the outputs (N, K)."""
 
     def weight_groups(self) -> WeightGroups:
         """Which weights share a prior precision."""
@@ -144,6 +158,11 @@ class MLP:
         most = max(self.layer_sizes) + 1
         return self.linearization_width + (2 + self.n_outputs) * sum(self.layer_sizes) + 3 * most**2
 
+    @property
+    def hessian_width(self) -> int:
+        # Of each unit: the input of the next layer, its slope, the derivative and its bend.
+        return self.width
+
     def _layers(self, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
         tensors = self.packing.unpack(weights)
         return list(zip(tensors[::2], tensors[1::2], strict=True))
@@ -179,6 +198,14 @@ class MLP:
         dense = self.linearize(weights, X).dense()
         return dense.outputs, dense.jacobian
 
+    def hessian(
+        self, weights: Tensor, X: Tensor, loss: Callable[[Tensor], Tensor]
+    ) -> Callable[[Tensor], Tensor]:
+        linear = self.linearize(weights, X)
+        hidden = zip(linear.inputs[:-1], linear.layers[:-1], strict=True)
+        seconds = [second_derivative(self._activation, a @ W.mT + b) for a, (W, b) in hidden]
+        return PerceptronHessian.at(linear, tuple(seconds), loss).product
+
     def weight_groups(self) -> WeightGroups:
         """Group first-layer weights by input feature, the others by layer and kind."""
         groups: list[tuple[str, Kind, bool]] = [
@@ -208,7 +235,7 @@ class MLP:
         for layer, (W, b) in enumerate(self._layers(weights)):
             if layer:
                 modules.append(ACTIVATIONS[self.activation]())
-            linear = nn.utils.skip_init(nn.Linear, W.shape[1], W.shape[0])
+            linear = nn.Linear(W.shape[1], W.shape[0], device="meta")
             linear.weight = nn.Parameter(W.detach().clone())
             linear.bias = nn.Parameter(b.detach().clone())
             modules.append(linear)
@@ -251,6 +278,10 @@ class ModuleNetwork:
     @property
     def matrix_width(self) -> int:
         return 3 * self.n_outputs * self.n_weights
+
+    @property
+    def hessian_width(self) -> int:
+        return 4 * self.width
 
     @cached_property
     def _aliases(self) -> tuple[tuple[str, ...], ...]:
@@ -300,6 +331,11 @@ class ModuleNetwork:
         except FAILURES:
             return self._jacobian_by_backward(weights, X)
         return outputs.detach(), derivative.detach()
+
+    def hessian(
+        self, weights: Tensor, X: Tensor, loss: Callable[[Tensor], Tensor]
+    ) -> Callable[[Tensor], Tensor]:
+        return graph_product(lambda w: loss(self.forward(w[None], X)[0]), weights)
 
     def _jacobian_by_backward(self, weights: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
         """Jacobian without derivatives inside vmap, which PReLU and GRUCell do not support.
