@@ -25,6 +25,8 @@ PRINTED = [
     ("docs/design/training.md", "phases", "phases.txt", "Phases"),
     ("docs/design/subspace.md", "products", "products.txt", "Products"),
     ("docs/design/subspace.md", "passes", "products.txt", "Passes"),
+    ("docs/design/subspace.md", "hessians", "products.txt", "Hessian"),
+    ("docs/design/subspace.md", "solves", "products.txt", "Solves"),
     ("docs/design/classifier.md", "choices", "classifier-choices.txt", "Choices"),
     ("docs/design/classifier.md", "agreement", "classifier-agreement.txt", "Defaults"),
     ("docs/design/heteroscedastic.md", "heteroscedastic", "heteroscedastic.txt", "Heteroscedastic"),

@@ -104,7 +104,8 @@ def _of_training(model: Any, members: Sequence[Member]) -> str:
         return "polish=True trains on to the MAP."  # weights trained elsewhere
     unfinished = any(m.status is Status.MAX_ITER for m in short)
     newton = model.solver_ == "newton-cg"
-    by_tol = not newton and model.variance != "network"
+    # The network route trains to a tolerance of its own.
+    by_tol = model.variance != "network"
     return (
         "Try "
         + _one_of(
@@ -114,7 +115,6 @@ def _of_training(model: Any, members: Sequence[Member]) -> str:
             "activation='silu' (a minimum at a kink of relu is not stationary)"
             if model.module is None and model.activation == "relu" and not unfinished
             else "",
-            # Newton-CG stops before max_iter only if it has converged or rounding stops it.
             "dtype='float64'" if model.dtype == "float32" else "",
             "a larger prior_precision" if newton and not unfinished else "",
         )

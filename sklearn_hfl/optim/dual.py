@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from sklearn_hfl.optim.krylov import forms_matrix, rough_subspace
-from sklearn_hfl.optim.subspace import Subspace, positive_factor
+from sklearn_hfl.optim.subspace import Subspace, positive_factor, solved_by
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 
@@ -89,7 +89,7 @@ class Dual:
 
         def apply(G: Tensor) -> Tensor:
             columns = G.reshape(self.n_weights, -1)
-            inside = torch.cholesky_solve(self.curvature.residuals(columns), factor)
+            inside = solved_by(factor, self.curvature.residuals(columns))
             solved = (columns - self.curvature.residuals_adjoint(inside)) / (1 + damping)
             return solved.reshape(G.shape)
 

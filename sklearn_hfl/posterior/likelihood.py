@@ -39,6 +39,9 @@ class Likelihood(Protocol):
     def curvature(self, outputs: Tensor, w: Tensor, U: Tensor) -> Tensor:
         """Λ U (N, m, K), with the loss's second derivative Λ with respect to outputs (N, K)."""
 
+    def balance(self, mean: Tensor) -> float:
+        """How much a row says relative to the most it could, given the mean y (K,) of all."""
+
 
 def curvature_slope(
     likelihood: Likelihood, outputs: Tensor, w: Tensor, covariance: Tensor
@@ -108,6 +111,9 @@ class GaussianLikelihood:
 
     def curvature(self, outputs: Tensor, w: Tensor, U: Tensor) -> Tensor:
         return w[:, None, None] * self.noise_precision * U
+
+    def balance(self, mean: Tensor) -> float:
+        return 1.0
 
     def with_precision(self, noise_precision: Tensor) -> Self:
         """Return the same likelihood at another noise precision."""
@@ -216,3 +222,9 @@ class CategoricalLikelihood:
         p = p[:, None, :]
         weighted = (w[:, None, None] * p) * U
         return weighted.addcmul_(p, weighted.sum(-1, keepdim=True), value=-1)
+
+    def balance(self, mean: Tensor) -> float:
+        """Variance of the indicator of the rarest class, relative to that of equal classes."""
+        p = mean if len(mean) > 1 else torch.cat([1 - mean, mean])
+        equal = 1 / len(p)
+        return float((p * (1 - p)).min()) / (equal * (1 - equal))

@@ -93,9 +93,14 @@ class LogPosterior:
 
     @cached_property
     def n_effective_residuals(self) -> float:
-        """Residuals of equal weight that would say as much, (Σw)² / Σw² · K (Kish)."""
-        squares = self.over_rows(_squared_weights)
-        return float(self.total_weight.square() / squares) * self.network.n_outputs
+        """Residuals that would say as much, of equal weight, and of classes as frequent.
+
+        (Σw)² / Σw² · K (Kish), times the likelihood's ``balance``.
+        """
+        sums = self.over_rows(_sums_of_weights)
+        total, squares, of_targets = sums[0], sums[1], sums[2:]
+        balance = self.likelihood.balance(of_targets / total)
+        return float(total.square() / squares) * balance * self.network.n_outputs
 
     def variance_on(self, other: LogPosterior) -> Tensor | None:
         """Mean over the rows of the variance of the mean, for the rows of another L."""
@@ -236,8 +241,10 @@ class LogPosterior:
         return product
 
 
-def _squared_weights(log_posterior: LogPosterior) -> Tensor:
-    return log_posterior.sample_weight.square().sum()
+def _sums_of_weights(log_posterior: LogPosterior) -> Tensor:
+    """Σ w, Σ w² and Σ w y, (2 + K,)."""
+    w = log_posterior.sample_weight
+    return torch.cat([torch.stack([w.sum(), w.square().sum()]), w @ log_posterior.y])
 
 
 def _of_chunk(

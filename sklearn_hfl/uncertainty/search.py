@@ -248,12 +248,14 @@ def _noises(start: Fit, alternation: Alternation) -> Iterator[Fit]:
 def _of_sample(start: Fit, alternation: Alternation) -> list[Fit]:
     """Where many rows begin: what rounds on a sample of them lead to, from the best start.
 
-    Empty where there are too few rows, or too few steps, for that.
+    Empty where there are too few rows, or too few steps, for that. Where few rows have most of the
+    weight, or are of the rarest class, a sample says less.
     """
     log_posterior = start.log_posterior
     n, n_residuals = log_posterior.n_rows, log_posterior.n_residuals
     least = max(MIN_SAMPLE_RESIDUALS, SAMPLE_RESIDUALS_PER_WEIGHT * log_posterior.n_weights)
-    if 2 * least > n_residuals or not alternation.trainer.takes_all_rows:
+    n_effective = log_posterior.n_effective_residuals
+    if 2 * least > n_effective or not alternation.trainer.takes_all_rows:
         return []
 
     def sample(multiple: int) -> LogPosterior:
@@ -265,10 +267,7 @@ def _of_sample(start: Fit, alternation: Alternation) -> list[Fit]:
     best = max(screened, key=lambda fit: fit.score)
     if not best.ended:
         best = alternation.rounds(best, MAX_ROUNDS - SCREENING_ROUNDS)
-    # Where few rows have most of the weight, a sample says less.
-    enough = 2 * SAMPLE_GROWTH * least
-    many = enough <= n_residuals and enough <= log_posterior.n_effective_residuals
-    if many:
+    if many := 2 * SAMPLE_GROWTH * least <= n_effective:
         larger = sample(SAMPLE_GROWTH)
         best = alternation.rounds(best.on_rows(larger), MAX_ROUNDS - SCREENING_ROUNDS)
     on_all = best.on_rows(log_posterior)

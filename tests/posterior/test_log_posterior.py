@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.func import grad, hessian, vmap
 from torch.testing import assert_close
 
+from sklearn_hfl.posterior.likelihood import CategoricalLikelihood
 from tests import reference
 from tests.cases import F64, PROBLEMS, generator, problem, randn
 
@@ -94,6 +95,19 @@ def test_effective_residuals_are_those_of_equal_weights():
     for weight, rows in ((torch.full((n,), 3.0, dtype=F64), n), (torch.eye(n, dtype=F64)[0], 1)):
         found = replace(lp, sample_weight=weight).n_effective_residuals
         assert found == pytest.approx(2 * rows)
+
+
+@pytest.mark.parametrize(("name", "n_classes"), [("one layer", 2), ("two outputs", 2)])
+def test_effective_residuals_of_a_rare_class_are_few(name, n_classes):
+    """All of them where classes are equally frequent, and else about as many as the rarest has."""
+    lp = problem(name).log_posterior
+    k = lp.network.n_outputs
+    lp = replace(lp.select(torch.zeros(300, dtype=torch.long)), likelihood=CategoricalLikelihood())
+    for n_rare in (150, 3):
+        labels = (torch.arange(300) < n_rare).long()
+        y = torch.eye(n_classes, dtype=F64)[labels][:, -k:]
+        expected = 4 * n_rare * (1 - n_rare / 300)
+        assert replace(lp, y=y).n_effective_residuals == pytest.approx(k * expected)
 
 
 def test_the_variance_of_the_mean_goes_with_its_rows():

@@ -36,7 +36,8 @@ def constrained_end(estimate, functional, which, sign, z):
     """The farthest g among weights whose loss has risen by z²/2 at most, by SLSQP.
 
     Its coordinates are those in which the Gauss-Newton matrix is the identity. The bound
-    rises in steps, so that it is the end of the profile through θ̂.
+    rises in steps, so that it is the end of the profile through θ̂; at the last one SLSQP begins
+    twice, since it may end a little beyond it.
     """
     lp, center = estimate.log_posterior, estimate.weights
     root = torch.linalg.cholesky(torch.linalg.inv(dense_ggn(lp, center)))
@@ -54,7 +55,7 @@ def constrained_end(estimate, functional, which, sign, z):
         return -sign * float(functional.value(w[None])[0, which]), -sign * slope.numpy()
 
     v = np.zeros(len(center))
-    for height in 0.5 * np.linspace(0, z, 4)[1:] ** 2:
+    for height in 0.5 * np.append(np.linspace(0, z, 4)[1:], z) ** 2:
         room = {
             "type": "ineq",
             "fun": lambda v, height=height: height - rise(v)[0],

@@ -184,6 +184,26 @@ def test_rounds_on_many_rows_begin_on_a_sample(monkeypatch):
     assert ratio.log().abs() < 0.1
 
 
+@pytest.mark.parametrize("n_rare", [40, 4])
+def test_a_search_begins_on_a_sample_only_if_that_has_enough_of_each_class(monkeypatch, n_rare):
+    likelihood, y, *_ = LINEAR["two classes"]
+    lp = log_posterior(likelihood, y, MLP((6, 3, 1)))
+    lp = lp.select(torch.arange(80) % len(lp.X))
+    lp = replace(lp, y=(torch.arange(80) < n_rare).to(lp.y)[:, None])
+    monkeypatch.setattr(search, "MIN_SAMPLE_RESIDUALS", 20)
+    monkeypatch.setattr(search, "SAMPLE_RESIDUALS_PER_WEIGHT", 0)
+    phases = []
+
+    def callback(**facts):
+        phases.append(facts.get("phase"))
+
+    options = EvidenceOptions(True, False)
+    start = initial_weights(lp.network, generator(2))
+    maximize_evidence(lp, start, TRAINER, options, generator(0), callback)
+    assert ("search on 20 rows" in phases) == (n_rare == 40)
+    assert "search on 80 rows" in phases
+
+
 def test_precisions_of_very_many_rows_are_those_of_a_sample(monkeypatch):
     """All rows are for the MAP alone, but those of the nearly constant model."""
     _, y, *_ = LINEAR["gaussian"]
