@@ -44,7 +44,7 @@ NAMES = {
     "_gain_sums": "rows left out, two fits",
     "_total": "sums of targets",
     "_squares": "sums of targets",
-    "_squared_weights": "squares of weights",
+    "_sums_of_weights": "sums of weights",
     "_normal_equations": "output layer, sums",
 }
 
