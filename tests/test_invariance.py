@@ -270,10 +270,16 @@ def test_the_order_of_rows_leaves_a_searched_fit_as_it_is(n_rows):
         assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_a_row_of_weight_two_is_two_rows_to_a_searched_fit():
-    X, y = rows_of(90)
-    weight = np.where(np.arange(90) < 30, 2.0, 1.0)
-    model = HFLRegressor(hidden_layer_sizes=(30,), random_state=0)
+@pytest.mark.parametrize(
+    ("n_rows", "n_estimators", "atol"), [(90, 1, 1e-8), (100, 1, 1e-8), (80, 3, 1e-6)]
+)
+def test_a_row_of_weight_two_is_two_rows_to_a_searched_fit(n_rows, n_estimators, atol):
+    """To rounding, which further members amplify: they come from far away to their MAPs."""
+    X, y = rows_of(n_rows)
+    weight = np.where(np.arange(n_rows) < 30, 2.0, 1.0)
+    model = HFLRegressor(
+        hidden_layer_sizes=(30,), n_estimators=n_estimators, random_state=n_estimators % 3
+    )
     weighted = clone(model).fit(X, y, sample_weight=weight)
     repeated = clone(model).fit(np.r_[X, X[:30]], np.r_[y, y[:30]])
-    assert_allclose(weighted.predict(X), repeated.predict(X), rtol=1e-5, atol=1e-6)
+    assert_allclose(weighted.predict(X), repeated.predict(X), rtol=0, atol=atol)
