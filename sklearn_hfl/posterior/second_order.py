@@ -18,8 +18,8 @@ class PerceptronHessian:
     """Hessian of a loss of a perceptron's outputs: products go layer by layer.
 
     They are the derivative of backpropagation along the change of the weights (B. A. Pearlmutter,
-    Fast exact multiplication by the Hessian, Neural Computation 6, 1994), and cost about as much
-    as two with the Gauss-Newton matrix. Differentiating the graph of the gradient took up to ten.
+    Fast exact multiplication by the Hessian, Neural Computation 6, 1994), and take one to two
+    times as long as those with the Gauss-Newton matrix (docs/design/subspace.md).
 
     Parameters
     ----------
