@@ -32,7 +32,7 @@ def subsample_size(log_posterior: LogPosterior) -> int | None:
         None where there are not twice as many, so that all rows are taken.
     """
     size = max(MIN_RESIDUALS, RESIDUALS_PER_WEIGHT * log_posterior.n_weights)
-    if is_small(log_posterior):
+    if 2 * size > log_posterior.n_residuals or is_small(log_posterior):
         return None
     # A sample may lack the few rows that have most of the weight, or are of the rarest class.
     return size if 2 * size <= log_posterior.n_effective_residuals else None

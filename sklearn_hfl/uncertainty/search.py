@@ -254,8 +254,10 @@ def _of_sample(start: Fit, alternation: Alternation) -> list[Fit]:
     log_posterior = start.log_posterior
     n, n_residuals = log_posterior.n_rows, log_posterior.n_residuals
     least = max(MIN_SAMPLE_RESIDUALS, SAMPLE_RESIDUALS_PER_WEIGHT * log_posterior.n_weights)
+    if 2 * least > n_residuals or not alternation.trainer.takes_all_rows:
+        return []
     n_effective = log_posterior.n_effective_residuals
-    if 2 * least > n_effective or not alternation.trainer.takes_all_rows:
+    if 2 * least > n_effective:
         return []
 
     def sample(multiple: int) -> LogPosterior:

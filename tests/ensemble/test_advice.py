@@ -61,6 +61,13 @@ def fitted(estimator=HFLRegressor, y=Y, **params):
             {"solver": "lbfgs", "tol": 1e-6},
         ),
         (
+            {"tol": 1e10},
+            Status.STALLED,
+            "Try a smaller tol or a larger prior_precision.",
+            "max_iter",
+            {"max_iter": 200},
+        ),
+        (
             {"solver": "adam", "tol": 10.0},
             Status.STALLED,
             "Try a smaller tol or solver='newton-cg'.",
