@@ -27,9 +27,8 @@ from sklearn_hfl.posterior.initialization import initial_weights
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 from sklearn_hfl.posterior.linearization import JacobianLinearization, Linearization
 from sklearn_hfl.posterior.log_posterior import LogPosterior
-from sklearn_hfl.posterior.network import MLP
+from sklearn_hfl.posterior.network import MLP, ModuleNetwork
 from sklearn_hfl.posterior.prior import GaussianPrior
-from sklearn_hfl.posterior.second_order import graph_product
 
 SHAPES = ((927, 8, (50,), 1), (7373, 8, (50,), 1), (927, 8, (50, 50), 1), (2000, 8, (200, 200), 1),
           (500, 10, (4000,), 1), (927, 8, (50,), 2), (927, 8, (50,), 4),
@@ -117,7 +116,7 @@ def hessians() -> None:
         weights = initial_weights(network, torch.Generator().manual_seed(0))
         v, gauss_newton = torch.ones_like(weights), GaussNewton(lp, weights)
         of_a = milliseconds(lambda: gauss_newton.product(v))  # noqa: B023
-        for name, method in (("layers", MLP.hessian), ("graph", by_graph)):
+        for name, method in (("layers", MLP.hessian), ("graph", ModuleNetwork.hessian)):
             cells = []
             for numbers in HESSIAN_BLOCKS:
                 with (
@@ -147,15 +146,6 @@ def solves() -> None:
             )
             name = str(dtype).removeprefix("torch.")
             print(f"{p:<10,}{name:10s}{times[0]:12.3f}{times[1]:16.3f}{times[2]:12.3f}", flush=True)
-
-
-def by_graph(
-    network: MLP,
-    weights: torch.Tensor,
-    X: torch.Tensor,
-    loss: Callable[[torch.Tensor], torch.Tensor],
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    return graph_product(lambda w: loss(network.forward(w[None], X)[0]), weights)
 
 
 def rows(network: MLP, n: int) -> LogPosterior:

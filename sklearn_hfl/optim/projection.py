@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sklearn_hfl.optim.subspace import positive_factor
+from sklearn_hfl.optim.subspace import positive_factor, solved_by
 from sklearn_hfl.posterior.likelihood import GaussianLikelihood
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.posterior.network import MLP, is_linear
@@ -63,7 +63,7 @@ def projected(log_posterior: LogPosterior, weights: Tensor) -> Tensor:
     gram = scale[:, :, None] * equations[..., :-1] * scale[:, None, :]
     gram.diagonal(dim1=1, dim2=2).add_(1)
     solved = [
-        s * torch.cholesky_solve((s * right)[:, None], positive_factor(A, float(A.max())))[:, 0]
+        s * solved_by(positive_factor(A, float(A.max())), (s * right)[:, None])[:, 0]
         for s, A, right in zip(scale, gram, equations[..., -1], strict=True)
     ]
     optimum = torch.stack(solved).to(weights)

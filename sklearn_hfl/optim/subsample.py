@@ -32,10 +32,9 @@ def subsample_size(log_posterior: LogPosterior) -> int | None:
         None where there are not twice as many, so that all rows are taken.
     """
     size = max(MIN_RESIDUALS, RESIDUALS_PER_WEIGHT * log_posterior.n_weights)
-    if 2 * size > log_posterior.n_residuals or is_small(log_posterior):
-        return None
     # A sample may lack the few rows that have most of the weight, or are of the rarest class.
-    return size if 2 * size <= log_posterior.n_effective_residuals else None
+    many = not is_small(log_posterior) and log_posterior.says_as_much_as(2 * size)
+    return size if many else None
 
 
 def scaled_subsample(log_posterior: LogPosterior, generator: Generator) -> LogPosterior:

@@ -332,8 +332,8 @@ def positive_factor(matrix: Tensor, size: float) -> Tensor:
 def solved_by(factor: Tensor, B: Tensor) -> Tensor:
     """Return (L Lᵀ)⁻¹ B for a lower factor L (m, m) and B (m, G).
 
-    For a single column ``torch.cholesky_solve`` takes two to five times as long as two triangular
-    solves, from a thousand rows on (docs/design/subspace.md).
+    For a single column ``torch.cholesky_solve`` takes up to five times as long as two triangular
+    solves (docs/design/subspace.md).
     """
     half = torch.linalg.solve_triangular(factor, B, upper=False)
     return torch.linalg.solve_triangular(factor.mT, half, upper=True)

@@ -97,10 +97,14 @@ class LogPosterior:
 
         (Σw)² / Σw² · K (Kish), times the likelihood's ``balance``.
         """
-        sums = self.over_rows(_sums_of_weights)
-        total, squares, of_targets = sums[0], sums[1], sums[2:]
-        balance = self.likelihood.balance(of_targets / total)
-        return float(total.square() / squares) * balance * self.network.n_outputs
+        total, sums = self.total_weight, self.over_rows(_sums_of_weights)
+        balance = self.likelihood.balance(sums[1:] / total)
+        return float(total.square() / sums[0]) * balance * self.network.n_outputs
+
+    def says_as_much_as(self, n_residuals: int) -> bool:
+        """Whether the rows say as much as so many residuals of equal weight."""
+        # The effective number is at most the other one, and takes a pass over the rows.
+        return n_residuals <= self.n_residuals and n_residuals <= self.n_effective_residuals
 
     def variance_on(self, other: LogPosterior) -> Tensor | None:
         """Mean over the rows of the variance of the mean, for the rows of another L."""
@@ -182,7 +186,9 @@ class LogPosterior:
         return self.blocks(numbers + extra, max(MIN_PASS_ROWS, PASS_NUMBERS // numbers))
 
     def _data_loss(self, weights: Tensor, rows: slice) -> Tensor:
-        outputs = self.network.forward(weights, self.X[rows])
+        return self._loss_of(self.network.forward(weights, self.X[rows]), rows)
+
+    def _loss_of(self, outputs: Tensor, rows: slice) -> Tensor:
         return self.likelihood.loss(outputs, self.targets(rows), self.sample_weight[rows])
 
     def value(self, weights: Tensor) -> Tensor:
@@ -224,8 +230,7 @@ class LogPosterior:
 
         def of_rows(rows: slice) -> Callable[[Tensor], Tensor]:
             def loss(outputs: Tensor) -> Tensor:
-                y, sample_weight = self.targets(rows), self.sample_weight[rows]
-                return self.likelihood.loss(outputs[None], y, sample_weight)[0]
+                return self._loss_of(outputs[None], rows)[0]
 
             return self.network.hessian(weights, self.X[rows], loss)
 
@@ -242,9 +247,9 @@ class LogPosterior:
 
 
 def _sums_of_weights(log_posterior: LogPosterior) -> Tensor:
-    """Σ w, Σ w² and Σ w y, (2 + K,)."""
+    """Σ w² and Σ w y, (1 + K,)."""
     w = log_posterior.sample_weight
-    return torch.cat([torch.stack([w.sum(), w.square().sum()]), w @ log_posterior.y])
+    return torch.cat([w.square().sum()[None], w @ log_posterior.y])
 
 
 def _of_chunk(

@@ -235,6 +235,7 @@ class MLP:
         for layer, (W, b) in enumerate(self._layers(weights)):
             if layer:
                 modules.append(ACTIVATIONS[self.activation]())
+            # Draws no random numbers, as ``skip_init``, for which torch imports sympy.
             linear = nn.Linear(W.shape[1], W.shape[0], device="meta")
             linear.weight = nn.Parameter(W.detach().clone())
             linear.bias = nn.Parameter(b.detach().clone())

@@ -57,8 +57,7 @@ class PerceptronHessian:
 
     def product(self, v: Tensor) -> Tensor:
         """H v for v (P,)."""
-        linear, last = self.linear, len(self.linear.layers) - 1
-        tensors = linear.packing.unpack(v)
+        linear, tensors = self.linear, self.linear.packing.unpack(v)
         changes = list(zip(tensors[::2], tensors[1::2], strict=True))
         # How the pre-activations of each layer, and its inputs, change along v.
         of_layers: list[Tensor] = []
@@ -70,9 +69,9 @@ class PerceptronHessian:
                 change.addmm_(of_inputs[-1], linear.layers[layer][0].mT)
             of_layers.append(change)
         # How the derivatives with respect to both change.
-        delta = self.curve(of_layers[last])
+        delta = self.curve(of_layers[-1])
         parts: list[Tensor] = []
-        for layer in reversed(range(last + 1)):
+        for layer in reversed(range(len(changes))):
             of_weights = delta.mT @ linear.inputs[layer]
             if layer:
                 of_weights.addmm_(self.deltas[layer].mT, of_inputs[layer - 1])

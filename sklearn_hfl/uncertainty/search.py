@@ -254,10 +254,7 @@ def _of_sample(start: Fit, alternation: Alternation) -> list[Fit]:
     log_posterior = start.log_posterior
     n, n_residuals = log_posterior.n_rows, log_posterior.n_residuals
     least = max(MIN_SAMPLE_RESIDUALS, SAMPLE_RESIDUALS_PER_WEIGHT * log_posterior.n_weights)
-    if 2 * least > n_residuals or not alternation.trainer.takes_all_rows:
-        return []
-    n_effective = log_posterior.n_effective_residuals
-    if 2 * least > n_effective:
+    if not (alternation.trainer.takes_all_rows and log_posterior.says_as_much_as(2 * least)):
         return []
 
     def sample(multiple: int) -> LogPosterior:
@@ -269,7 +266,7 @@ def _of_sample(start: Fit, alternation: Alternation) -> list[Fit]:
     best = max(screened, key=lambda fit: fit.score)
     if not best.ended:
         best = alternation.rounds(best, MAX_ROUNDS - SCREENING_ROUNDS)
-    if many := 2 * SAMPLE_GROWTH * least <= n_effective:
+    if many := log_posterior.says_as_much_as(2 * SAMPLE_GROWTH * least):
         larger = sample(SAMPLE_GROWTH)
         best = alternation.rounds(best.on_rows(larger), MAX_ROUNDS - SCREENING_ROUNDS)
     on_all = best.on_rows(log_posterior)
