@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -27,6 +27,24 @@ WHO = {
 }
 # Where time per row should no longer hide in constant costs.
 MANY_ROWS = 5000
+# Aims for one member: how many times as fast as the old commit it was to be, and CPU seconds, or
+# whose, it was not to exceed; CPU seconds of the defaults; coverage of f by 90 % bands, at least.
+TIMES_AS_FAST = {
+    "iris, 120 × 4": 2, "yacht, 277 × 6": 5, "concrete, 927 × 8": 3, "kin8nm, 7 373 × 8": 6,
+    "Friedman 1, 20 000 × 20": 12, "waves, 41 000 × 9": 10, "linear, 500 × 1000": 50,
+    "digits, 1 437 × 64": 4, "5 classes, 2 000 × 20": 12,
+}  # fmt: skip
+SECONDS: dict[str, float | str] = {
+    "waves, 41 000 × 9": "mlp", "digits, 1 437 × 64": "mlp-adam", "5 classes, 20 000 × 30": 60,
+    "Friedman 1, 100 000 × 10": 60, "2 000 000 × 10, memory map": 300,
+}  # fmt: skip
+SECONDS_OF_DEFAULTS = {
+    "yacht, 277 × 6": 2, "concrete, 927 × 8": 4, "kin8nm, 7 373 × 8": 20,
+    "Friedman 1, 20 000 × 20": 60,
+}  # fmt: skip
+RELU, TANH, TIMES_TANH = "relu, 333 × 14", "tanh, 333 × 14", 2
+WIDE, R2_BELOW_RIDGE = "linear, 500 × 1000", 0.02
+COVERAGE = 0.85
 
 
 def print_tables(rows: list[Figures]) -> None:
@@ -44,6 +62,7 @@ def print_tables(rows: list[Figures]) -> None:
         found = [row for row in rows if row["task"] in tasks]
         if found:
             table(Results(found))
+    print_aims(Results(rows))
     save("fit.csv", rows)
 
 
@@ -202,3 +221,43 @@ def teacher_line(results: Results, task: str, who: str) -> str:
         f"{fixed(results.middle(task, who, 'rmse'), 3):>8s}"
         f"{fixed(results.middle(task, who, 'peak_gb'), 2):>9s}"
     )
+
+
+def print_aims(results: Results) -> None:
+    heading("Aims: what fits reach, ≥ or ≤ what was aimed at; < and > miss it")
+    for task, what, found, signs, aim in aims(results):
+        if found:
+            print(f"{task:28s}{what:42s}{compared(found, aim, signs):>16s}")
+
+
+def aims(results: Results) -> Iterator[tuple[str, str, str, str, float]]:
+    """Task, what was to be reached there, what was, the signs for success and failure, the aim."""
+    for task, times in TIMES_AS_FAST.items():
+        found = ratio(results, task, "new")
+        yield task, "times as fast as 4d3447d", found, "≥<", times
+    for task, most in SECONDS.items():
+        what, aim = "CPU s", most
+        if isinstance(most, str):
+            what, aim = f"CPU s, against {WHO[most]}", results.middle(task, most, "seconds")
+        yield task, what, results.seconds(task, "new"), "≤>", aim
+    twice = TIMES_TANH * results.middle(TANH, "new", "seconds")
+    yield RELU, "CPU s, against twice those of tanh", results.seconds(RELU, "new"), "≤>", twice
+    for task, most in SECONDS_OF_DEFAULTS.items():
+        yield task, "CPU s of the defaults", results.seconds(task, "default"), "≤>", most
+    least = results.middle(WIDE, "ridge", "r2") - R2_BELOW_RIDGE
+    r2 = fixed(results.middle(WIDE, "new", "r2"), 3)
+    yield WIDE, f"R², against BayesianRidge's less {R2_BELOW_RIDGE}", r2, "≥<", least
+    for task in TEACHER:
+        for who in ("new", "default"):
+            found = fixed(results.middle(task, who, "truth_coverage"), 3)
+            yield task, f"cover f{', defaults' * (who == 'default')}", found, "≥<", COVERAGE
+
+
+def compared(found: str, aim: float, signs: str) -> str:
+    """A printed figure, or "> x" where only that is known, the sign of success, and the aim."""
+    if found == "failed":
+        return found
+    value = float(found.removeprefix("> "))
+    unknown = found.startswith("> ") and signs[0] == "≤"
+    better = value >= aim if signs[0] == "≥" else value <= aim and not unknown
+    return f"{found} {signs[0] if better else signs[1]} {short(aim)}"
