@@ -59,8 +59,8 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
     ----------
     hidden_layer_sizes : int or sequence of int, default=(50,)
         Widths of the hidden layers; () is logistic regression, which is also what a fit
-        returns where the prior is learned, unless both the evidence and the leave-one-out
-        log density favour a network.
+        returns where the prior is learned, unless a network has more evidence, and evidence
+        and leave-one-out log density together favour it.
     activation : {"tanh", "relu", "silu", "gelu", "logistic", "identity"}, default="tanh"
         Activation of the hidden layers.
     module : callable, default=None
@@ -74,18 +74,18 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
         Rows of class c count ``class_weight[c]`` times (once for classes not listed).
         "balanced" gives every class the same total weight.
     link_approx : {"mc", "probit", "none"}, default="mc"
-        How probabilities average over the posterior of the logits: by evenly spread
-        draws, the same for all rows and calls after a fit (two classes: quadrature); in
-        closed form, with the variance of each difference of logits [2]_, closer to even
-        probabilities for many classes; or not at all (the MAP's softmax).
+        How probabilities average over the posterior of the logits. "mc": evenly spread
+        draws, the same for all rows and calls after a fit (two classes: quadrature).
+        "probit": in closed form, with the variance of each difference of logits [2]_;
+        under-confident for many classes. "none": not at all, the softmax at the MAP.
     prior_precision : "evidence" or float, default="evidence"
         Precision of the Gaussian prior on weights and biases, in standardised
-        units. "evidence" learns one for each input feature of the first layer,
-        and one for the other weights and for the biases of each layer.
+        units; a float is shared by all. "evidence" learns one for each input feature, and for the
+        other weights and the biases of each layer (``module``: for each parameter tensor).
     normalize_X : bool, default=True
         Whether the network is in standardised units: ``module_``, ``coefs_``, a given
         ``prior_precision``, and the X that a ``module`` of yours receives. With
-        prior_precision="evidence" probabilities are the same either way.
+        prior_precision="evidence" and no ``module`` probabilities are the same either way.
     variance : {"linearized", "network", "amortized"}, default="linearized"
         Whose perturbed optima are found: those of the network's linearisation at
         the MAP (curvature: generalised Gauss-Newton; always defined), or those of
@@ -104,13 +104,13 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
     memory_limit : float, default=4e9
         Bytes of work memory that fit and queries may use beside the data and the results.
     max_iter : int, default=2000
-        Maximum number of steps ("adam": passes over the data), the evidence's rounds included.
+        Maximum number of steps of each member ("adam": passes over the data), those between
+        updates of the precisions included; those of linear models count by themselves.
     tol : float, default=0.01
-        Training ends when the loss, summed over the data, fell by less than ``tol``
-        sqrt(γ) nats a step over ``n_iter_no_change`` steps: draws from the posterior of γ
-        effective parameters differ in it by sqrt(γ / 2). For "lbfgs" it is ``tol`` nats a
-        step, for "adam" nats a row and pass. Not used by variance="network", whose MAP is
-        polished.
+        Near the MAP, training ends when the loss, summed over the data, fell by less than ``tol``
+        sqrt(γ) nats per step over ``n_iter_no_change`` steps (elsewhere a thousandth of it): draws
+        from the posterior of γ effective parameters differ in it by sqrt(γ / 2). "lbfgs": ``tol``
+        nats per step, "adam": per row and pass. variance="network" ignores it and trains on.
     batch_size : "auto" or int, default="auto"
         Rows of a mini-batch of "adam"; "auto" is min(200, n_samples).
     learning_rate_init : float, default=0.001
@@ -123,11 +123,12 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
     n_iter_no_change : int, default=10
         See ``tol``. For "adam" passes, or 200 mini-batches where these are more.
     warm_start : bool, default=False
-        Go on from the weights and learned precisions of the last fit, where model, units and given
-        precisions are the same, it had about as many rows (by a factor of 1.5), and its precisions
-        suit these rows about as well; learn anew elsewhere.
+        Start from the last fit's weights, where model and units are the same; and from its learned
+        precisions, where the given ones are too, rows number the same within a factor of 1.5, and
+        the precisions suit these rows. Start anew elsewhere. Other classes are an error.
     n_estimators : int, default=3
-        MAPs from random starts, at most, mixed equally. The first learns all precisions.
+        MAPs from random starts, at most, mixed with equal weights; poor modes are left out. The
+        first learns the precisions of all.
     random_state : int, RandomState instance or None, default=None
         Source of initial weights, shuffles, probes and draws.
     verbose : bool, default=False
@@ -137,8 +138,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
     device : str, default="cpu"
         Torch device.
     dtype : {"float64", "float32"}, default="float64"
-        Precision. "float32" halves the memory, and rounding then bounds the
-        error of each standard deviation.
+        Precision. "float32" halves the memory, but rounding limits the accuracy of stds.
 
     Attributes
     ----------
@@ -151,15 +151,15 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
     members_ : tuple of Member
         MAP estimate, diagnostics and loss curve of each: one for a linear model.
     module_ : torch.nn.Module
-        Maps X, standardised unless ``normalize_X`` is False, to logits; the member with the
-        largest evidence, as in all attributes below.
+        Maps X, standardised unless ``normalize_X`` is False, to logits. Here and below, that
+        of the member with most evidence, where nothing else is said.
     coefs_, intercepts_ : list of ndarray
         Weights (n_in, n_out) and biases (n_out,) of each layer, of which there is one where
         the linear model is more probable; not with ``module``.
     n_iter_ : int
         Training steps.
     solver_ : str
-        Solver that ran; ``diagnostics_`` says how it took the curvature.
+        Solver that ran; ``diagnostics_`` names its preconditioner.
     loss_ : float
         Negative log posterior at the MAP: nats, summed over the data.
     loss_curve_ : list of float
@@ -294,8 +294,13 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
 
         Raises
         ------
-        ValueError
+        ValueError, TypeError
             If a parameter or an array is not as expected; nothing is then changed.
+
+        Warns
+        -----
+        HFLConvergenceWarning, HFLDataWarning
+            If a MAP is not stationary or a limit ended the fit; if the data are doubtful.
         """
         self._check_params()
         # Gradients are needed, also where the caller is in inference mode.

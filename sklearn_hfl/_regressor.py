@@ -36,17 +36,16 @@ LIKELIHOODS = {"gaussian": GaussianLikelihood, "heteroscedastic": Heteroscedasti
 class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorPredictive):
     """Neural network regression with the standard deviation of every prediction.
 
-    A multi-layer perceptron is trained to its maximum a posteriori (MAP) weights.
-    The uncertainty of a prediction f(x) is its Laplace variance, found without a
-    Hessian from *perturbed optima*: the weights that minimise the same loss plus
-    or minus a small multiple of f(x) itself [1]_.
+    A multi-layer perceptron is trained to its maximum a posteriori (MAP) weights. The uncertainty
+    of a prediction f(x) is its Laplace variance, found without a Hessian from *perturbed optima*:
+    the weights that minimise the same loss plus or minus a small multiple of f(x) itself [1]_.
 
     Parameters
     ----------
     hidden_layer_sizes : int or sequence of int, default=(50,)
-        Widths of the hidden layers; () is Bayesian linear regression. Where the prior is
-        learned, ``fit`` returns the linear model unless the evidence and the leave-one-out
-        log density favour a network.
+        Widths of the hidden layers; () is Bayesian linear regression. Where the prior is learned,
+        ``fit`` returns the linear model unless a network has more evidence, and evidence and
+        leave-one-out log density together favour it.
     activation : {"tanh", "relu", "silu", "gelu", "logistic", "identity"}, default="tanh"
         Activation of the hidden layers.
     module : callable, default=None
@@ -56,27 +55,26 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
         buffers are constants; a parameter in several places is one. torch's global generator is
         seeded for the factory, and put back.
     likelihood : {"gaussian", "heteroscedastic"}, default="gaussian"
-        Distribution of y around the mean: normal, with one noise for all rows, or with
-        a noise that depends on X. The network then has 2 n_outputs outputs, means and
-        log noise; the evidence shrinks the log noise to a constant.
+        Distribution of y around the mean: normal, with one noise for all rows, or with one that
+        depends on X. The network's 2 n_outputs outputs are then means and log noise, which the
+        prior shrinks towards a constant.
     prior_precision : "evidence" or float, default="evidence"
         Precision of the Gaussian prior on weights and biases, in standardised
-        units. "evidence" learns one for each input feature of the first layer,
-        and one for the other weights and for the biases of each layer.
+        units; a float is shared by all. "evidence" learns one for each input feature, and for the
+        other weights and the biases of each layer (``module``: for each parameter tensor).
     noise_std : "evidence", float or sequence of float, default="evidence"
         Standard deviation of the noise in units of y, one for all outputs or one each. "evidence"
-        learns it, at least a thousandth of y's. Only "evidence" if heteroscedastic.
+        learns it, but no less than 0.001 SDs of y. Only "evidence" if heteroscedastic.
     normalize_X, normalize_y : bool, default=True
         Whether X and y are standardised inside: the units of ``module_``, ``coefs_``, a given
-        ``prior_precision`` and a ``module``'s X. Results are in units of y either way, and do
-        not depend on this choice if prior_precision="evidence".
+        ``prior_precision`` and a ``module``'s X. Results are in units of y either way; with
+        prior_precision="evidence" and no ``module`` they do not depend on this choice.
     variance : {"linearized", "network", "amortized"}, default="linearized"
-        Whose perturbed optima are found: those of the network's linearisation at
-        the MAP (curvature: generalised Gauss-Newton; always defined), or those of
-        the network itself, as in the paper (curvature: exact Hessian; rows whose refit
-        does not converge fall back to "linearized" and are counted in a warning).
-        "amortized" is "linearized" with all work done in ``fit``: queries then
-        cost one matrix product, and the estimator keeps no training data.
+        Whose perturbed optima are found: those of the network's linearisation at the MAP
+        (curvature: generalised Gauss-Newton; always defined), or those of the network itself, as
+        in the paper (curvature: exact Hessian; rows whose refit does not converge fall back to
+        "linearized" and are counted in a warning). "amortized" is "linearized" with all work done
+        in ``fit``: queries then cost one matrix product, and no training data are kept.
     std_rtol : float, default=0.01
         Relative error to which each epistemic standard deviation is refined, or for
         variance="amortized" the error that ``fit`` prepares queries for.
@@ -88,30 +86,30 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
     memory_limit : float, default=4e9
         Bytes of work memory that fit and queries may use beside the data and the results.
     max_iter : int, default=2000
-        Maximum number of steps ("adam": of passes over the data), including those between
-        updates of the precisions.
+        Maximum number of steps of each member ("adam": passes over the data), those between
+        updates of the precisions included; those of linear models count by themselves.
     tol : float, default=0.01
-        Training ends when the loss, summed over the data, fell by less than ``tol``
-        sqrt(γ) nats a step over ``n_iter_no_change`` steps: draws from the posterior of γ
-        effective parameters differ in it by sqrt(γ / 2). For "lbfgs" it is ``tol`` nats a
-        step, for "adam" nats a row and pass. variance="network" ignores it and trains on.
+        Near the MAP, training ends when the loss, summed over the data, fell by less than ``tol``
+        sqrt(γ) nats per step over ``n_iter_no_change`` steps (elsewhere a thousandth of it): draws
+        from the posterior of γ effective parameters differ in it by sqrt(γ / 2). "lbfgs": ``tol``
+        nats per step, "adam": per row and pass. variance="network" ignores it and trains on.
     batch_size : "auto" or int, default="auto"
         Rows of a mini-batch of "adam"; "auto" is min(200, n_samples).
     learning_rate_init : float, default=0.001
         Step size of "adam".
     early_stopping : bool, default=False
-        With "adam", stop when the loss of held-out rows, which count in the posterior's
-        curvature all the same, stops falling.
+        With "adam", stop when the loss of held-out rows (part of the curvature) stops falling.
     validation_fraction : float, default=0.1
         Share of the rows that ``early_stopping`` holds out.
     n_iter_no_change : int, default=10
         See ``tol``. For "adam" passes, or 200 mini-batches where these are more.
     warm_start : bool, default=False
-        Go on from the weights and learned precisions of the last fit, where model, units and given
-        precisions are the same, it had about as many rows (by a factor of 1.5), and its precisions
-        suit these rows about as well; learn anew elsewhere.
+        Start from the last fit's weights, where model and units are the same; and from its learned
+        precisions, where the given ones are too, rows number the same within a factor of 1.5, and
+        the precisions suit these rows. Start anew elsewhere.
     n_estimators : int, default=3
-        MAPs from random starts, at most, mixed equally. The first learns all precisions.
+        MAPs from random starts, at most, mixed with equal weights; poor modes are left out. The
+        first learns the precisions of all.
     random_state : int, RandomState instance or None, default=None
         Source of initial weights, mini-batches and random probes.
     verbose : bool, default=False
@@ -121,8 +119,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
     device : str, default="cpu"
         Torch device.
     dtype : {"float64", "float32"}, default="float64"
-        Precision. "float32" halves the memory, and rounding then bounds the
-        error of each standard deviation.
+        Precision. "float32" halves the memory, but rounding limits the accuracy of stds.
 
     Attributes
     ----------
@@ -136,19 +133,18 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
         MAP estimate, diagnostics and loss curve of each: one for a linear model.
     module_ : torch.nn.Module
         Maps X to the mean, both standardised unless ``normalize_X`` or ``normalize_y`` is
-        False. Here and below, of the member with the largest evidence. If heteroscedastic,
+        False. Here and below, that of the member with most evidence. If heteroscedastic,
         the outputs after the means are the logs of the noise std, each up to a constant.
     coefs_, intercepts_ : list of ndarray
         Weights (n_in, n_out) and biases (n_out,) of each layer, not with ``module``.
     n_iter_ : int
         Training steps.
     solver_ : str
-        Solver that ran; ``diagnostics_`` says how it took the curvature.
+        Solver that ran; ``diagnostics_`` names its preconditioner.
     loss_ : float
-        Negative log posterior at the MAP: nats, summed over the data, for standardised
-        targets. In units of y where ``normalize_y`` is False and ``prior_precision`` a
-        number, or the network was trained elsewhere (``from_mlp``, ``from_torch``). If
-        heteroscedastic, squared residuals count with the variance of the mean.
+        Negative log posterior at the MAP: nats, summed over the data, for standardised targets. In
+        units of y where ``normalize_y`` is False and ``prior_precision`` a number, or after
+        ``from_mlp`` or ``from_torch``. Heteroscedastic: with the variance of the mean.
     loss_curve_ : list of float
         Loss at the start and after each step; the precisions change on the way.
     noise_std_ : float or ndarray of shape (n_outputs,)
@@ -160,16 +156,15 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
         Number of weights that the data determine, γ.
     log_marginal_likelihood_ : float
         Laplace approximation of the log evidence, in nats, of targets standardised as for
-        ``loss_``. Counts all modes that are the same function, since hidden units can be
-        permuted.
+        ``loss_``. Counts all permutations of hidden units, which are the same function.
     converged_ : bool
         Whether every member's MAP is stationary (closer to the optimum than a tenth of the
         posterior's radius), and none kept its linear model because of ``max_iter`` alone.
     grad_norm_ : float
         Norm of the loss's gradient.
     diagnostics_ : dict
-        The numbers behind these for each member, its ``hidden_layer_sizes``, [] where the linear
-        model is kept, log density of the training rows and of each left out, why training ended.
+        These numbers for each member, its ``hidden_layer_sizes`` ([] where the linear model is
+        kept), mean log density of the training rows, fitted and left out, why training ended.
     conformity_scores_ : ndarray of shape (n_calibration_rows,) or (n_calibration_rows, n_outputs)
         Only after ``conformalize``: ``|y − mean|`` / std of its rows, ascending in each
         column.
@@ -290,8 +285,13 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
 
         Raises
         ------
-        ValueError
+        ValueError, TypeError
             If a parameter or an array is not as expected; nothing is then changed.
+
+        Warns
+        -----
+        HFLConvergenceWarning, HFLDataWarning
+            If a MAP is not stationary or a limit ended the fit; if the data are doubtful.
         """
         self._check_params()
         # Gradients are needed, also where the caller is in inference mode.

@@ -11,8 +11,7 @@ __all__ = ["HFLConvergenceWarning", "HFLDataWarning", "HFLWarning", "warn"]
 class HFLWarning(UserWarning):
     """A result is returned, but it is less reliable than requested.
 
-    The base class of all warnings of the package. The text says how many rows are
-    concerned and what to try.
+    The base class of all warnings of the package. The text says what fell short and what to try.
 
     Examples
     --------
@@ -26,8 +25,8 @@ class HFLWarning(UserWarning):
 class HFLConvergenceWarning(HFLWarning, ConvergenceWarning):
     """An optimisation stopped before it met its tolerance.
 
-    Raised for standard deviations that missed ``std_rtol``, and for a MAP that is not
-    stationary.
+    Raised for standard deviations, profile ends and left-out rows that missed their tolerance,
+    for a MAP that is not stationary, and for a fit that ``max_iter`` or ``memory_limit`` ended.
 
     Examples
     --------
@@ -41,8 +40,9 @@ class HFLConvergenceWarning(HFLWarning, ConvergenceWarning):
 class HFLDataWarning(HFLWarning):
     """The data do not determine what they are used for.
 
-    Raised for constant targets, over-fitted rows, sample weights on a scale that is not that
-    of counts, and calibration rows that were trained on.
+    Raised for constant targets, over-fitting, heavy-tailed residuals, sample weights that cannot
+    be counts, labels that look like numbers to be predicted, and calibration rows that were
+    trained on.
 
     Examples
     --------
@@ -59,7 +59,7 @@ def warn(message: str, category: type[HFLWarning]) -> None:
     Parameters
     ----------
     message : str
-        How many rows are concerned, and what to try.
+        What fell short, and what to try.
     category : type
         Which of the warnings above.
     """

@@ -51,13 +51,14 @@ class RegressorAdoption(HFLBase):
             Train on to the MAP, at the precisions found at the weights as they came.
             False leaves the weights alone, and warns where they are not stationary.
         **params : object
-            Parameters of the estimator, but none that the network decides.
+            Parameters of the estimator, but none that the network decides: neither its shape nor
+            ``normalize_X``, ``normalize_y`` or ``n_estimators``.
 
         Returns
         -------
         HFLRegressor
-            Fitted, with the predictions of ``mlp``. Its parameters describe the same
-            network and precisions, so that a clone can be fitted.
+            Fitted; unless ``polish``, with the predictions of ``mlp``. Its parameters describe the
+            same network and precisions, so that a clone can be fitted.
 
         Raises
         ------
@@ -70,7 +71,7 @@ class RegressorAdoption(HFLBase):
 
         Warns
         -----
-        HFLWarning
+        HFLConvergenceWarning
             If the weights are not stationary: with their distance from the MAP in
             posterior standard deviations, and the gradient's norm.
 
@@ -80,7 +81,7 @@ class RegressorAdoption(HFLBase):
         biases; α is ``mlp.alpha``, times the number of mini-batches in a pass for
         "adam" and "sgd". That is the negative log posterior, times the noise variance
         σ², of a prior of precision α / σ² on W. Biases get a thousandth of it. Unless
-        ``noise_std`` is given, σ² is Σ (y − f)² / (N − γ), the same for all outputs.
+        ``noise_std`` is given, σ² is Σ (y − f)² / (N K − γ), the same for all K outputs.
         ``prior_precision`` replaces this prior by a number for all weights and biases,
         or by the evidence's at these weights.
 
@@ -145,25 +146,26 @@ class RegressorAdoption(HFLBase):
             Train on to the MAP, at the precisions found at the weights as they came.
             False leaves the weights alone, and warns where they are not stationary.
         **params : object
-            Parameters of the estimator. ``module`` may be a factory for refits; by default
+            Parameters of the estimator, except ``normalize_X``, ``normalize_y`` and
+            ``n_estimators``. ``module`` may be a factory for refits; by default
             ``reset_parameters`` starts copies anew, but for frozen parts and buffers.
 
         Returns
         -------
         HFLRegressor
-            Fitted, with the predictions of ``module``.
+            Fitted; unless ``polish``, with the predictions of ``module``.
 
         Raises
         ------
         TypeError
             If ``module`` is not a torch module.
         ValueError
-            If it has another shape of output, no trainable parameters, or something that
-            a fit cannot do with it, or the data or a parameter is not as expected.
+            If its output has the wrong shape, it has no trainable parameters or an unsupported
+            operation, or the data or a parameter is invalid.
 
         Warns
         -----
-        HFLWarning
+        HFLConvergenceWarning
             If the weights are not stationary: with their distance from the MAP in
             posterior standard deviations, and the gradient's norm.
 
@@ -228,13 +230,14 @@ class ClassifierAdoption(HFLBase):
             Train on to the MAP, at the precisions found at the weights as they came.
             False leaves the weights alone, and warns where they are not stationary.
         **params : object
-            Parameters of the estimator, but none that the network decides.
+            Parameters of the estimator, but none that the network decides: neither its shape nor
+            ``normalize_X``, ``normalize_y`` or ``n_estimators``.
 
         Returns
         -------
         HFLClassifier
-            Fitted, with the predictions of ``mlp``. Its parameters describe the same
-            network and precisions, so that a clone can be fitted.
+            Fitted; unless ``polish``, with the predictions of ``mlp``. Its parameters describe the
+            same network and precisions, so that a clone can be fitted.
 
         Raises
         ------
@@ -247,7 +250,7 @@ class ClassifierAdoption(HFLBase):
 
         Warns
         -----
-        HFLWarning
+        HFLConvergenceWarning
             If the weights are not stationary: with their distance from the MAP in
             posterior standard deviations, and the gradient's norm.
 
@@ -318,25 +321,26 @@ class ClassifierAdoption(HFLBase):
             Train on to the MAP, at the precisions found at the weights as they came.
             False leaves the weights alone, and warns where they are not stationary.
         **params : object
-            Parameters of the estimator. ``module`` may be a factory for refits; by default
+            Parameters of the estimator, except ``normalize_X``, ``normalize_y`` and
+            ``n_estimators``. ``module`` may be a factory for refits; by default
             ``reset_parameters`` starts copies anew, but for frozen parts and buffers.
 
         Returns
         -------
         HFLClassifier
-            Fitted, with the predictions of ``module``.
+            Fitted; unless ``polish``, with the predictions of ``module``.
 
         Raises
         ------
         TypeError
             If ``module`` is not a torch module.
         ValueError
-            If it has another shape of output, no trainable parameters, or something that
-            a fit cannot do with it, or the data or a parameter is not as expected.
+            If its output has the wrong shape, it has no trainable parameters or an unsupported
+            operation, or the data or a parameter is invalid.
 
         Warns
         -----
-        HFLWarning
+        HFLConvergenceWarning
             If the weights are not stationary: with their distance from the MAP in
             posterior standard deviations, and the gradient's norm.
 

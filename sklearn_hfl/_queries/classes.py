@@ -52,7 +52,7 @@ class ClassPosterior(HFLBase):
 
         Parameters
         ----------
-        X : {array-like, sparse array} of shape (n, n_features)
+        X : {array-like, sparse array, dask array, dask frame} of shape (n, n_features)
             Queries.
         return_std : bool or "delta", default=False
             Return the standard deviation of the predicted class's probability, as
@@ -67,7 +67,7 @@ class ClassPosterior(HFLBase):
 
         Warns
         -----
-        HFLWarning
+        HFLConvergenceWarning
             With the number of logits whose standard deviation missed ``std_rtol``.
 
         Examples
@@ -100,7 +100,7 @@ class ClassPosterior(HFLBase):
 
         Parameters
         ----------
-        X : {array-like, sparse array} of shape (n, n_features)
+        X : {array-like, sparse array, dask array, dask frame} of shape (n, n_features)
             Queries.
         return_std : bool or "delta", default=False
             Return the standard deviation of each probability. True: that under the
@@ -121,16 +121,15 @@ class ClassPosterior(HFLBase):
 
         Warns
         -----
-        HFLWarning
-            With the number of logits whose standard deviation missed ``std_rtol``; with
-            "delta" also of that many probabilities'.
+        HFLConvergenceWarning
+            With the number of logits, with "delta" also of probabilities, whose standard
+            deviation missed ``std_rtol``.
 
         Notes
         -----
-        Two classes are averaged by quadrature, to 1e-8. More are by draws: a mean is then
-        off by up to 0.001 and a std by 0.002 where logits vary by 0.3, by up to 0.004 and
-        0.015 where they vary by 3, and by 0.02 and 0.06 there for a hundred classes, which
-        have fewer draws.
+        Two classes are averaged by quadrature, to 1e-8, more by draws: a mean is then off by up to
+        0.001 and a std by 0.002 where the std of logits is 0.3, by up to 0.004 and 0.015 where it
+        is 3, and by 0.02 and 0.06 there for a hundred classes, which have fewer draws.
 
         ``link_approx`` changes ``proba`` and not the posterior: with "probit" and "none" the std is
         still that around the posterior's own mean, but no more than sqrt(p (1 − p)) for
@@ -167,7 +166,7 @@ class ClassPosterior(HFLBase):
 
         Parameters
         ----------
-        X : {array-like, sparse array} of shape (n, n_features)
+        X : {array-like, sparse array, dask array, dask frame} of shape (n, n_features)
             Queries.
 
         Returns
@@ -189,7 +188,7 @@ class ClassPosterior(HFLBase):
 
         Parameters
         ----------
-        X : {array-like, sparse array} of shape (n, n_features)
+        X : {array-like, sparse array, dask array, dask frame} of shape (n, n_features)
             Queries.
 
         Returns
@@ -209,18 +208,19 @@ class ClassPosterior(HFLBase):
 
         Parameters
         ----------
-        X : {array-like, sparse array} of shape (n, n_features)
+        X : {array-like, sparse array, dask array, dask frame} of shape (n, n_features)
             Queries.
 
         Returns
         -------
         latent_mean, latent_var : ndarray of shape (n,) or (n, n_classes)
-            Mean and variance of the logits, before any moderation. Two classes have
-            one logit, that of the second class.
+            The logits at the MAP, averaged over members, and their posterior variance (Laplace),
+            without the shift to the posterior mean about which ``predict_proba`` averages. Two
+            classes have one logit, that of the second class.
 
         Warns
         -----
-        HFLWarning
+        HFLConvergenceWarning
             With the number of standard deviations that missed ``std_rtol``.
         """
         if is_collection(X):
@@ -236,7 +236,7 @@ class ClassPosterior(HFLBase):
 
         Parameters
         ----------
-        X : {array-like, sparse array} of shape (n, n_features)
+        X : {array-like, sparse array, dask array, dask frame} of shape (n, n_features)
             Queries.
 
         Returns
@@ -254,7 +254,7 @@ class ClassPosterior(HFLBase):
 
         Warns
         -----
-        HFLWarning
+        HFLConvergenceWarning
             With the number of logits whose standard deviation missed ``std_rtol``.
 
         Examples
@@ -314,7 +314,7 @@ class ClassPosterior(HFLBase):
 
         Warns
         -----
-        HFLWarning
+        HFLConvergenceWarning
             With the number of logits whose standard deviation missed ``std_rtol``.
 
         Examples

@@ -42,7 +42,7 @@ class PredictiveDistributions(UnitsOfY):
 
         Warns
         -----
-        HFLWarning
+        HFLConvergenceWarning
             With the number of standard deviations that missed ``std_rtol``.
 
         See Also

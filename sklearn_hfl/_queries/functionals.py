@@ -64,8 +64,9 @@ class PopulationFunctionals(UnitsOfY):
             and for a scalar ``func``. With ``weights``, y of several dimensions adds a
             last axis of n_outputs. With several members, the mean of theirs.
         std : float or ndarray, shaped as value
-            Epistemic, *noise excluded*, in the units of the functional. Of
-            first order (the delta method) where ``func`` is not linear.
+            Only with ``return_std``, and not with ``return_cov``. Epistemic, *noise
+            excluded*, in the units of the functional. Of first order (the delta method)
+            where ``func`` is not linear.
         cov : float or ndarray of shape (n_functionals, n_functionals)
             Only with ``return_cov``; a float, the variance, where value is one. With
             ``weights``, y of several dimensions adds a last axis: one matrix for each
@@ -81,7 +82,7 @@ class PopulationFunctionals(UnitsOfY):
 
         Warns
         -----
-        HFLWarning
+        HFLConvergenceWarning
             With the number of standard deviations that missed ``std_rtol``.
 
         Examples

@@ -57,15 +57,15 @@ class PredictionIntervals(UnitsOfY):
 
         Warns
         -----
-        HFLWarning
+        HFLDataWarning
             If rows were trained on: their residuals are too small, and so are intervals
             made from them. Not with variance="amortized", which keeps nothing that
             could recognise them.
 
         Notes
         -----
-        Split conformal prediction with the score ``|y − mean|`` / std, where std is the total
-        one of ``predict(X, return_std=True)``: noise included. Coverage then holds for
+        Split conformal prediction (J. Lei et al., arXiv:1604.04173) with the score
+        ``|y − mean|`` / std, where std is the total one, noise included. Coverage then holds for
         rows that are exchangeable with the calibration rows, whether or not the model is
         right, on average over draws of both. Other parameters of the estimator
         (``variance``, for example) need another calibration.
@@ -100,7 +100,7 @@ class PredictionIntervals(UnitsOfY):
 
         Parameters
         ----------
-        X : {array-like, sparse array} of shape (n, n_features)
+        X : {array-like, sparse array, dask array, dask frame} of shape (n, n_features)
             Queries.
         confidence_level : float or sequence of float, default=0.9
             Probability that an interval holds y, between 0 and 1; of each output by
@@ -111,9 +111,9 @@ class PredictionIntervals(UnitsOfY):
             their mixture, whose own quantiles ``predict(X, quantiles=...)`` gives.
             "conformal": mean ± q std, with q from the
             rows of ``conformalize``; covers whether or not the model is right. "profile":
-            where the network, refitted through each end, loses z²/2 nats, with the
-            noise added in squares; the sides may differ. It refits for each query, end
-            and level: for small data.
+            profile likelihood, ends through which the refitted network has a log posterior
+            z²/2 nats below the MAP's, noise added in quadrature; may be asymmetric. It refits
+            for each query, end and level: for small data.
 
         Returns
         -------
@@ -126,13 +126,13 @@ class PredictionIntervals(UnitsOfY):
         Raises
         ------
         ValueError
-            If an argument is none of its values; for "conformal" also before
-            ``conformalize``, after a change of ``variance`` since, and where that had fewer
-            than level / (1 − level) rows.
+            If an argument is invalid; "profile" with variance="amortized"; "conformal" before
+            ``conformalize``, after a change of ``variance`` or ``perturbation_scale`` since, or
+            with fewer than level / (1 − level) calibration rows.
 
         Warns
         -----
-        HFLWarning
+        HFLConvergenceWarning
             With the number of standard deviations that missed ``std_rtol``, or of profile
             intervals with an end that was not found, which is then the linearized one.
 

@@ -30,9 +30,9 @@ class LabelDeletion(RowDeletion, ClassPosterior):
     ) -> Bunch:
         """Predict each training row from the others.
 
-        As the fit without the row would, at the prior precisions that the fit with it has
-        learned: those, and the mode, have seen every row. So ``log_density`` is optimistic as a
-        measure of new rows. It finds rows whose label the others contradict.
+        Approximates a fit without the row, at the prior precisions that were learned from all
+        rows. These, and the mode, have seen the row, so ``log_density`` is optimistic for new
+        samples. It finds rows whose label the others contradict.
 
         Parameters
         ----------
@@ -53,22 +53,22 @@ class LabelDeletion(RowDeletion, ClassPosterior):
         Bunch
             For each of the rows, in this order: ``proba`` (n, n_classes), averaged over the
             posterior without the row as ``predict_proba`` averages; ``log_density`` (n,): the log
-            of the row's own label in it, in nats; ``leverage`` (n,): parameters that the
-            row determines, of a row of weight w one of w copies: times max(w, 1) they add up to
-            ``n_effective_parameters_``; ``converged`` (n,): whether the error bounds of the stds of
-            the logits are within ``std_rtol`` ("refit": and the refit converged); ``rows`` (n,):
-            their numbers. Rows that had sample_weight 0 in ``fit`` are no training rows, and of a
-            row of weight w one of w copies is left out.
+            of the row's own label in it, in nats; ``leverage`` (n,): effective parameters that one
+            copy of the row determines: times max(w, 1), for weights w, they add up to γ, the mean
+            over members; ``converged`` (n,): whether the error bounds of the stds of the logits
+            are within ``std_rtol`` ("refit": and the refit converged; others keep the linearized
+            prediction); ``rows`` (n,): their numbers. Rows that had sample_weight 0 in ``fit`` are
+            no training rows, and of a row of weight w one of w copies is left out.
 
         Raises
         ------
         ValueError
-            If the fit keeps no training rows (variance="amortized"), or ``rows`` are none of
-            them.
+            If the fit holds no training rows (variance="amortized", or dask X), or ``rows`` are
+            none of them.
 
         Warns
         -----
-        HFLWarning
+        HFLConvergenceWarning
             With the number of rows that are not converged.
 
         Examples
@@ -115,9 +115,9 @@ class LabelDeletion(RowDeletion, ClassPosterior):
 
         The probability at the MAP (that of link_approx="none") without the row less that with
         it, at the prior precisions that the fit has learned. The perturbed optima of the logits
-        move those of the training rows by their covariance, so that the influence of all rows
-        comes with the std of the query; a row is left out by one Newton step. ``variance`` says
-        whose optima these are, as for ``predict_proba``.
+        give their covariance with those of all training rows, so the influence of all of them
+        costs little more than the std of a query; a row goes by one Newton step. ``variance``
+        says whose optima these are, as for ``predict_proba``.
 
         Parameters
         ----------
@@ -126,8 +126,8 @@ class LabelDeletion(RowDeletion, ClassPosterior):
         rows : array-like of int, default=None
             Numbers of the training rows in the X of ``fit``; None is all.
         top : int, default=None
-            Return so many training rows only, those of the largest absolute changes first. The
-            whole array is then never held.
+            Return only this many training rows, the largest absolute change first. The whole
+            array is then never held.
 
         Returns
         -------
@@ -141,12 +141,12 @@ class LabelDeletion(RowDeletion, ClassPosterior):
         Raises
         ------
         ValueError
-            If the fit keeps no training rows (variance="amortized"), or an argument is not as
-            expected.
+            If the fit holds no training rows (variance="amortized", or dask X), or an argument is
+            not as expected.
 
         Warns
         -----
-        HFLWarning
+        HFLConvergenceWarning
             With the number of standard deviations, of the logits of queries or rows, that
             missed ``std_rtol``.
 

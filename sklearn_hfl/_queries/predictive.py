@@ -72,8 +72,8 @@ class PosteriorPredictive(PredictionIntervals, PredictiveDistributions):
 
         Parameters
         ----------
-        X : {array-like, sparse array} of shape (n, n_features)
-            Queries.
+        X : {array-like, sparse array, dask array, dask frame} of shape (n, n_features)
+            Queries; not of dask with ``return_cov``.
         return_std : bool or {"total", "epistemic", "aleatoric"}, default=False
             True or "total": std of the predictive distribution of a new y, noise
             *included*. "epistemic": std of the mean function alone.
@@ -96,7 +96,7 @@ class PosteriorPredictive(PredictionIntervals, PredictiveDistributions):
         std : ndarray of shape (n,) or (n, n_outputs)
             Only with ``return_std``.
         cov : ndarray of shape (n, n) or (n, n, n_outputs)
-            Only with ``return_cov``; one matrix for each output.
+            Only with ``return_cov``, in squared units of y; one matrix for each output.
         interval : ndarray of shape (n, 2) or (n, n_outputs, 2)
             Only with ``return_interval``. A sequence of levels adds a last axis.
         quantiles : ndarray of shape (n, n_quantiles) or (n, n_outputs, n_quantiles)
@@ -107,11 +107,11 @@ class PosteriorPredictive(PredictionIntervals, PredictiveDistributions):
         Raises
         ------
         ValueError
-            If more than one is requested, or an argument is none of its values.
+            If more than one is requested, or an argument is invalid.
 
         Warns
         -----
-        HFLWarning
+        HFLConvergenceWarning
             With the number of standard deviations that missed ``std_rtol``.
 
         Examples
@@ -160,7 +160,7 @@ class PosteriorPredictive(PredictionIntervals, PredictiveDistributions):
 
         Parameters
         ----------
-        X : {array-like, sparse array} of shape (n, n_features)
+        X : {array-like, sparse array, dask array, dask frame} of shape (n, n_features)
             Queries.
 
         Returns
@@ -169,10 +169,15 @@ class PosteriorPredictive(PredictionIntervals, PredictiveDistributions):
             ``mean``, ``std``, ``epistemic_std``, ``aleatoric_std`` of shape (n,)
             or (n, n_outputs) in units of y, with std² = epistemic_std² + aleatoric_std²;
             ``converged`` (n,): whether all of the row's epistemic stds met
-            ``std_rtol`` (variance="network": or two perturbation scales agreed to
-            5 %; other rows hold the linearized value); ``rel_error`` (n,): the
-            largest bound on their relative errors (an estimate where
-            variance="network").
+            ``std_rtol`` (variance="network": met 5 % at least, by the agreement of two
+            perturbation scales or, for a given scale, by the refit's residual; other
+            rows hold the linearized value); ``rel_error`` (n,): the largest bound on
+            their relative errors (an estimate where variance="network").
+
+        Warns
+        -----
+        HFLConvergenceWarning
+            With the number of standard deviations that missed ``std_rtol``.
 
         Examples
         --------
@@ -230,7 +235,7 @@ class PosteriorPredictive(PredictionIntervals, PredictiveDistributions):
 
         Warns
         -----
-        HFLWarning
+        HFLConvergenceWarning
             With the number of standard deviations that missed ``std_rtol``.
 
         Examples

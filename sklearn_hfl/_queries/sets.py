@@ -49,7 +49,7 @@ class PredictionSets(ClassPosterior):
 
         Warns
         -----
-        HFLWarning
+        HFLDataWarning
             If rows were trained on: sets calibrated on them are too small. Not with
             variance="amortized", which keeps nothing that could recognise them.
 
@@ -104,9 +104,9 @@ class PredictionSets(ClassPosterior):
         NotFittedError
             Before ``fit``.
         ValueError
-            If the level is not between 0 and 1, before ``conformalize``, after a change of
-            ``link_approx`` or ``variance`` since, and where that had fewer than
-            level / (1 − level) rows.
+            If the level is not between 0 and 1; before ``conformalize``, after a change of
+            ``link_approx`` or ``variance`` since, or with fewer than level / (1 − level)
+            calibration rows.
 
         Examples
         --------

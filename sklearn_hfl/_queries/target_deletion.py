@@ -37,18 +37,18 @@ class TargetDeletion(RowDeletion, PopulationFunctionals):
     ) -> Bunch:
         """Predict each training row from the others.
 
-        As the fit without the row would, at the precisions of prior and noise that the fit with
-        it has learned: those, and the mode, have seen every row. So ``log_density`` is
-        optimistic, and intervals from these residuals cover less than they say. Split conformal
-        prediction (``conformalize``) remains the way to coverage.
+        Approximates a fit without the row, at the precisions of prior and noise that were learned
+        from all rows. These, and the mode, have seen the row, so ``log_density`` is optimistic and
+        intervals from these residuals under-cover: for coverage, calibrate on held-out rows
+        (``conformalize``).
 
         Parameters
         ----------
         method : {"linearized", "refit"}, default="linearized"
             "linearized": in closed form for the network's linearisation at the MAP, at the
             cost of one ``predict`` of the training rows with std. The residual is that of the
-            fit divided by 1 − leverage for normal noise, and one Newton step otherwise; exact
-            for ``hidden_layer_sizes=()``. "refit": the network itself is trained on without
+            fit divided by 1 − leverage, exact for ``hidden_layer_sizes=()``; one Newton step if
+            heteroscedastic. "refit": the network itself is trained on without
             the row, from there; many passes over the data a row.
         rows : array-like of int, default=None
             Numbers of the rows in the X of ``fit``; None is all.
@@ -58,22 +58,22 @@ class TargetDeletion(RowDeletion, PopulationFunctionals):
         Bunch
             For each of the rows, in this order: ``mean``, ``std`` (noise included) of shape (n,)
             or (n, n_outputs) in units of y; ``log_density`` (n,) of the observed y, all outputs
-            together, in nats and units of y; ``leverage``, shaped as mean: the derivative of
-            the fitted mean by the row's own y; ``converged`` (n,): whether
-            the error bound of the epistemic std is within ``std_rtol`` ("refit": and the refit
-            converged); ``rows`` (n,): their numbers. Rows that had sample_weight 0 in
-            ``fit`` are no training rows, and of a row of weight w one of w copies is left out.
-            Several members are mixed: moments and density are those of the mixture.
+            together, in nats and units of y; ``leverage``, shaped as mean: the derivative of the
+            fitted mean with respect to the row's own y; ``converged`` (n,): whether the error bound
+            of the epistemic std is within ``std_rtol`` ("refit": and the refit converged; others
+            keep the linearized prediction); ``rows`` (n,): their numbers. Rows that had
+            sample_weight 0 in ``fit`` are no training rows, and of a row of weight w one of w
+            copies is left out. Moments and density are those of the mixture of members.
 
         Raises
         ------
         ValueError
-            If the fit keeps no training rows (variance="amortized"), or ``rows`` are none of
-            them.
+            If the fit holds no training rows (variance="amortized", or dask X), or ``rows`` are
+            none of them.
 
         Warns
         -----
-        HFLWarning
+        HFLConvergenceWarning
             With the number of rows that are not converged.
 
         Examples
@@ -120,10 +120,10 @@ class TargetDeletion(RowDeletion, PopulationFunctionals):
     ) -> Any:
         """How each prediction changes when a training row is left out.
 
-        Of the mean, in units of y: the fit without the row less that with it, at the precisions
-        that the fit has learned. The perturbed optima of a prediction move the outputs of the
-        training rows by their covariance with it, so that the influence of all rows comes with
-        the std of the query. ``variance`` says whose optima these are: with "network" the
+        The mean without the row less that with it, in units of y, at the precisions that the fit
+        has learned. The perturbed optima of a prediction give its covariance with the outputs of
+        all training rows, so all influences cost little more than the std of the query.
+        ``variance`` says whose optima these are: with "network" the
         curvature is the exact Hessian, which is nearer to refits where the model does not fit
         well. With "linearized" the change at a training row itself is that of ``loo_predict``.
 
@@ -141,8 +141,8 @@ class TargetDeletion(RowDeletion, PopulationFunctionals):
         rows : array-like of int, default=None
             Numbers of the training rows in the X of ``fit``; None is all.
         top : int, default=None
-            Return so many training rows only, those of the largest absolute changes first. The
-            whole matrix is then never held.
+            Return only this many training rows, the largest absolute change first. The whole
+            matrix is then never held.
 
         Returns
         -------
@@ -157,14 +157,14 @@ class TargetDeletion(RowDeletion, PopulationFunctionals):
         Raises
         ------
         ValueError
-            If the fit keeps no training rows (variance="amortized"), or an argument is not as
-            expected.
+            If the fit holds no training rows (variance="amortized", or dask X), or an argument is
+            not as expected.
 
         Warns
         -----
-        HFLWarning
+        HFLConvergenceWarning
             With the number of standard deviations, of queries or rows, that missed ``std_rtol``:
-            the error of a change is at most that of the two, in units of their product.
+            the covariance of query and row is as inaccurate, relative to the product of the two.
 
         Examples
         --------

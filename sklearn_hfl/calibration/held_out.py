@@ -35,6 +35,13 @@ def conformalize(estimator: Estimator, X: Any, y: ArrayLike) -> Estimator:
     ------
     TypeError
         If the estimator, or the last step, has no such method.
+    ValueError
+        If an array is not as expected.
+
+    Warns
+    -----
+    HFLDataWarning
+        If rows were trained on.
 
     Examples
     --------

@@ -173,7 +173,7 @@ def interval_score(
     References
     ----------
     .. [1] T. Gneiting, A. E. Raftery, "Strictly Proper Scoring Rules, Prediction, and
-       Estimation", JASA 102 (2007), equation 43 (there with the opposite sign).
+       Estimation", JASA 102 (2007), equation 43.
 
     Examples
     --------

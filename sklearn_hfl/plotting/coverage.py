@@ -84,7 +84,7 @@ class CoverageDisplay:
         Parameters
         ----------
         estimator : estimator
-            Fitted; its ``predict(X, return_std=True)`` returns (mean, std).
+            Fitted; its ``predict(X, return_std=True)`` returns (mean, std), noise included.
         X : array-like of shape (n, n_features)
             Inputs.
         y : array-like of shape (n,)

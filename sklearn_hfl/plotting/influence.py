@@ -28,7 +28,7 @@ class InfluenceDisplay:
     Parameters
     ----------
     change : ndarray of shape (n_rows,)
-        Prediction without the row less that with it, the largest first.
+        Prediction without the row less that with it, the largest absolute value first.
     names : sequence of str
         Of these rows.
     xlabel : str, default="change of the prediction without the row"

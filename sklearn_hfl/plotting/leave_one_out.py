@@ -22,8 +22,8 @@ class LeaveOneOutDisplay:
 
     A row of residual r and leverage h moves its own prediction by h r: the dotted lines join
     rows that do so by as many standard deviations, and the rows that do so most are named.
-    Far up or down are rows that the others contradict, far right are rows that few others tell
-    anything about. Create one with ``from_estimator`` or ``from_predictions``.
+    Rows far up or down contradict the others; about rows far to the right the others say little.
+    Create one with ``from_estimator`` or ``from_predictions``.
 
     Parameters
     ----------

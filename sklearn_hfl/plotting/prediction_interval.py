@@ -100,8 +100,8 @@ class PredictionIntervalDisplay:
         Parameters
         ----------
         estimator : estimator
-            Fitted to one feature; its ``predict(X, return_std=True)`` returns (mean, std).
-            If it supports ``return_std="epistemic"``, that part is drawn as well.
+            Fitted to one feature; its ``predict(X, return_std=True)`` returns (mean, std), noise
+            included. If it supports ``return_std="epistemic"``, that part is drawn as well.
         X : array-like or dataframe of shape (n, 1)
             Inputs.
         y : array-like of shape (n,), default=None
