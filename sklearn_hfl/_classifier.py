@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
 from sklearn.utils import check_random_state
@@ -24,6 +23,7 @@ from sklearn_hfl._data.labels import (
     encoded_labels,
     one_hot,
 )
+from sklearn_hfl._data.modes import own_modes
 from sklearn_hfl._data.params import Rule, any_of, mapping, named_as_public, none, one_of
 from sklearn_hfl._ensemble.trained import Trained
 from sklearn_hfl._queries.label_deletion import LabelDeletion
@@ -159,11 +159,11 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
     n_iter_ : int
         Training steps.
     solver_ : str
-        Solver that ran; ``diagnostics_`` names its preconditioner.
+        Solver that ran, "newton-cg" of a linear model; ``diagnostics_`` has its preconditioner.
     loss_ : float
         Negative log posterior at the MAP: nats, summed over the data.
     loss_curve_ : list of float
-        Loss at the start and after each step; the precisions change on the way.
+        Loss at the start and after each step; precisions, and of many the rows, change on the way.
     prior_precision_ : dict of str to float
         Precision of each group of weights; features by the names that X has, or by number.
     n_effective_parameters_ : float
@@ -303,8 +303,7 @@ class HFLClassifier(ClassifierMixin, ClassifierAdoption, LabelDeletion, Predicti
             If a MAP is not stationary or a limit ended the fit; if the data are doubtful.
         """
         self._check_params()
-        # Gradients are needed, also where the caller is in inference mode.
-        with torch.inference_mode(False), self._unchanged_on_failure():
+        with own_modes(), self._unchanged_on_failure():
             self._fit(X, y, sample_weight)
         return self
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin
 from torch import nn
@@ -16,6 +15,7 @@ from sklearn_hfl._base import HFLBase
 from sklearn_hfl._data.cluster_rows import ClusterRows
 from sklearn_hfl._data.collections import is_collection
 from sklearn_hfl._data.columns import numbers_expected
+from sklearn_hfl._data.modes import own_modes
 from sklearn_hfl._data.params import Rule, any_of, boolean, named_as_public, one_of, real, reals
 from sklearn_hfl._data.validation import Array, check_training_data, to_numpy, warn_of_constants
 from sklearn_hfl._ensemble.trained import Trained
@@ -140,13 +140,13 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
     n_iter_ : int
         Training steps.
     solver_ : str
-        Solver that ran; ``diagnostics_`` names its preconditioner.
+        Solver that ran, "newton-cg" of a linear model; ``diagnostics_`` has its preconditioner.
     loss_ : float
         Negative log posterior at the MAP: nats, summed over the data, for standardised targets. In
         units of y where ``normalize_y`` is False and ``prior_precision`` a number, or after
         ``from_mlp`` or ``from_torch``. Heteroscedastic: with the variance of the mean.
     loss_curve_ : list of float
-        Loss at the start and after each step; the precisions change on the way.
+        Loss at the start and after each step; precisions, and of many the rows, change on the way.
     noise_std_ : float or ndarray of shape (n_outputs,)
         Noise in units of y (root mean square over members and training rows).
     prior_precision_ : dict of str to float
@@ -294,8 +294,7 @@ class HFLRegressor(RegressorMixin, RegressorAdoption, TargetDeletion, PosteriorP
             If a MAP is not stationary or a limit ended the fit; if the data are doubtful.
         """
         self._check_params()
-        # Gradients are needed, also where the caller is in inference mode.
-        with torch.inference_mode(False), self._unchanged_on_failure():
+        with own_modes(), self._unchanged_on_failure():
             self._fit(X, y, sample_weight)
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from torch import nn
 
 import sklearn_hfl
 from sklearn_hfl import HFLRegressor
+from sklearn_hfl.exceptions import HFLWarning
 
 SMALL = {
     "hidden_layer_sizes": (4,),
@@ -216,6 +218,21 @@ def test_fit_and_predict_work_inside(inside, params):
     # What was fitted inside is of use outside.
     assert_array_equal(model.predict(X[:5], return_std=True), answers)
     assert model.module_(torch.tensor(X)).requires_grad
+
+
+@pytest.mark.parametrize("params", MODELS.values(), ids=list(MODELS))
+def test_torchs_default_device_does_not_matter(params):
+    """A generator of the CPU draws nothing elsewhere; "meta" stands for a GPU."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HFLWarning)
+        expected = HFLRegressor(**{**SMALL, **params}).fit(X, Y).predict(X, return_std=True)
+        with torch.device("meta"):
+            model = HFLRegressor(**{**SMALL, **params}).fit(X, Y)
+            answers = model.predict(X, return_std=True)
+            loaded = pickle.loads(pickle.dumps(model)).predict(X, return_std=True)
+            assert torch.get_default_device().type == "meta"
+    assert_array_equal(answers, expected)
+    assert_array_equal(loaded, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-import torch
 from numpy.typing import ArrayLike
 from torch import Generator, Tensor, nn
 
@@ -12,6 +11,7 @@ from sklearn_hfl._adoption.mlp import check_mlp, mlp_params, trained_mlp
 from sklearn_hfl._adoption.module import FreshCopies, LogitDifference, gives_two, module_params
 from sklearn_hfl._adoption.parameters import check_polish
 from sklearn_hfl._base import HFLBase
+from sklearn_hfl._data.modes import own_modes
 from sklearn_hfl._ensemble.trained import Trained
 from sklearn_hfl.posterior.module import module_start
 from sklearn_hfl.posterior.network import Network
@@ -385,7 +385,7 @@ class ClassifierAdoption(HFLBase):
 def _fit_around(trained: Trained, model: Any, X: Any, y: Any, sample_weight: Any) -> Any:
     """Fit an estimator that starts from the weights of a network, and may stay there."""
     model._check_params()
-    with torch.inference_mode(False):
+    with own_modes():
         model._fit(X, y, sample_weight, trained)
     return model
 

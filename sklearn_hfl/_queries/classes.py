@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sklearn_hfl._base import HFLBase
 from sklearn_hfl._data.collections import by_chunks, is_collection
+from sklearn_hfl._data.modes import own_modes
 from sklearn_hfl._data.params import boolean, integer, validate_arguments
 from sklearn_hfl._data.validation import Array, to_numpy
 from sklearn_hfl.posterior.link import CENTRED, SOFTMAX, log_probabilities
@@ -152,7 +153,7 @@ class ClassPosterior(HFLBase):
         if not _wants_std(return_std):
             return np.exp(self.predict_log_proba(X))
         check_is_fitted(self)
-        with torch.inference_mode(False):
+        with own_modes():
             queries = self._queries(X)
             log_proba, averages, _ = self._moderated(queries)
             if return_std == "delta":
@@ -177,7 +178,7 @@ class ClassPosterior(HFLBase):
         if is_collection(X):
             return by_chunks(self.predict_log_proba, X)
         check_is_fitted(self)
-        with torch.inference_mode(False):
+        with own_modes():
             queries = self._queries(X)
             if self.link_approx == "none":  # nothing of the posterior is needed
                 return to_numpy(_mean_log_softmax(self._ensemble().means(queries)))
@@ -226,7 +227,7 @@ class ClassPosterior(HFLBase):
         if is_collection(X):
             return by_chunks(self.latent_mean_and_variance, X)
         check_is_fitted(self)
-        with torch.inference_mode(False):
+        with own_modes():
             moments = self._moments(self._ensemble(), self._queries(X))
             mean, var = to_numpy(moments.mean), to_numpy(moments.epistemic)
             return (mean[:, 0], var[:, 0]) if len(self.classes_) == 2 else (mean, var)
@@ -270,7 +271,7 @@ class ClassPosterior(HFLBase):
         if is_collection(X):
             return by_chunks(self.predict_uncertainty, X)
         check_is_fitted(self)
-        with torch.inference_mode(False):
+        with own_modes():
             log_proba, averages, of_logits = self._moderated(self._queries(X))
             # I(y; θ) = H(E p) − E H(p), with one set of draws in both terms: never negative.
             information = entropy(averages.log_mean) - averages.mean_entropy
@@ -329,7 +330,7 @@ class ClassPosterior(HFLBase):
         check_is_fitted(self)
         validate_arguments("sample_proba", {"n_samples": n_samples}, {"n_samples": integer(1)})
         rng = check_random_state(random_state)
-        with torch.inference_mode(False):
+        with own_modes():
             drawn, variances = self._ensemble(CENTRED).draws(self._queries(X), n_samples, rng)
             self._warn_of_misses(variances)
             logits = torch.cat(drawn, dim=2)[..., rng.permutation(n_samples)]

@@ -11,6 +11,7 @@ from scipy.stats import norm
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from sklearn_hfl._data.modes import own_modes
 from sklearn_hfl._data.normal_mixture import NormalMixture
 from sklearn_hfl._data.validation import Array, to_numpy
 from sklearn_hfl._queries.units import UnitsOfY
@@ -67,7 +68,7 @@ class PredictiveDistributions(UnitsOfY):
         (3,)
         """
         check_is_fitted(self)
-        with torch.inference_mode(False):
+        with own_modes():
             return self._distribution(self._queries(X))
 
     def _distribution(self, X: Tensor) -> Any:

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_hfl._data.columns import numbers_expected
+from sklearn_hfl._data.modes import own_modes
 from sklearn_hfl._data.params import boolean, validate_arguments
 from sklearn_hfl._data.validation import Array, check_finite, to_numpy
 from sklearn_hfl._ensemble.deletion import FunctionalOf
@@ -102,7 +103,7 @@ class PopulationFunctionals(UnitsOfY):
         flags = {"return_std": return_std, "return_cov": return_cov}
         validate_arguments("predict_functional", flags, dict.fromkeys(flags, boolean()))
         check_one_functional("predict_functional", weights, func)
-        with torch.inference_mode(False):
+        with own_modes():
             queries = self._queries(X)
             if func is not None:
                 return self._of_function(queries, func, return_std, return_cov)

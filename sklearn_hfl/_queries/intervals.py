@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sklearn_hfl._data.collections import by_chunks, is_collection
 from sklearn_hfl._data.conformity import check_scores, scored_with, warn_of_trained_rows
+from sklearn_hfl._data.modes import own_modes
 from sklearn_hfl._data.moments import Levels, check_levels
 from sklearn_hfl._data.params import one_of, validate_arguments
 from sklearn_hfl._data.validation import Array, check_calibration_data, to_numpy
@@ -81,7 +82,7 @@ class PredictionIntervals(UnitsOfY):
         """
         check_is_fitted(self)
         rows, targets = check_calibration_data(self, X, y, self.n_outputs_)
-        with torch.inference_mode(False):
+        with own_modes():
             queries = self._standardized(rows)
             warn_of_trained_rows(
                 self._trained_rows, queries, self._tensor(self._y_scaler.transform(targets))
@@ -157,7 +158,7 @@ class PredictionIntervals(UnitsOfY):
         validate_arguments("predict_interval", {"kind": kind}, {"kind": one_of(*KINDS)})
         levels = check_levels("predict_interval", confidence_level)
         of_kind = dict(zip(KINDS, (self._gaussian, self._conformal, self._profile), strict=True))
-        with torch.inference_mode(False):
+        with own_modes():
             mean, interval = of_kind[kind](self._queries(X), levels)
         if self._one_dimensional:
             mean, interval = mean[:, 0], interval[:, 0]

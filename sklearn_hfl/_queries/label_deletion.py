@@ -10,6 +10,7 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from sklearn_hfl._data.modes import own_modes
 from sklearn_hfl._data.validation import check_finite, to_numpy
 from sklearn_hfl._ensemble.member import Member
 from sklearn_hfl._queries.classes import ClassPosterior
@@ -93,7 +94,7 @@ class LabelDeletion(RowDeletion, ClassPosterior):
                 log_proba = logits.averaged(draws, probit=link_approx == "probit").log_proba
             return log_proba, left.leverage.sum(1)
 
-        with torch.inference_mode(False):
+        with own_modes():
             self._check_query_params()
             index, numbers = self._left_out_rows("loo_predict", rows)
             found, variances = self._ensemble().left_out(index, refit, read)
@@ -166,7 +167,7 @@ class LabelDeletion(RowDeletion, ClassPosterior):
             moved = logits + change.unflatten(0, (len(chunk), -1)).mT
             return log_probabilities(moved).exp() - log_probabilities(logits).exp()
 
-        with torch.inference_mode(False):
+        with own_modes():
             queries = self._queries(X)
             index, numbers = self._left_out_rows("influence", rows)
             self._check_top(top, len(index))

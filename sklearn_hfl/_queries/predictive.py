@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_hfl._data.collections import by_chunks, is_collection
+from sklearn_hfl._data.modes import own_modes
 from sklearn_hfl._data.moments import Levels, check_levels
 from sklearn_hfl._data.params import boolean, integer, one_of, validate_arguments
 from sklearn_hfl._data.validation import Array, to_numpy
@@ -138,7 +139,7 @@ class PosteriorPredictive(PredictionIntervals, PredictiveDistributions):
         _check_requests(bool(part), return_cov, return_interval, interval_kind, quantiles)
         if return_interval is not None:
             return self.predict_interval(X, return_interval, interval_kind)
-        with torch.inference_mode(False):
+        with own_modes():
             queries = self._queries(X)
             if quantiles is not None:
                 values = self._quantiles(queries, np.atleast_1d(quantiles))
@@ -192,7 +193,7 @@ class PosteriorPredictive(PredictionIntervals, PredictiveDistributions):
         if is_collection(X):
             return by_chunks(self.predict_uncertainty, X)
         check_is_fitted(self)
-        with torch.inference_mode(False):
+        with own_modes():
             moments = self._moments(self._mean_ensemble(), self._queries(X))
             stds = self._stds(moments)
             return Bunch(
@@ -251,7 +252,7 @@ class PosteriorPredictive(PredictionIntervals, PredictiveDistributions):
         arguments = {"n_samples": n_samples, "noise": noise}
         validate_arguments("sample_y", arguments, {"n_samples": integer(1), "noise": boolean()})
         rng = check_random_state(random_state)
-        with torch.inference_mode(False):
+        with own_modes():
             queries = self._queries(X)
             ensemble = self._mean_ensemble()
             drawn, variances = ensemble.draws(queries, n_samples, rng)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_hfl._data.conformity import check_scores, scored_with, warn_of_trained_rows
 from sklearn_hfl._data.labels import check_known_labels, one_hot
+from sklearn_hfl._data.modes import own_modes
 from sklearn_hfl._data.moments import check_level
 from sklearn_hfl._data.validation import Array
 from sklearn_hfl._queries.classes import ClassPosterior
@@ -73,7 +73,7 @@ class PredictionSets(ClassPosterior):
         """
         check_is_fitted(self)
         rows, index = check_known_labels(self, X, y)
-        with torch.inference_mode(False):
+        with own_modes():
             queries = self._standardized(rows)
             warn_of_trained_rows(
                 self._trained_rows, queries, self._tensor(one_hot(self.classes_, index))

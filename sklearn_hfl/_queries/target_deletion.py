@@ -13,6 +13,7 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from sklearn_hfl._data.modes import own_modes
 from sklearn_hfl._data.validation import Array, check_finite, to_numpy
 from sklearn_hfl._ensemble.member import Member
 from sklearn_hfl._queries.deletion import RowDeletion
@@ -90,7 +91,7 @@ class TargetDeletion(RowDeletion, PopulationFunctionals):
         """
         check_is_fitted(self)
         refit = self._check_method(method)
-        with torch.inference_mode(False):
+        with own_modes():
             self._check_query_params()
             index, numbers = self._left_out_rows("loo_predict", rows)
             found, variances = self._ensemble().left_out(index, refit, _read)
@@ -180,7 +181,7 @@ class TargetDeletion(RowDeletion, PopulationFunctionals):
         """
         check_is_fitted(self)
         check_one_functional("influence", weights, func)
-        with torch.inference_mode(False):
+        with own_modes():
             queries = self._queries(X)
             index, numbers = self._left_out_rows("influence", rows)
             self._check_top(top, len(index))
