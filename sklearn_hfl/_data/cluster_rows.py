@@ -170,7 +170,8 @@ def _check_options(estimator: Any) -> None:
 def _like(X: Any) -> Any:
     """A few rows with the columns of X, from what dask knows without computing it."""
     if hasattr(X, "to_dask_array"):
-        return X._meta_nonempty
+        # Its second row may have missing values, which the rows themselves need not have.
+        return X._meta_nonempty.iloc[[0, 0]]
     if X.ndim != 2:
         raise ValueError(f"Expected 2D array, got a dask array of shape {X.shape} instead.")
     if not isinstance(X._meta, np.ndarray):

@@ -172,10 +172,14 @@ def by_chunks(method: Callable[..., Any], X: Any, *arguments: Any) -> Any:
 
 
 def _loaded(X: Any) -> Iterator[Any]:
-    """Load one chunk of rows after the other."""
+    """Load one chunk of rows after the other, but for empty ones; the last, where all are."""
     whole = X.rechunk({1: -1}) if getattr(X, "ndim", 0) == 2 and hasattr(X, "rechunk") else X
-    for block in blocks(whole):
-        yield computed(block)[0]
+    n_rows = 0
+    for block in (parts := blocks(whole)):
+        (rows,) = computed(block)
+        n_rows += rows.shape[0]
+        if rows.shape[0] or (n_rows == 0 and block is parts[-1]):
+            yield rows
 
 
 def _joined(answers: list[Any]) -> Any:

@@ -10,6 +10,7 @@ import torch
 
 from sklearn_hfl._data.validation import Array
 from sklearn_hfl._version import __version__
+from sklearn_hfl.exceptions import HFLWarning, warn
 
 __all__ = ["StoredTensor", "packed", "restored", "stored", "unpacked"]
 
@@ -66,6 +67,11 @@ def unpacked(state: dict[str, Any]) -> dict[str, Any]:
     ------
     ValueError
         If the format is another one.
+
+    Warns
+    -----
+    HFLWarning
+        If it was fitted on a GPU, and there is none: it is then on the CPU.
     """
     state = dict(state)
     found = state.pop("_format", None)
@@ -75,6 +81,14 @@ def unpacked(state: dict[str, Any]) -> dict[str, Any]:
             f"Expected an estimator written in format {FORMAT}, as sklearn_hfl {__version__} "
             f"does, but it was written by sklearn_hfl {writer} in format {found}. Load it with "
             "that version, or fit again."
+        )
+    device = str(state.get("device", "cpu"))
+    if (found := _available(device)) != device:
+        state["device"] = found
+        warn(
+            f"The estimator was fitted with device={device!r}, which this machine does not have: "
+            f"it is now on device={found!r}.",
+            HFLWarning,
         )
     return cast(dict[str, Any], restored(state))
 
@@ -121,9 +135,15 @@ def restored(value: Any, seen: dict[int, torch.Tensor] | None = None) -> Any:
         if id(value) not in seen:
             # Memory-mapped files are read-only, over which torch would warn.
             array = np.require(value.array, requirements="W")
-            seen[id(value)] = torch.from_numpy(array).to(value.device)
+            seen[id(value)] = torch.from_numpy(array).to(_available(value.device))
         return seen[id(value)]
     return _mapped(value, lambda part: restored(part, seen))
+
+
+def _available(device: str) -> str:
+    """The device itself, or the CPU where that is of a kind that this machine lacks."""
+    lacking = device.startswith("cuda") and not torch.cuda.is_available()
+    return "cpu" if lacking else device
 
 
 def _mapped(value: Any, change: Any) -> Any:

@@ -187,6 +187,21 @@ def test_frames_have_names():
             clone(LINEAR).fit(text, Y)
 
 
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("dtype", ["Int64", "Float64", "boolean"])
+def test_columns_that_could_have_missing_values_are_numbers(dtype):
+    frame = pd.DataFrame({"left": X[:, 0] > 0, "right": X[:, 1] > 0}).astype(dtype)
+    with dask.config.set({"dataframe.convert-string": False}):
+        from dask.dataframe import from_pandas
+
+        model = clone(LINEAR).fit(from_pandas(frame, npartitions=3), Y)
+        frame.loc[3, "left"] = pd.NA
+        with pytest.raises(ValueError, match="Input X contains NaN"):
+            clone(LINEAR).fit(from_pandas(frame, npartitions=3), Y)
+    expected = clone(LINEAR).fit((X > 0).astype(float), Y).coefs_[0]
+    assert_allclose(model.coefs_[0], expected, rtol=1e-9)
+
+
 # ---------------------------------------------------------------------- queries
 
 
@@ -202,6 +217,10 @@ def test_queries_in_chunks_are_answered_one_chunk_after_the_other():
         strict=True,
     ):
         assert_allclose(ours, theirs, rtol=1e-9)
+    empty = da.concatenate([lazy[:0], lazy[:10], lazy[:0], lazy[10:], lazy[:0]])
+    assert_allclose(model.predict(empty), model.predict(QUERIES), rtol=1e-9)
+    with pytest.raises(ValueError, match="0 sample"):
+        model.predict(lazy[:0])
     found, expected = model.predict_uncertainty(lazy), model.predict_uncertainty(QUERIES)
     assert found.keys() == expected.keys()
     for name in found:

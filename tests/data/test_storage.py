@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sklearn_hfl._data.storage import StoredTensor, restored, stored
+from sklearn_hfl._data.storage import StoredTensor, packed, restored, stored, unpacked
+from sklearn_hfl.exceptions import HFLWarning
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,16 @@ def test_what_was_stored_comes_back(dtype):
     assert torch.equal(other, values)
     assert (leaf.name, nothing, number) == ("x", None, 1.5)
     assert back["b"].tolist() == [0, 1, 2]
+
+
+def test_a_fit_of_a_gpu_is_loaded_without_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    state = packed({"device": "cuda", "weights": torch.ones(2)})
+    state["weights"] = StoredTensor(state["weights"].array, "cuda:0")
+    with pytest.warns(HFLWarning, match="fitted with device='cuda', which this machine does not"):
+        back = unpacked(state)
+    assert back["device"] == "cpu"
+    assert back["weights"].tolist() == [1.0, 1.0]
 
 
 def test_no_tensor_is_left():
