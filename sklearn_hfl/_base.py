@@ -300,7 +300,7 @@ class HFLBase(BaseEstimator):
             linear = [m for m in self.module_.modules() if isinstance(m, torch.nn.Linear)]
             self.coefs_ = [m.weight.detach().cpu().double().numpy().T.copy() for m in linear]
             self.intercepts_ = [m.bias.detach().cpu().double().numpy().copy() for m in linear]
-        self.solver_ = chosen_solver(self.solver, self.early_stopping)
+        self.solver_ = best.solver_name
         self.n_iter_ = len(best.loss_curve) - 1
         self.loss_ = facts.loss
         self.loss_curve_ = list(best.loss_curve)

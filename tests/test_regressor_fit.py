@@ -326,6 +326,18 @@ def test_the_solver_that_ran_is_named(solver, early_stopping, ran, described):
     assert model.diagnostics_["members"][0]["solver"] == described
 
 
+def test_a_linear_model_is_trained_by_newton_and_says_so():
+    X, y = data()
+    params = {"hidden_layer_sizes": (), "solver": "adam", "random_state": 0, "warm_start": True}
+    model = HFLRegressor(**params).fit(X, y)
+    assert model.solver_ == "newton-cg"
+    before = model.predict(QUERIES)
+    assert model.converged_
+    model.fit(X, y)  # from the MAP, which passes of adam would leave
+    assert model.converged_
+    assert_allclose(model.predict(QUERIES), before, rtol=1e-9)
+
+
 def test_early_stopping_ends_adam_and_keeps_the_held_out_rows_in_the_curvature():
     X, y = data()
     params = {**RAW, "solver": "adam", "early_stopping": True, "learning_rate_init": 0.05}

@@ -10,6 +10,7 @@ from sklearn_hfl.exceptions import HFLConvergenceWarning, HFLDataWarning, HFLWar
 from sklearn_hfl.optim.krylov import max_directions
 from sklearn_hfl.optim.map_estimate import MapEstimate
 from sklearn_hfl.optim.solution import Status
+from sklearn_hfl.optim.solvers import chosen_solver
 from sklearn_hfl.optim.variance_bounds import rounding_error
 from sklearn_hfl.posterior.log_posterior import LogPosterior
 from sklearn_hfl.uncertainty.diagnostics import Diagnostics
@@ -58,10 +59,11 @@ def of_fit(
     elif facts.heavy_tailed and facts.stationary and learned:
         yield _of_tails(model, facts), HFLDataWarning
     if not all(m.diagnostics.finished for m in members):
+        network_solver = chosen_solver(model.solver, model.early_stopping)
         message = (
             f"The search for a network ended after max_iter={model.max_iter} steps, and the linear "
             "model that was found before is kept. Try a larger max_iter"
-            + (" or solver='newton-cg'." if model.solver_ != "newton-cg" else ".")
+            + ("." if network_solver == "newton-cg" else " or solver='newton-cg'.")
         )
         yield message, HFLConvergenceWarning
     if not all(m.diagnostics.stationary for m in members):
@@ -103,7 +105,7 @@ def _of_training(model: Any, members: Sequence[Member]) -> str:
     if all(len(m.loss_curve) == 1 for m in short):
         return "polish=True trains on to the MAP."  # weights trained elsewhere
     unfinished = any(m.status is Status.MAX_ITER for m in short)
-    newton = model.solver_ == "newton-cg"
+    newton = all(m.solver_name == "newton-cg" for m in short)
     # The network route trains to a tolerance of its own.
     by_tol = model.variance != "network"
     return (

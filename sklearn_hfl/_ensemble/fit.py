@@ -27,7 +27,12 @@ from sklearn_hfl.uncertainty.annealing import annealed_map
 from sklearn_hfl.uncertainty.diagnostics import diagnose
 from sklearn_hfl.uncertainty.posterior_mean import posterior_mean_shift
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
-from sklearn_hfl.uncertainty.search import beats_linear_model, gone_on, maximize_evidence
+from sklearn_hfl.uncertainty.search import (
+    beats_linear_model,
+    gone_on,
+    maximize_evidence,
+    trainer_of,
+)
 
 __all__ = ["fit_members"]
 
@@ -104,8 +109,9 @@ def fit_members(
         else delayed(_fit_member)(start, known and replace(known.fit, ended=True), settings)
         for _, start, known in jobs
     )
+    # What comes back from another process holds a copy of ``asked``, which may not equal it.
     members += [
-        replace(member, place=place)
+        replace(member, place=place, asked=asked)
         for (place, *_), member in zip(jobs, others, strict=True)
         if member is not None
     ]
@@ -153,7 +159,8 @@ def _fit_member(start: Start, resumed: Fit | None, settings: _Settings) -> Membe
         log_posterior, weights = resumed.log_posterior, resumed.weights
     with _threads(log_posterior), _bar(settings) as bar:
         loss = _starting_loss(log_posterior, weights)
-        alternation = Alternation(trainer, options, generator, _progress(bar))
+        own = trainer_of(log_posterior, trainer, options)
+        alternation = Alternation(own, options, generator, _progress(bar))
         if resumed is None and settings.learns:
             fit, steps, finished = maximize_evidence(
                 log_posterior, weights, trainer, options, generator, alternation.callback
@@ -224,7 +231,8 @@ def _member(
     estimate = MapEstimate(log_posterior, weights, subspace)
     shift = posterior_mean_shift(estimate, generator) if classes else None
     facts = replace(diagnose(estimate, rows), finished=finished)
-    solver = settings.trainer.described(log_posterior)
+    trainer = trainer_of(log_posterior, settings.trainer, settings.options)
+    solver = trainer.described(log_posterior)
     n_rows = fit.learned_from or float(log_posterior.total_weight)
     return Member(
         estimate, facts, curve, shift, fit.status, solver, asked=settings.asked, n_rows=n_rows

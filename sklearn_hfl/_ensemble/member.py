@@ -126,6 +126,11 @@ class Member:
         }
 
     @property
+    def solver_name(self) -> str:
+        """The solver, without how it took the curvature."""
+        return self.solver.partition(",")[0]
+
+    @property
     def network(self) -> Network:
         """Network of the MAP estimate."""
         return self.estimate.log_posterior.network

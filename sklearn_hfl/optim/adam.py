@@ -31,7 +31,7 @@ class Adam(Trainer):
 
     A pass counts as progress when the watched loss, that of the held-out rows if there are
     any, falls by more than ``tol`` nats per row. The weights of the pass with the lowest
-    watched loss are returned.
+    watched loss are returned, the start among them.
 
     Parameters
     ----------
@@ -75,12 +75,17 @@ class Adam(Trainer):
             validation = log_posterior.select(self.validation_rows)
         n_watched = float((validation or training).sample_weight.sum())
         curve = [float(training.value(weights[None])[0])]
+
+        def watched(current: Tensor) -> float:
+            return (_data_term(validation, current) if validation else curve[-1]) / n_watched
+
+        at_start = watched(weights)
         best, best_weights, idle = math.inf, weights, 0
         patience = max(self.n_iter_no_change, self._passes_of(self.min_batches, training.n_rows))
         for current in self._passes(training, weights, generator):
             curve.append(float(training.value(current[None])[0]))
             callback(loss=curve[-1])
-            loss = (_data_term(validation, current) if validation else curve[-1]) / n_watched
+            loss = watched(current)
             idle = 0 if loss < best - self.tol else idle + 1
             if loss < best:
                 best, best_weights = loss, current
@@ -90,7 +95,7 @@ class Adam(Trainer):
             status = Status.NOT_FINITE
         else:
             status = Status.STALLED if idle >= patience else Status.MAX_ITER
-        return Trajectory(best_weights, tuple(curve), status)
+        return Trajectory(best_weights if best < at_start else weights, tuple(curve), status)
 
     def _passes(
         self, log_posterior: LogPosterior, weights: Tensor, generator: Generator

@@ -29,12 +29,14 @@ def subsample_size(log_posterior: LogPosterior) -> int | None:
     Returns
     -------
     int or None
-        None where there are not twice as many, so that all rows are taken.
+        None where there are not twice as many, or a copy of so many does not fit into a part of
+        the memory limit, so that all rows are taken.
     """
     size = max(MIN_RESIDUALS, RESIDUALS_PER_WEIGHT * log_posterior.n_weights)
+    if is_small(log_posterior) or not log_posterior.fits_sample(size):
+        return None
     # A sample may lack the few rows that have most of the weight, or are of the rarest class.
-    many = not is_small(log_posterior) and log_posterior.says_as_much_as(2 * size)
-    return size if many else None
+    return size if log_posterior.says_as_much_as(2 * size) else None
 
 
 def scaled_subsample(log_posterior: LogPosterior, generator: Generator) -> LogPosterior:
@@ -78,7 +80,6 @@ def growing_subsamples(log_posterior: LogPosterior, generator: Generator) -> Ite
     while size * lp.network.n_outputs > least:
         sizes.append(size)
         size //= 2
-    numbers = lp.X.shape[1] + lp.y.shape[1] + 1
     for size in reversed(sizes):
-        if lp.fits(size * numbers):
+        if lp.fits_sample(size * lp.network.n_outputs):
             yield lp.sample(size, generator)

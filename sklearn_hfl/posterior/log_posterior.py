@@ -168,6 +168,11 @@ class LogPosterior:
         """Whether so many numbers fit into ``MEMORY_SHARE`` of ``memory_limit``."""
         return numbers * self.X.element_size() <= MEMORY_SHARE * self.memory_limit
 
+    def fits_sample(self, n_residuals: int) -> bool:
+        """Whether a copy of so many residuals' rows does."""
+        n_rows = -(-n_residuals // self.network.n_outputs)
+        return self.fits(n_rows * (self.X.shape[1] + self.y.shape[1] + 1))
+
     def blocks(self, numbers_per_row: int, max_rows: int | None = None) -> Iterator[slice]:
         """Slices of at most ``max_rows`` rows that fit into ``MEMORY_SHARE`` of the limit."""
         n = self.X.shape[0]
@@ -226,7 +231,7 @@ class LogPosterior:
         if self.chunks is not None:
             return lambda v: self.prior.precision * v + self.over_chunks(_product, weights, v)
         width = self.network.hessian_width
-        blocks = list(self.blocks(width, max(1, CACHED_NUMBERS // self.network.width)))
+        blocks = list(self.blocks(width, max(MIN_PASS_ROWS, CACHED_NUMBERS // self.network.width)))
 
         def of_rows(rows: slice) -> Callable[[Tensor], Tensor]:
             def loss(outputs: Tensor) -> Tensor:

@@ -81,10 +81,11 @@ def annealed_map(
         With the evidence at the MAP.
     """
     alternation.callback(phase="annealing")
+    trainer = alternation.trainer
     smallest = next(_subsamples(known, alternation), known)
     begin = started(smallest, start, alternation.options)
     for share in SHARES:
-        steps = min(STEPS, alternation.left)
+        steps = min(trainer.steps_of_round(STEPS, smallest.n_rows), alternation.left)
         between = _between(begin, smallest, share)
         weights = alternation.train(between, weights, steps, ROUND_DECREMENT_TOL).weights
     return alternation.to_map(Fit(known, by_subsamples(known, weights, alternation)))

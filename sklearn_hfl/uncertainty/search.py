@@ -19,7 +19,7 @@ from sklearn_hfl.uncertainty.annealing import by_subsamples, started
 from sklearn_hfl.uncertainty.noise import with_varying_noise
 from sklearn_hfl.uncertainty.precisions import EvidenceOptions
 
-__all__ = ["beats_linear_model", "gone_on", "maximize_evidence"]
+__all__ = ["beats_linear_model", "gone_on", "maximize_evidence", "trainer_of"]
 
 # Rounds of one search: an upper limit on its time. Most converge, or lose evidence, before it.
 MAX_ROUNDS = 40
@@ -165,6 +165,28 @@ def beats_linear_model(
     return gain > 0.0 and _is_better(fit, simpler, gain)
 
 
+def trainer_of(log_posterior: LogPosterior, trainer: Trainer, options: EvidenceOptions) -> Trainer:
+    """Trainer of a model in a search: a linear one is trained by Newton's method.
+
+    Parameters
+    ----------
+    log_posterior : LogPosterior
+        Of the model.
+    trainer : Trainer
+        Trains the network.
+    options : EvidenceOptions
+        What is learned.
+
+    Returns
+    -------
+    Trainer
+        ``trainer`` itself where the prior is not learned, and no linear models are compared.
+    """
+    if options.prior and is_linear(log_posterior.network):
+        return make_trainer("newton-cg", **vars(trainer))
+    return trainer
+
+
 def _is_better(richer: Fit, simpler: Fit, evidence_gain: float) -> bool:
     """Whether rows left out agree with the evidence that the richer model is better.
 
@@ -196,7 +218,7 @@ def _models(start: Fit, alternation: Alternation) -> Iterator[tuple[Fit, Alterna
         # A convex problem, with random numbers of its own, so that the network's stay the same.
         newton = replace(
             alternation,
-            trainer=make_trainer("newton-cg", **vars(alternation.trainer)),
+            trainer=trainer_of(model, alternation.trainer, options),
             generator=Generator().manual_seed(0),
             losses=[],
         )
@@ -266,9 +288,11 @@ def _of_sample(start: Fit, alternation: Alternation) -> list[Fit]:
     best = max(screened, key=lambda fit: fit.score)
     if not best.ended:
         best = alternation.rounds(best, MAX_ROUNDS - SCREENING_ROUNDS)
-    if many := log_posterior.says_as_much_as(2 * SAMPLE_GROWTH * least):
-        larger = sample(SAMPLE_GROWTH)
-        best = alternation.rounds(best.on_rows(larger), MAX_ROUNDS - SCREENING_ROUNDS)
+    larger = SAMPLE_GROWTH * least
+    if many := log_posterior.says_as_much_as(2 * larger) and log_posterior.fits_sample(larger):
+        best = alternation.rounds(
+            best.on_rows(sample(SAMPLE_GROWTH)), MAX_ROUNDS - SCREENING_ROUNDS
+        )
     on_all = best.on_rows(log_posterior)
     weights = by_subsamples(on_all.log_posterior, on_all.weights, alternation)
     # Its evidence on all rows is not known yet, and no reason to leave it.

@@ -267,6 +267,19 @@ def test_another_module_of_the_same_shapes_is_searched_for_anew():
     assert searches(model.set_params(module=softplus), X, Y) == 1
 
 
+def test_members_that_workers_trained_go_on_too():
+    """What comes back from another process holds copies of the module's factory."""
+
+    def tanh(n_in, n_out):
+        return Bent(n_in, n_out, torch.tanh)
+
+    params = {"prior_precision": 1.0, "noise_std": 0.2, "random_state": 0, "n_estimators": 2}
+    model = HFLRegressor(module=tanh, **params, warm_start=True, n_jobs=2).fit(X, Y)
+    before = [member.loss_curve[-1] for member in model.members_]
+    model.fit(X, Y)
+    assert_allclose([member.loss_curve[0] for member in model.members_], before, rtol=1e-12)
+
+
 def test_another_likelihood_of_a_module_is_searched_for_anew():
     """Two means, or a mean and a log noise, are networks of the same shapes."""
 

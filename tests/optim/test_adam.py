@@ -57,6 +57,19 @@ def test_the_best_weights_are_returned():
     assert trajectory.curve[-1] > min(trajectory.curve)
 
 
+@pytest.mark.parametrize("held_out", [False, True])
+def test_a_start_that_no_pass_improves_on_is_kept(held_out):
+    case = problem("linear")
+    lp = case.log_posterior
+    best = reference.BayesianLinearRegression(lp).mean
+    rows = torch.arange(len(lp.X)) < 3 if held_out else None
+    if held_out:
+        best = train(case, validation_rows=rows, max_iter=2000).weights
+    options = {**OPTIONS, "max_iter": 3, "learning_rate": 0.3, "validation_rows": rows}
+    trajectory = Adam(**options).train(lp, best, generator(0))
+    assert torch.equal(trajectory.weights, best)
+
+
 def test_shuffles_come_from_the_generator():
     case = problem("two layers")
     one, again, two = (train(case, seed=seed, max_iter=5).weights for seed in (1, 1, 2))

@@ -75,3 +75,6 @@ def test_subsamples_fit_into_the_memory_limit(lp):
     numbers = lp.X.shape[1] + lp.y.shape[1] + 1
     limit = 400 * numbers * lp.X.element_size() * 16
     assert sizes(replace(lp, memory_limit=limit)) == [375]
+    small = replace(lp, memory_limit=0.7 * limit)
+    assert subsample_size(small) is None
+    assert scaled_subsample(small, generator(0)) is small

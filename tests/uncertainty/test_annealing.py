@@ -134,6 +134,19 @@ def test_few_rows_are_taken_as_they_are(counting):
     assert not counting.seen
 
 
+def test_stages_of_adam_have_as_many_batches_as_its_rounds():
+    """Ten passes over few rows hardly move the weights."""
+    adam = make_trainer("adam", max_iter=5000, tol=0.0, n_iter_no_change=10, batch_size=40)
+    passes = alternation(trainer=adam)
+    phases = []
+    passes = Alternation(adam, LEARNED, generator(0), lambda **facts: phases.append(facts))
+    annealed_map(known(), randn(NETWORK.n_weights), (10.0, 1.0), passes)
+    names = [fact["phase"] for fact in phases if "phase" in fact]
+    first = phases.index({"phase": "to the MAP"})
+    assert names[0] == "annealing"
+    assert sum("loss" in fact for fact in phases[:first]) == 4 * adam.steps_of_round(10, 40) == 800
+
+
 def test_adam_takes_no_subsamples_since_it_never_takes_all_rows(forty_rows_are_very_many):
     adam = make_trainer("adam", max_iter=3, tol=0.0, n_iter_no_change=3)
     start = randn(NETWORK.n_weights)
