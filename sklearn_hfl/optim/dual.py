@@ -36,13 +36,14 @@ class Dual:
 
     @staticmethod
     def suits(log_posterior: LogPosterior) -> bool:
-        """Whether there are so few residuals, all of them here.
+        """Whether there are so few residuals, all of them here, and their linearisation fits.
 
         Where the loss averages over the variance of the mean, that needs a basis.
         """
-        here = log_posterior.chunks is None and log_posterior.variance_of_mean is None
-        few = min(log_posterior.n_weights - 1, MAX_RESIDUALS)
-        return here and log_posterior.n_residuals <= few
+        lp, network = log_posterior, log_posterior.network
+        here = lp.chunks is None and lp.variance_of_mean is None
+        few = lp.n_residuals <= min(lp.n_weights - 1, MAX_RESIDUALS)
+        return here and few and lp.fits(lp.n_rows * network.linearization_width)
 
     @property
     def n_weights(self) -> int:

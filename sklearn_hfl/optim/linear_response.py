@@ -52,7 +52,8 @@ def linear_response(estimate: MapEstimate, gradient: Tensor, rtol: float) -> Lin
     gradient : Tensor of shape (P, G)
         Whitened right-hand sides.
     rtol : float
-        Required bound of the relative error of each standard deviation.
+        Required bound of the relative error of each standard deviation. Where rounding alone is
+        more than half of it, twice the rounding.
 
     Returns
     -------
@@ -64,7 +65,8 @@ def linear_response(estimate: MapEstimate, gradient: Tensor, rtol: float) -> Lin
         subspace, errors = galerkin.subspace, galerkin.bounds.rel_error
         room = max_directions(estimate.log_posterior) - subspace.rank
         worst = errors.argsort(descending=True)[: min(BLOCK_SIZE, room)]
-        worst = worst[errors[worst] > rtol]
+        # A larger basis does not lower the error by rounding: beyond it little is left to gain.
+        worst = worst[errors[worst] > max(rtol, 2 * galerkin.bounds.rounding)]
         if len(worst) == 0:
             return LinearResponse(galerkin)
         curvature = curvature or estimate.curvature()

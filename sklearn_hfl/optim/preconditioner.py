@@ -82,7 +82,8 @@ class Preconditioner:
             return "the dual of the curvature, of as many dimensions as residuals"
         if not forms_matrix(log_posterior):
             return "a Krylov subspace of the curvature"
-        rows = "all rows" if is_small(log_posterior) else "a sample of the rows"
+        few = log_posterior.n_residuals <= RESIDUALS_PER_WEIGHT * log_posterior.n_weights
+        rows = "all rows" if few or is_small(log_posterior) else "a sample of the rows"
         return f"the curvature matrix of {rows}"
 
     def after(

@@ -122,7 +122,12 @@ class VarianceBounds:
         """Bound (G,) of the relative error of sqrt(variance), with an allowance for rounding."""
         value, lower, upper = self.variance, self.lower, self.upper
         error = torch.maximum((value / lower).sqrt() - 1, 1 - (value / upper).sqrt())
-        return torch.where(upper > 0, error, 0.0) + rounding_error(self.largest, value.dtype)
+        return torch.where(upper > 0, error, 0.0) + self.rounding
+
+    @property
+    def rounding(self) -> float:
+        """The part of ``rel_error`` that no larger subspace lowers."""
+        return rounding_error(self.largest, self.inside.dtype)
 
 
 def middle_share(beyond: float) -> float:

@@ -26,8 +26,8 @@ MATRIX_COLUMNS = 200
 # Numbers in a part of the Jacobian that holds some of its columns: what a cache holds.
 COLUMN_NUMBERS = 1_000_000
 # Relative error to which the prior variances of a layer are the products of one number for each
-# unit and one for each input; it only allows for rounding.
-OUTER_RTOL = 1e-12
+# unit and one for each input, or in units of eps where that is more; it only allows for rounding.
+OUTER_RTOL, OUTER_ROUNDING = 1e-12, 8
 
 
 class Linearization(Protocol):
@@ -298,7 +298,8 @@ def _outer_factors(weight: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
     """Factors (out,) and (in,) of which weight (out, in) is the outer product, if it is one."""
     of_unit, of_input = weight[:, 0], weight[0] / weight[0, 0]
     outer = of_unit[:, None] * of_input
-    return (of_unit, of_input) if torch.allclose(outer, weight, OUTER_RTOL, 0.0) else (None, None)
+    rtol = max(OUTER_RTOL, OUTER_ROUNDING * torch.finfo(weight.dtype).eps)
+    return (of_unit, of_input) if torch.allclose(outer, weight, rtol, 0.0) else (None, None)
 
 
 def _summed(shared: Tensor, a: Tensor, c: Tensor, same: bool) -> Tensor:

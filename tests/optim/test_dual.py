@@ -9,7 +9,16 @@ from torch.testing import assert_close
 from sklearn_hfl.optim.dual import Dual, inverse_curvature
 from sklearn_hfl.optim.subspace import Subspace
 from sklearn_hfl.posterior.curvature import GaussNewton
-from tests.cases import F64, PROBLEMS, as_module_network, generator, problem, randn
+from sklearn_hfl.posterior.linearization import PerceptronLinearization
+from tests.cases import (
+    F64,
+    PROBLEMS,
+    as_module_network,
+    generator,
+    in_precision,
+    problem,
+    randn,
+)
 
 
 def curvature(name):
@@ -58,6 +67,27 @@ def test_dual_of_a_prior_that_differs_between_the_weights_of_a_layer():
     lp = replace(lp, prior=replace(lp.prior, groups=replace(lp.prior.groups, labels=labels)))
     A = GaussNewton(lp, weights)
     assert Dual(A).log_det == pytest.approx(float(torch.logdet(dense(A))), rel=1e-8)
+
+
+def test_dual_of_several_precisions_in_single_precision_goes_layer_by_layer(monkeypatch):
+    """Variances of a layer are outer products to rounding, which is that of the dtype."""
+    case = problem("two layers")
+    prior = case.log_posterior.prior
+    alpha = randn(len(prior.group_precision), seed=16).exp()  # products of quotients are inexact
+    lp = replace(case.log_posterior, prior=prior.with_precision(alpha))
+    exact = Dual(GaussNewton(lp, case.weights())).gram
+    monkeypatch.setattr(PerceptronLinearization, "dense", None)
+    single = Dual(GaussNewton(in_precision(lp, torch.float32), case.weights().float())).gram
+    assert_close(single.double(), exact, rtol=1e-4, atol=1e-4)
+
+
+def test_a_jacobian_that_exceeds_the_memory_limit_is_no_dual():
+    """Of a module, all rows of it would be held at once."""
+    case = problem("one layer")
+    lp = replace(case.log_posterior, network=as_module_network(case.log_posterior.network))
+    assert Dual.suits(lp)
+    numbers = lp.n_residuals * lp.n_weights
+    assert not Dual.suits(replace(lp, memory_limit=16 * 8 * numbers - 1))
 
 
 def test_fewer_residuals_than_weights_take_the_dual():

@@ -245,6 +245,19 @@ def test_error_covers_single_precision(name, mode):
     assert ((response.variance.double().sqrt() / exact - 1).abs() <= response.rel_error).all()
 
 
+def test_a_basis_does_not_grow_where_rounding_is_the_error():
+    """It would until it holds every direction, and the errors be as large as before."""
+    case, estimate = problem("two layers"), map_estimate("two layers")
+    lp = in_precision(case.log_posterior, torch.float32, noise_factor=1e4)
+    single = without_subspace(estimate_at(lp, estimate.weights.float()))
+    functional = Prediction(case.log_posterior.network, case.queries.float())
+    response = perturbed_optima(single, functional, "linearized", rtol=1e-2).linear
+    bounds = response.galerkin.bounds
+    assert 2 * bounds.rounding > 1e-2
+    assert (response.rel_error <= 2 * bounds.rounding).all()
+    assert response.galerkin.subspace.rank < lp.n_weights
+
+
 # --------------------------------------------------- functionals without gradient
 
 

@@ -48,7 +48,8 @@ def test_each_regime_names_itself_and_solves(monkeypatch, name, regime):
     if "dual" in regime and lp.n_residuals >= lp.n_weights:
         assert "dual" not in Preconditioner.described(lp)
         return
-    assert Preconditioner.described(lp) == regime
+    # A sample of more rows than there are is all of them.
+    assert Preconditioner.described(lp) == regime.replace("a sample of the rows", "all rows")
     known = Preconditioner.build(curvature, generator(0), None)
     # Eigenvalues of the preconditioned curvature: 1, and 1 + δ in directions that are missed.
     found = torch.linalg.eigvals(known.inverse.preconditioner()(dense(curvature))).real
@@ -56,6 +57,15 @@ def test_each_regime_names_itself_and_solves(monkeypatch, name, regime):
     missed = rough * known.n_effective if "Krylov" in regime else 0.0
     assert float(found.min()) > 1 - rough
     assert float(found.max()) < 1 + missed + rough
+
+
+def test_rows_of_which_a_sample_is_taken(monkeypatch):
+    monkeypatch.setattr(preconditioner, "MAX_EXACT_WORK", 0.0)
+    lp = problem("linear").log_posterior
+    assert 4 * lp.n_weights == 12 < lp.n_residuals
+    assert Preconditioner.described(lp) == "the curvature matrix of a sample of the rows"
+    few = lp.select(torch.arange(12))
+    assert Preconditioner.described(few) == "the curvature matrix of all rows"
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.3, 1e3])
