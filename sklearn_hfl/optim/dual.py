@@ -13,6 +13,7 @@ from sklearn_hfl.optim.krylov import forms_matrix, rough_subspace
 from sklearn_hfl.optim.subspace import Subspace, positive_factor, solved_by
 from sklearn_hfl.posterior.curvature import GaussNewton
 from sklearn_hfl.posterior.log_posterior import LogPosterior
+from sklearn_hfl.posterior.network import MLP
 
 __all__ = ["Dual", "inverse_curvature"]
 
@@ -36,14 +37,16 @@ class Dual:
 
     @staticmethod
     def suits(log_posterior: LogPosterior) -> bool:
-        """Whether there are so few residuals, all of them here, and their linearisation fits.
+        """Whether there are so few residuals, all of them here, and their Jacobian fits.
 
-        Where the loss averages over the variance of the mean, that needs a basis.
+        A perceptron's is not needed: the dual goes layer by layer. Where the loss averages over
+        the variance of the mean, that needs a basis.
         """
         lp, network = log_posterior, log_posterior.network
+        fits = isinstance(network, MLP) or lp.fits(lp.n_rows * network.linearization_width)
         here = lp.chunks is None and lp.variance_of_mean is None
         few = lp.n_residuals <= min(lp.n_weights - 1, MAX_RESIDUALS)
-        return here and few and lp.fits(lp.n_rows * network.linearization_width)
+        return here and few and fits
 
     @property
     def n_weights(self) -> int:

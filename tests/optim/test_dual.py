@@ -88,6 +88,7 @@ def test_a_jacobian_that_exceeds_the_memory_limit_is_no_dual():
     assert Dual.suits(lp)
     numbers = lp.n_residuals * lp.n_weights
     assert not Dual.suits(replace(lp, memory_limit=16 * 8 * numbers - 1))
+    assert Dual.suits(replace(case.log_posterior, memory_limit=1.0))  # layer by layer
 
 
 def test_fewer_residuals_than_weights_take_the_dual():
