@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from fit_tasks import FEATURES, FITS, GROWTH, ROWS, TEACHER, growth_name
-from reporting import heading, save
+from reporting import heading, save, sign
 
 __all__ = ["WHO", "Figures", "print_tables"]
 
@@ -257,7 +257,6 @@ def compared(found: str, aim: float, signs: str) -> str:
     """A printed figure, or "> x" where only that is known, the sign of success, and the aim."""
     if found == "failed":
         return found
-    value = float(found.removeprefix("> "))
-    unknown = found.startswith("> ") and signs[0] == "≤"
-    better = value >= aim if signs[0] == "≥" else value <= aim and not unknown
-    return f"{found} {signs[0] if better else signs[1]} {short(aim)}"
+    at_least = found.startswith("> ")
+    value = np.inf if at_least and signs[0] == "≤" else float(found.removeprefix("> "))
+    return f"{found} {sign(value, aim, signs)} {short(aim)}"

@@ -17,6 +17,7 @@ import torch
 
 __all__ = [
     "RESULTS", "Z90", "append", "heading", "machine", "normal_scores", "peak", "peak_above", "save",
+    "sign",
 ]  # fmt: skip
 
 RESULTS = Path("benchmarks/results")
@@ -43,6 +44,12 @@ def processor() -> str:
 
 def heading(text: str) -> None:
     print(f"\n{text}\n{'-' * len(text)}", flush=True)
+
+
+def sign(found: float, aim: float, signs: str) -> str:
+    """The first of "≥<" or "≤>" where a figure reaches its aim, the second where it does not."""
+    better = found >= aim if signs[0] == "≥" else found <= aim
+    return signs[0] if better else signs[1]
 
 
 def save(name: str, rows: Sequence[dict[str, object]]) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed
 from peers.regressors import METHODS, Prediction
-from reporting import Z90, append, heading, machine, normal_scores
+from reporting import Z90, append, heading, machine, normal_scores, sign
 
 RESULTS = Path("benchmarks/results/uci.csv")
 SETS = ("yacht", "energy", "concrete", "wine", "power", "kin8nm")
@@ -187,8 +187,7 @@ def print_aims(rows: list[dict[str, str]]) -> None:
 
 def compared(found: float, aim: float, signs: str) -> str:
     """A figure, the sign of whether it reaches its aim, and the aim."""
-    better = found >= aim if signs[0] == "≥" else found <= aim
-    return f"{found:.4g} {signs[0] if better else signs[1]} {aim:g}"
+    return f"{found:.4g} {sign(found, aim, signs)} {aim:g}"
 
 
 def print_repeated(folder: Path) -> None:
